@@ -1,0 +1,160 @@
+"""A weight matrix made ready for linear algebra: tall, finite, harmlessly scaled.
+
+Scaling is by a power of two, so it is exact; it happens only where the entries would
+overflow or underflow when squared. Half and quarter precision are cast block by
+block, never as a whole in float64.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from spectrank.errors import DomainError, ShapeError
+from spectrank.linalg.value import Value
+
+# float64 unit roundoff; `EPS` itself is the spacing at one.
+EPS = torch.finfo(torch.float64).eps
+UNIT_ROUNDOFF = EPS / 2
+
+# A block of 1 MiB stays in the second-level cache between two products with it.
+_CACHE_BYTES = 1 << 20
+# Largest entries within 2**-40 .. 2**40 are safe even when squared in float32 sums.
+_SAFE_EXPONENT = 40
+
+
+@dataclass(frozen=True, eq=False)
+class Operand:
+    """A matrix ``A * 2**exponent`` with ``A`` tall (rows >= columns).
+
+    Attributes:
+        tensor: (rows, cols) as stored, rows >= cols; a transposed view of a wide one.
+        exponent: The true matrix is the scaled one times ``2**exponent``.
+        amax: Largest absolute entry as stored; NaN or infinite when an entry is.
+    """
+
+    tensor: Tensor
+    exponent: int
+    amax: float
+
+    @property
+    def rows(self) -> int:
+        """Number of rows, the longer side."""
+        return self.tensor.shape[0]
+
+    @property
+    def cols(self) -> int:
+        """Number of columns, the shorter side."""
+        return self.tensor.shape[1]
+
+    @property
+    def is_cpu(self) -> bool:
+        """Whether the entries are in host memory."""
+        return self.tensor.device.type == "cpu"
+
+    def unscale(self, x: float) -> float:
+        """Return ``x * 2**exponent``; infinite or zero when out of float64's range."""
+        try:
+            return math.ldexp(x, self.exponent)
+        except OverflowError:
+            return math.inf
+
+    def blocks(
+        self, dtype: torch.dtype, *, num_bytes: int = _CACHE_BYTES
+    ) -> Iterator[Tensor]:
+        """Yield blocks of rows of the scaled matrix in ``dtype``.
+
+        Blocks are views where dtype and scale allow it; they are read-only.
+
+        Args:
+            dtype: float32 or float64.
+            num_bytes: Size of a block in memory, bytes.
+
+        Yields:
+            Tensors of shape (at most num_bytes / row size, cols).
+        """
+        row_bytes = max(self.cols, 1) * torch.empty((), dtype=dtype).element_size()
+        step = max(num_bytes // row_bytes, 1)
+        for start in range(0, self.rows, step):
+            yield self.scaled(self.tensor[start : start + step], dtype)
+
+    def scaled(self, part: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return a part of ``tensor`` in ``dtype`` and divided by ``2**exponent``."""
+        if not self.exponent:
+            return part.to(dtype)
+        # Scale in float64, before narrowing: 1e200 has no float32.
+        return _ldexp(part.to(torch.float64), -self.exponent).to(dtype)
+
+    def frobenius(self) -> Value:
+        """Frobenius norm of the scaled matrix, summed in float64.
+
+        Returns:
+            The norm with the rigorous error of blocked summation.
+        """
+        total, longest, count = 0.0, 0, 0
+        for block in self.blocks(torch.float64):
+            flat = block.reshape(-1)
+            total += float(torch.dot(flat, flat))
+            longest, count = max(longest, flat.numel()), count + 1
+        norm = math.sqrt(total)
+        # Squares and a dot product of length L: gamma_L; the square root halves it.
+        return Value.around(norm, norm * UNIT_ROUNDOFF * (longest + count + 4) / 2)
+
+
+def make_operand(W: Tensor) -> Operand:
+    """Return the tall, scaled operand of a matrix.
+
+    Args:
+        W: Real floating-point tensor of shape (m, n), any precision, any device.
+
+    Returns:
+        The operand; its ``amax`` tells a zero or non-finite matrix.
+
+    Raises:
+        ShapeError: If ``W`` is not 2-D.
+        DomainError: If ``W`` is complex, integer or has no storage.
+    """
+    if W.ndim != 2:
+        raise ShapeError(
+            f"a spectrum is defined for a 2-D tensor, got shape {tuple(W.shape)}; "
+            "choose a view, e.g. W.reshape(W.shape[0], -1) for a convolution"
+        )
+    if not W.is_floating_point():
+        raise DomainError(
+            f"a spectrum needs real floating-point entries, got {W.dtype}; "
+            "convert first, e.g. W.to(torch.float32)"
+        )
+    if W.device.type == "meta":
+        raise DomainError(
+            "a spectrum needs entries, got a tensor on the meta device; "
+            "load the weights first"
+        )
+    W = W.detach()
+    tall = W if W.shape[0] >= W.shape[1] else W.T
+    amax = _amax(W)
+    exponent = 0
+    if math.isfinite(amax) and amax > 0.0:
+        size = math.frexp(amax)[1]
+        exponent = size if abs(size) > _SAFE_EXPONENT else 0
+    return Operand(tall, exponent, amax)
+
+
+def _amax(W: Tensor) -> float:
+    if W.numel() == 0:
+        return 0.0
+    if W.element_size() < 4:
+        # float8 has no reductions, and half reductions are slow on the CPU.
+        parts = [_amax(part.to(torch.float32)) for part in torch.split(W, 4096)]
+        return math.nan if any(map(math.isnan, parts)) else max(parts)
+    low, high = torch.aminmax(W)
+    return max(-float(low), float(high))
+
+
+def _ldexp(x: Tensor, exponent: int) -> Tensor:
+    # Two factors: 2**1074 itself overflows.
+    half = exponent // 2
+    return x.mul(2.0**half).mul_(2.0 ** (exponent - half))
