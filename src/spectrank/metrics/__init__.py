@@ -1,0 +1,20 @@
+"""Named scalars of a spectrum: ranks, norms, tails."""
+
+from spectrank.metrics.norms import condition_number as condition_number
+from spectrank.metrics.norms import frobenius_norm as frobenius_norm
+from spectrank.metrics.norms import nuclear_norm as nuclear_norm
+from spectrank.metrics.norms import spectral_gap as spectral_gap
+from spectrank.metrics.norms import spectral_norm as spectral_norm
+from spectrank.metrics.ranks import effective_rank as effective_rank
+from spectrank.metrics.ranks import energy_rank as energy_rank
+from spectrank.metrics.ranks import nuclear_rank as nuclear_rank
+from spectrank.metrics.ranks import numerical_rank as numerical_rank
+from spectrank.metrics.ranks import participation_ratio as participation_ratio
+from spectrank.metrics.ranks import (
+    relative_distance_to_rank as relative_distance_to_rank,
+)
+from spectrank.metrics.ranks import stable_rank as stable_rank
+from spectrank.metrics.registry import Metric as Metric
+from spectrank.metrics.registry import get_metric as get_metric
+from spectrank.metrics.registry import list_metrics as list_metrics
+from spectrank.metrics.registry import register as register

@@ -1,0 +1,3 @@
+"""The public conformance suite for metrics and plug-ins."""
+
+from spectrank.testing.conformance import check_metric as check_metric
