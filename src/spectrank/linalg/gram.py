@@ -14,9 +14,11 @@ import torch
 from torch import Tensor
 
 from spectrank.linalg.operand import EPS, Operand
+from spectrank.linalg.value import Value
 
-# Blocks large enough for full-speed rank-k updates, small beside a large matrix.
-_UPDATE_BYTES = 1 << 25
+# Rows of a converted block: enough for full-speed rank-k updates, small beside a large
+# matrix.
+_UPDATE_ROWS = 1024
 # Below this order SciPy's driver is the faster one, above it torch's (measured: 24
 # against 27 ms at 768, 400 against 300 ms at 2048).
 _SCIPY_BELOW = 1024
@@ -36,13 +38,15 @@ def gram(operand: Operand) -> Tensor:
         (cols, cols) float64 tensor on the operand's device, of the scaled matrix.
     """
     n = operand.cols
+    is_float64 = operand.tensor.dtype == torch.float64 and not operand.exponent
+    step = operand.rows if is_float64 else _UPDATE_ROWS
     if not operand.is_cpu:
         total = torch.zeros(n, n, dtype=torch.float64, device=operand.tensor.device)
-        for block in operand.blocks(torch.float64, num_bytes=8 * _UPDATE_BYTES):
+        for block in operand.blocks(torch.float64, num_rows=8 * step):
             total.addmm_(block.T, block)
         return total
     c = np.zeros((n, n), order="F")
-    for block in operand.blocks(torch.float64, num_bytes=_UPDATE_BYTES):
+    for block in operand.blocks(torch.float64, num_rows=step):
         a = block.numpy()
         # BLAS wants columns: a row-major block is its own transpose in column-major.
         if a.flags.c_contiguous:
@@ -117,6 +121,20 @@ def gram_frobenius(upper: Tensor) -> float:
     strict = torch.linalg.vector_norm(torch.triu(upper, 1))
     diagonal = torch.linalg.vector_norm(upper.diagonal())
     return float((2.0 * strict.square() + diagonal.square()).sqrt())
+
+
+def trace_norm(upper: Tensor, rows: int) -> Value:
+    """Frobenius norm of ``A`` as the root of the trace of ``A^T A``.
+
+    Args:
+        upper: (n, n) float64 tensor, diagonal set.
+        rows: Number of terms behind each diagonal entry.
+
+    Returns:
+        The norm with the rigorous error of the sums of squares.
+    """
+    norm = float(upper.diagonal().sum().sqrt())
+    return Value.around(norm, norm * EPS * (rows + upper.shape[0] + 4) / 4)
 
 
 def symmetrised(upper: Tensor) -> Tensor:

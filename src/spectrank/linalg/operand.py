@@ -63,24 +63,35 @@ class Operand:
         except OverflowError:
             return math.inf
 
-    def blocks(
-        self, dtype: torch.dtype, *, num_bytes: int = _CACHE_BYTES
-    ) -> Iterator[Tensor]:
+    def blocks(self, dtype: torch.dtype, *, num_rows: int = 0) -> Iterator[Tensor]:
         """Yield blocks of rows of the scaled matrix in ``dtype``.
 
-        Blocks are views where dtype and scale allow it; they are read-only.
+        A block is a view where dtype and scale allow it, else a buffer that the next
+        block overwrites; read-only either way.
 
         Args:
             dtype: float32 or float64.
-            num_bytes: Size of a block in memory, bytes.
+            num_rows: Rows of a block; by default what fits into the cache.
 
         Yields:
-            Tensors of shape (at most num_bytes / row size, cols).
+            Tensors of shape (at most num_rows, cols), in the memory order of the
+            matrix.
         """
-        row_bytes = max(self.cols, 1) * torch.empty((), dtype=dtype).element_size()
-        step = max(num_bytes // row_bytes, 1)
-        for start in range(0, self.rows, step):
-            yield self.scaled(self.tensor[start : start + step], dtype)
+        row_bytes = max(self.cols, 1) * torch.finfo(dtype).bits // 8
+        step = num_rows or max(_CACHE_BYTES // row_bytes, 1)
+        buffer: Tensor | None = None
+        for part in torch.split(self.tensor, step):
+            if part.dtype == dtype and not self.exponent:
+                yield part
+                continue
+            if buffer is None or buffer.shape != part.shape:
+                # Memory order kept: a transposing copy is slow.
+                buffer = torch.empty_like(part, dtype=dtype)
+            if self.exponent:
+                buffer.copy_(self.scaled(part, dtype))
+            else:
+                buffer.copy_(part)
+            yield buffer
 
     def scaled(self, part: Tensor, dtype: torch.dtype) -> Tensor:
         """Return a part of ``tensor`` in ``dtype`` and divided by ``2**exponent``."""

@@ -1,0 +1,86 @@
+"""`spectrum`: the singular values of a matrix, by the cheapest route that serves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from spectrank.errors import DomainError, UnknownNameError
+from spectrank.linalg.operand import make_operand
+from spectrank.linalg.routes import Certify, Route
+from spectrank.linalg.shapes import Matrix
+from spectrank.linalg.spectrum import NEEDS, Need, Spectrum, without_values
+
+DEFAULT_RTOL = 1e-4
+DEFAULT_FAILURE_PROBABILITY = 1e-9
+
+
+def spectrum(
+    W: Matrix,
+    needs: Iterable[Need] = ("sigma",),
+    *,
+    rtol: float = DEFAULT_RTOL,
+    certify: Certify = "probabilistic",
+    failure_probability: float = DEFAULT_FAILURE_PROBABILITY,
+    seed: int = 0,
+) -> Spectrum:
+    """Measure the singular values of a matrix by the cheapest route that serves.
+
+    NaN, infinite, zero, empty, 1 x n, rank-one and extremely scaled matrices never
+    raise: they get a status. The tensor is not changed and stays on its device.
+
+    Args:
+        W: Real floating-point tensor of shape (m, n), any precision.
+        needs: What is wanted: ``frobenius``, ``sigma_max``, ``schatten4``, ``sigma``
+            (all values), ``small_end`` (all values, the small ones to relative
+            accuracy).
+        rtol: Largest relative width of the enclosure of sigma_1, in (0, 1).
+        certify: ``probabilistic`` (the upper end fails with ``failure_probability``)
+            or ``deterministic`` (proved by Cholesky; costs a Gram matrix).
+        failure_probability: Of the probabilistic upper end, over its random start.
+        seed: Of the random start.
+
+    Returns:
+        The spectrum with error and route.
+
+    Example:
+        >>> import torch, spectrank as sr
+        >>> s = sr.spectrum(torch.diag(torch.tensor([3.0, 2.0, 1.0])))
+        >>> s.sigma.tolist(), s.route
+        ([3.0, 2.0, 1.0], 'gram')
+    """
+    wanted = _check(needs, rtol, certify, failure_probability)
+    operand = make_operand(W)
+    shape = (W.shape[0], W.shape[1])
+    if operand.amax == 0.0:
+        word = "empty" if W.numel() == 0 else "zero"
+        return without_values(shape, 0.0, "degenerate", f"the matrix is {word}")
+    if not math.isfinite(operand.amax):
+        word = "NaN" if math.isnan(operand.amax) else "infinite"
+        return without_values(
+            shape, math.nan, "nonfinite", f"the matrix has {word} entries"
+        )
+    route = Route(operand, shape, rtol, certify, failure_probability, seed)
+    return route.take(wanted)
+
+
+def _check(
+    needs: Iterable[Need], rtol: float, certify: str, failure_probability: float
+) -> frozenset[Need]:
+    names = frozenset([needs] if isinstance(needs, str) else needs)
+    if unknown := sorted(names - set(NEEDS)):
+        raise UnknownNameError(
+            f"needs are {', '.join(NEEDS)}, got {unknown[0]!r}; "
+            "name what the metric reads, or leave the default 'sigma'"
+        )
+    for name, x in (("rtol", rtol), ("failure_probability", failure_probability)):
+        if not 0.0 < x < 1.0:
+            raise DomainError(
+                f"{name} must lie in (0, 1), got {x}; try the default by leaving it out"
+            )
+    if certify not in {"probabilistic", "deterministic"}:
+        raise UnknownNameError(
+            f"certify is 'probabilistic' or 'deterministic', got {certify!r}; "
+            "the first is the fast one"
+        )
+    return frozenset(need for need in NEEDS if need in names)

@@ -1,0 +1,90 @@
+"""The page in a real browser: charts drawn, links followed, nothing complained of."""
+
+import re
+import shutil
+import subprocess
+from urllib.parse import urlencode
+
+import pytest
+
+from spectrank.report import write_html
+
+BROWSER = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))),
+    None,
+)
+EVIL = "</script><img src=x onerror=alert(1)>"
+pytestmark = pytest.mark.skipif(BROWSER is None, reason="no chromium on the path")
+
+
+def _load(path, profile, fragment=""):
+    """DOM after the scripts ran, and what the page wrote to the console."""
+    flags = (
+        "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run "
+        "--disable-background-networking --disable-component-update --disable-sync "
+        "--disable-dev-shm-usage --window-size=1400,1000 --virtual-time-budget=8000 "
+        "--enable-logging=stderr --v=0 --dump-dom"
+    )
+    assert BROWSER is not None
+    command = [BROWSER, *flags.split(), f"--user-data-dir={profile}"]
+    address = path.as_uri() + (f"#{fragment}" if fragment else "")
+    done = subprocess.run(
+        [*command, address], capture_output=True, text=True, timeout=240, check=True
+    )
+    console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    # The first script of the library alone is 5 MB of noise in a failure message.
+    dom = re.sub(r"<script.*?</script>", "", done.stdout, flags=re.DOTALL)
+    return dom, console
+
+
+def _section(dom, name):
+    return dom[dom.index(f'id="{name}"') :].partition("</section>")[0]
+
+
+def test_charts_are_drawn_and_a_deep_link_opens_the_spectrum(matrix, table, tmp_path):
+    bad = {"value": None, "status": "nonfinite", "reason": "2 entries are NaN"}
+    rows = [
+        *matrix("h.0.attn.weight", [4.0, 2.0, 1.0]),
+        *matrix("h.1.attn.weight", [3.0, 2.0, 0.0]),
+        *matrix(EVIL, [5.0, 1.0]),
+        *matrix("norms.weight", [2.0])[:3],
+        *(row | bad for row in matrix("h.2.attn.weight", [1.0])[:3]),
+    ]
+    page = write_html(table(rows), tmp_path / "page.html")
+    link = urlencode({"layer": EVIL, "view": "linear"})
+    dom, console = _load(page, tmp_path / "profile", link)
+    assert console == []
+    assert 'data-ready="true"' in dom
+    layers = _section(dom, "layers")
+    # One bar each for the four sound matrices, one cross for the fifth.
+    assert len(re.findall(r'<g class="point"><path[^>]* d="M(?!0,0Z)', layers)) == 4
+    assert "<image" in layers
+    assert "A cross marks a matrix without a sound number" in layers
+    spectrum = _section(dom, "spectrum")
+    assert 'class="js-line"' in spectrum
+    assert "All 2 values" in spectrum
+    assert "<h3>&lt;/<wbr>script" in spectrum
+    assert not re.search(r"<img\b", dom)
+    numbers = _section(dom, "numbers")
+    assert "5 of 5 matrices" in numbers
+    assert 'title="2 entries are NaN">nonfinite</span>' in numbers
+
+
+def test_without_a_spectrum_the_page_says_that_only_norms_were_computed(
+    matrix, table, tmp_path
+):
+    rows = [*matrix("full", [2.0, 1.0]), *matrix("norms", [2.0])[:3]]
+    page = write_html(table(rows), tmp_path / "page.html")
+    dom, console = _load(page, tmp_path / "profile", "layer=norms")
+    assert console == []
+    spectrum = _section(dom, "spectrum")
+    assert "Only norms were computed" in spectrum
+    assert "js-line" not in spectrum
+
+
+def test_a_page_without_measurements_runs_in_peace(table, tmp_path):
+    page = write_html(table([]), tmp_path / "page.html")
+    dom, console = _load(page, tmp_path / "profile")
+    assert console == []
+    assert 'data-ready="true"' in dom
+    assert "Nothing was measured" in dom
