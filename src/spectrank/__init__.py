@@ -1,0 +1,66 @@
+"""spectrank: the rank of the layers of a deep network, with an error on each number.
+
+Names load on first use, so that ``import spectrank`` and the command line's help do
+not wait for torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from spectrank import errors as errors
+    from spectrank import linalg as linalg
+    from spectrank import metrics as metrics
+    from spectrank import model as model
+    from spectrank import report as report
+    from spectrank import scanning as scanning
+    from spectrank import testing as testing
+    from spectrank.linalg import Spectrum as Spectrum
+    from spectrank.linalg import Value as Value
+    from spectrank.linalg import spectrum as spectrum
+    from spectrank.metrics import Metric as Metric
+    from spectrank.metrics import get_metric as get_metric
+    from spectrank.metrics import list_metrics as list_metrics
+    from spectrank.model import WeightMatrix as WeightMatrix
+    from spectrank.model import iter_matrices as iter_matrices
+    from spectrank.report import write_html as write_html
+    from spectrank.scanning import scan as scan
+    from spectrank.table import Table as Table
+
+_MODULES = frozenset(
+    ["errors", "linalg", "metrics", "model", "report", "scanning", "testing"]
+)
+_NAMES = {
+    "Spectrum": "linalg",
+    "Value": "linalg",
+    "spectrum": "linalg",
+    "Metric": "metrics",
+    "get_metric": "metrics",
+    "list_metrics": "metrics",
+    "WeightMatrix": "model",
+    "iter_matrices": "model",
+    "write_html": "report",
+    "scan": "scanning",
+    "Table": "table",
+}
+
+__all__ = [
+    *sorted(_MODULES),
+    *sorted(_NAMES),
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"spectrank.{name}")
+    if name in _NAMES:
+        value = getattr(importlib.import_module(f"spectrank.{_NAMES[name]}"), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'spectrank' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

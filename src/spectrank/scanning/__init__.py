@@ -1,0 +1,7 @@
+"""Scan a model: every matrix, every metric, one table."""
+
+from spectrank.scanning.gate import Gate as Gate
+from spectrank.scanning.requests import DEFAULT_METRICS as DEFAULT_METRICS
+from spectrank.scanning.requests import parse_metrics as parse_metrics
+from spectrank.scanning.scan import Progress as Progress
+from spectrank.scanning.scan import scan as scan

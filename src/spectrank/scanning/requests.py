@@ -1,0 +1,119 @@
+"""Which metrics to compute: names with options, as a user writes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from spectrank.errors import DomainError, UnknownNameError
+from spectrank.linalg import Need
+from spectrank.metrics import Metric, get_metric
+
+# What a scan measures when nothing is asked for: every notion of rank, the norms, and
+# both variants where two papers use one name for two things.
+DEFAULT_METRICS: tuple[str, ...] = (
+    "stable_rank",
+    "participation_ratio",
+    "effective_rank",
+    "effective_rank:variant=squared",
+    "numerical_rank",
+    "energy_rank",
+    "nuclear_rank",
+    "nuclear_rank:variant=squared",
+    "relative_distance_to_rank",
+    "spectral_norm",
+    "frobenius_norm",
+    "nuclear_norm",
+    "condition_number",
+    "spectral_gap",
+)
+
+
+@dataclass(frozen=True, eq=False)
+class MetricRequest:
+    """A metric with its options.
+
+    Attributes:
+        metric: From the registry.
+        options: All options, defaults filled in.
+    """
+
+    metric: Metric
+    options: Mapping[str, Any]
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What it reads of a spectrum."""
+        return self.metric.needs(self.options)
+
+    @property
+    def variant(self) -> str | None:
+        """What tells these options from others in a row."""
+        return self.metric.variant(self.options)
+
+    @property
+    def text(self) -> str:
+        """The request as a user would write it."""
+        parts = [f"{k}={v}" for k, v in self.options.items() if v is not None]
+        return ":".join([self.metric.name, *parts])
+
+
+def parse_metrics(
+    metrics: str | Iterable[str | Metric] | None,
+) -> tuple[MetricRequest, ...]:
+    """Return the requests of a list of names.
+
+    Args:
+        metrics: Names such as ``stable_rank`` or ``energy_rank:q=0.9``, as a
+            comma-separated string or a list, or Metric objects; None for
+            `DEFAULT_METRICS`.
+
+    Returns:
+        The requests, in order, repetitions dropped.
+
+    Raises:
+        DomainError: If the list is empty.
+    """
+    if metrics is None:
+        items: list[str | Metric] = list(DEFAULT_METRICS)
+    elif isinstance(metrics, str):
+        items = [part.strip() for part in metrics.split(",") if part.strip()]
+    else:
+        items = list(metrics)
+    if not items:
+        raise DomainError(
+            "a scan computes at least one metric, got an empty list; "
+            "leave it out for the default set"
+        )
+    requests = [_parse(item) for item in items]
+    return tuple({request.text: request for request in requests}.values())
+
+
+def _parse(item: str | Metric) -> MetricRequest:
+    if isinstance(item, Metric):
+        return MetricRequest(item, item.bind({}))
+    name, *pairs = item.split(":")
+    metric = get_metric(name.strip())
+    options = dict(_parse_option(metric, pair) for pair in pairs)
+    return MetricRequest(metric, metric.bind(options))
+
+
+def _parse_option(metric: Metric, pair: str) -> tuple[str, Any]:
+    key, separator, text = pair.partition("=")
+    if not separator:
+        raise UnknownNameError(
+            f"an option of a metric reads name=value, got {pair!r} after "
+            f"{metric.name}; e.g. energy_rank:q=0.9"
+        )
+    default = metric.parameters.get(key.strip())
+    if isinstance(default, int | float):
+        kind = type(default)
+        try:
+            return key.strip(), kind(text)
+        except ValueError:
+            raise DomainError(
+                f"{metric.name}:{key} is of type {kind.__name__}, got {text!r}; "
+                f"e.g. {metric.name}:{key}={default}"
+            ) from None
+    return key.strip(), text
