@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import platform
-import sys
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -13,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from spectrank.model import SourceInfo
+from spectrank.scanning.requests import MetricRequest
 
 _PACKAGES = ("spectrank", "torch", "numpy", "scipy", "safetensors", "polars")
 
@@ -29,6 +31,46 @@ def environment() -> dict[str, Any]:
         "num_threads": torch.get_num_threads(),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def described(info: SourceInfo, input_hash: str | None, device: str) -> dict[str, Any]:
+    """Return what was read.
+
+    Args:
+        info: The source.
+        input_hash: Of its files; None for an object in memory.
+        device: Where its tensors were.
+
+    Returns:
+        Provenance entries.
+    """
+    return {
+        "input": info.label,
+        "input_kind": info.kind,
+        "input_hash": input_hash,
+        "device": device,
+        "num_tensors": info.num_tensors,
+        "num_parameters": info.num_parameters,
+    }
+
+
+def defined(requests: Iterable[MetricRequest]) -> dict[str, Any]:
+    """Return formula and source of each metric, so that a table explains itself.
+
+    Args:
+        requests: What was computed.
+
+    Returns:
+        Provenance entries.
+    """
+    definitions = {
+        request.metric.name: {
+            "formula": request.metric.formula,
+            "source": request.metric.source,
+        }
+        for request in requests
+    }
+    return {"definitions": definitions}
 
 
 class InputHash:
@@ -61,9 +103,3 @@ def _hash_files(files: list[Path]) -> str:
             while piece := stream.read(1 << 22):
                 digest.update(piece)
     return f"sha256:{digest.hexdigest()}"
-
-
-def command_line() -> str | None:
-    """Return the command as typed, when this process is the command line tool."""
-    name = Path(sys.argv[0]).name
-    return " ".join(["spectrank", *sys.argv[1:]]) if name == "spectrank" else None

@@ -6,38 +6,37 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import polars as pl
 from torch import Tensor, nn
 
-from spectrank.errors import CheckpointError, SpectrankWarning
+from spectrank.errors import CheckpointError, DomainError, SpectrankWarning
 from spectrank.linalg import (
     DEFAULT_FAILURE_PROBABILITY,
     DEFAULT_RTOL,
     Certify,
     Need,
     Spectrum,
-    Value,
     spectrum,
 )
 from spectrank.metrics import Metric
-from spectrank.model import Skip, WeightMatrix, describe, iter_weights
-from spectrank.scanning.provenance import InputHash, environment
+from spectrank.model import (
+    Skip,
+    Source,
+    WeightMatrix,
+    describe,
+    iter_weights,
+    unmatched_patterns,
+)
+from spectrank.scanning.provenance import (
+    InputHash,
+    defined,
+    described,
+    environment,
+)
 from spectrank.scanning.requests import MetricRequest, parse_metrics
+from spectrank.scanning.rows import COLUMNS, matrix_rows, skip_row, unread_row
 from spectrank.table import Table
-
-Source = nn.Module | Mapping[str, Tensor] | str | Path
-
-COLUMNS: Mapping[str, Any] = {
-    "m": pl.Int64,
-    "n": pl.Int64,
-    "dtype": pl.String,
-    "layer_type": pl.String,
-    "tied_to": pl.String,
-    "inferred": pl.Boolean,
-}
 
 
 @dataclass(frozen=True)
@@ -120,6 +119,7 @@ def scan(
 
     # Descriptions only; the tensors come one by one.
     weights = list(iter_weights(source, select=select, views=views))
+    _check_patterns(weights, select, views)
     rows, unread = _measure_all(weights, requests, measure, spectra, progress)
     if unread:
         warnings.warn(
@@ -128,12 +128,12 @@ def scan(
             SpectrankWarning,
             stacklevel=2,
         )
-    matrices = [w for w in weights if isinstance(w, WeightMatrix)]
+    measured = [
+        w for w in weights if isinstance(w, WeightMatrix) and w.name not in unread
+    ]
     provenance |= {
-        "input": info.label,
-        "input_kind": info.kind,
-        "input_hash": digest.result(),
-        "device": "see rows" if not matrices else _device(source),
+        **described(info, digest.result(), _device(source)),
+        **defined(requests),
         "seed": seed,
         "settings": {
             "metrics": [request.text for request in requests],
@@ -143,21 +143,25 @@ def scan(
             "certify": certify,
             "failure_probability": failure_probability,
         },
-        "definitions": {
-            request.metric.name: {
-                "formula": request.metric.formula,
-                "source": request.metric.source,
-            }
-            for request in requests
-        },
-        "num_tensors": info.num_tensors,
-        "num_parameters": info.num_parameters,
-        "num_parameters_measured": sum(
-            w.shape[0] * w.shape[1] for w in matrices if w.name not in unread
-        ),
+        "num_parameters_measured": sum(w.shape[0] * w.shape[1] for w in measured),
         "seconds": round(time.perf_counter() - started, 3),
     }
     return Table.from_rows(rows, provenance=provenance, columns=COLUMNS)
+
+
+def _check_patterns(
+    weights: Sequence[WeightMatrix | Skip],
+    select: str | Sequence[str] | None,
+    views: Mapping[str, str] | None,
+) -> None:
+    names = [weight.name for weight in weights]
+    for option, patterns in (("select", select), ("views", list(views or ()))):
+        if unmatched := unmatched_patterns(names, patterns):
+            raise DomainError(
+                f"each pattern of {option} names a tensor of the source, "
+                f"{unmatched[0]!r} matches none; patterns are globs on whole names, "
+                "e.g. '*.mlp.*.weight'"
+            )
 
 
 def _device(source: Source) -> str:
@@ -187,7 +191,7 @@ def _measure_all(
     done = entries = 0
     for weight, size in zip(weights, sizes, strict=True):
         if isinstance(weight, Skip):
-            rows.append(_skip_row(weight))
+            rows.append(skip_row(weight))
             continue
         if progress:
             progress(Progress(weight.name, done, count, entries, sum(sizes)))
@@ -195,90 +199,10 @@ def _measure_all(
             s = measure(weight.tensor())
         except CheckpointError as error:
             unread.append(weight.name)
-            rows.append(_unread_row(weight, error))
+            rows.append(unread_row(weight, error))
         else:
-            rows += _matrix_rows(weight, s, requests, spectra)
+            rows += matrix_rows(weight, s, requests, spectra)
         done, entries = done + 1, entries + size
     if progress:
         progress(Progress(None, done, count, entries, sum(sizes)))
     return rows, unread
-
-
-def _matrix_rows(
-    weight: WeightMatrix,
-    s: Spectrum,
-    requests: Sequence[MetricRequest],
-    spectra: bool,
-) -> list[dict[str, Any]]:
-    key = _key(weight)
-    rows = [
-        {
-            **key,
-            "kind": "measurement",
-            "metric": request.metric.name,
-            "variant": request.variant,
-            "route": s.route,
-            **_numbers(request.metric(s, **request.options)),
-        }
-        for request in requests
-    ]
-    if spectra and s.sigma is not None and s.status == "ok":
-        rows.append(
-            {
-                **key,
-                "kind": "spectrum",
-                "metric": "singular_values",
-                "values": s.sigma.tolist(),
-                "route": s.route,
-                "error_kind": "rounding",
-                "status": s.status,
-            }
-        )
-    return rows
-
-
-def _numbers(value: Value) -> dict[str, Any]:
-    return {
-        "value": float(value.value),
-        "lower": float(value.lower),
-        "upper": float(value.upper),
-        "error_kind": value.error_kind,
-        "failure_probability": value.failure_probability or None,
-        "status": value.status,
-        "reason": value.reason,
-    }
-
-
-def _key(weight: WeightMatrix) -> dict[str, Any]:
-    return {
-        "subject": weight.name,
-        "view": weight.view,
-        "m": weight.shape[0],
-        "n": weight.shape[1],
-        "dtype": str(weight.dtype).removeprefix("torch."),
-        "layer_type": weight.layer_type,
-        "tied_to": ", ".join(weight.tied_to) or None,
-        "inferred": weight.inferred,
-    }
-
-
-def _skip_row(skip: Skip) -> dict[str, Any]:
-    return {
-        "kind": "skip",
-        "subject": skip.name,
-        "metric": "scan",
-        "status": "skipped",
-        "reason": skip.reason,
-        "dtype": None if skip.dtype is None else str(skip.dtype).removeprefix("torch."),
-        "layer_type": skip.layer_type,
-    }
-
-
-def _unread_row(weight: WeightMatrix, error: CheckpointError) -> dict[str, Any]:
-    return {
-        **_key(weight),
-        "kind": "skip",
-        "metric": "scan",
-        "status": "skipped",
-        "reason": f"could not be read: {error}",
-    }

@@ -1,0 +1,300 @@
+"""What the page draws, as plain JSON values.
+
+A *matrix* is one (subject, view, run, step) of the table, in the order in which the
+table first names it; a *column* is one (metric, variant, index). JSON has no NaN and
+no infinity: such a value becomes null, its sign stays readable in ``text``, and its
+status is never ``ok``.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import polars as pl
+
+from spectrank.report._names import labels
+
+MAX_POINTS = 512
+_MATRIX_KEY = ("subject", "view", "run", "step")
+_COLUMN_KEY = ("metric", "variant", "index")
+_MATRIX_FACTS = ("m", "n", "dtype", "layer_type", "tied_to", "inferred")
+_CELL_TEXTS = ("error_kind", "status", "reason", "route", "source")
+
+Row = Mapping[str, Any]
+
+
+def thin_positions(size: int, limit: int = MAX_POINTS) -> list[int]:
+    """Log-spaced positions in ``1..size`` with both ends.
+
+    Rounding a geometric grid repeats its small positions and wastes points; here the
+    ratio is taken anew from what is left, so exactly ``limit`` positions come back.
+
+    Args:
+        size: Number of values, at least 0.
+        limit: Largest number of positions, at least 2.
+
+    Returns:
+        Strictly increasing positions from 1 to ``size``; all of them when
+        ``size <= limit``.
+    """
+    if size <= limit:
+        return list(range(1, size + 1))
+    positions = [1]
+    for left in range(limit - 1, 0, -1):
+        last = positions[-1]
+        positions.append(max(last + 1, round(last * (size / last) ** (1 / left))))
+    return positions
+
+
+def thin_spectrum(
+    values: Sequence[float], limit: int = MAX_POINTS
+) -> tuple[list[int], list[float]]:
+    """Thins a spectrum to log-spaced points, first and last value exact.
+
+    Args:
+        values: Singular values in their order.
+        limit: Largest number of points kept, at least 2.
+
+    Returns:
+        One-based positions and the values found there, untouched.
+    """
+    positions = thin_positions(len(values), limit)
+    return positions, [values[position - 1] for position in positions]
+
+
+def safe_json(value: object) -> str:
+    """JSON that may stand inside a ``script`` element.
+
+    Args:
+        value: JSON values without NaN and infinity.
+
+    Returns:
+        ASCII text without ``<``, ``>`` and ``&``, so no tag or comment can end or
+        begin in it.
+    """
+    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
+class _Strings:
+    """Interns the texts that thousands of cells share."""
+
+    def __init__(self) -> None:
+        self.known: dict[str, int] = {}
+
+    def __call__(self, text: object) -> int:
+        """Position of the text in the table, -1 for None."""
+        if text is None:
+            return -1
+        return self.known.setdefault(str(text), len(self.known))
+
+
+def finite_or_none(value: float | None) -> float | None:
+    """The value when it is a finite number.
+
+    Args:
+        value: A number or None.
+
+    Returns:
+        The number, or None in place of NaN and infinities.
+    """
+    return value if value is not None and math.isfinite(value) else None
+
+
+def whole(value: object) -> int | None:
+    """The value when it is an integer.
+
+    Args:
+        value: An entry of a column or of a provenance, which may hold anything.
+
+    Returns:
+        The integer, or None in place of anything else.
+    """
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def effective_status(row: Row) -> str:
+    """Status of a row as the page shows it.
+
+    Args:
+        row: A measurement or spectrum row.
+
+    Returns:
+        The row's status; ``nonfinite`` where the row says ok of a NaN or an infinity,
+        ``skipped`` where it says ok of no value at all.
+    """
+    status, value = row.get("status") or "ok", row.get("value")
+    if status != "ok" or row["kind"] == "spectrum":
+        return str(status)
+    if value is None:
+        return "skipped"
+    return "ok" if math.isfinite(value) else "nonfinite"
+
+
+def _bound(value: float | None) -> float | str | None:
+    if value is None or math.isnan(value):
+        return None
+    return value if math.isfinite(value) else ("inf" if value > 0 else "-inf")
+
+
+def _cell(row: Row, intern: _Strings) -> list[Any]:
+    value = row.get("value")
+    texts = dict(row) | {"status": effective_status(row)}
+    cell: list[Any] = [
+        finite_or_none(value),
+        _bound(row.get("lower")),
+        _bound(row.get("upper")),
+        finite_or_none(row.get("failure_probability")),
+        *(intern(texts.get(name)) for name in _CELL_TEXTS),
+    ]
+    if value is not None and not math.isfinite(value):
+        cell.append("nan" if math.isnan(value) else _bound(value))
+    return cell
+
+
+def _spectrum(row: Row, intern: _Strings, grids: dict[int, int]) -> dict[str, Any]:
+    values: list[float] = row.get("values") or []
+    size = len(values)
+    points = [finite_or_none(value) for value in thin_spectrum(values)[1]]
+    # Seven digits draw the same curve in half the bytes; the ends stay exact.
+    points[1:-1] = [None if v is None else float(f"{v:.7g}") for v in points[1:-1]]
+    return {
+        "size": size,
+        "grid": grids.setdefault(size, len(grids)),
+        "values": points,
+        "cell": _cell(row, intern),
+    }
+
+
+def column_label(row: Row) -> str:
+    """Name of a metric column for people.
+
+    Args:
+        row: A row with ``metric`` and, perhaps, ``variant`` and ``index``.
+
+    Returns:
+        The metric with spaces, variant and index in brackets.
+    """
+    marks = [str(row["variant"])] if row.get("variant") is not None else []
+    if row.get("index") is not None:
+        marks.append(f"index {row['index']}")
+    name = str(row["metric"]).replace("_", " ")
+    return f"{name} ({', '.join(marks)})" if marks else name
+
+
+def _key(row: Row, names: Sequence[str]) -> tuple[Any, ...]:
+    return tuple(row.get(name) for name in names)
+
+
+def _unique(rows: Iterable[Row], key: Sequence[str]) -> dict[tuple[Any, ...], int]:
+    positions: dict[tuple[Any, ...], int] = {}
+    for row in rows:
+        positions.setdefault(_key(row, key), len(positions))
+    return positions
+
+
+def _text(value: object) -> str | bool | None:
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return value if value is None or isinstance(value, bool) else str(value)
+
+
+def _matrices(
+    rows: Sequence[Row], matrix_of: Mapping[tuple[Any, ...], int]
+) -> list[dict[str, Any]]:
+    matrices: list[dict[str, Any]] = []
+    names = [str(key[0]) for key in matrix_of]
+    views: dict[str, set[Any]] = {}
+    for subject, view, *_ in matrix_of:
+        views.setdefault(str(subject), set()).add(view)
+    for key, short, role in zip(matrix_of, *labels(names), strict=True):
+        view, run, step = key[1:]
+        several = len(views[str(key[0])]) > 1
+        marks = [view] if several else []
+        when = [str(run)] if run is not None else []
+        when += [f"step {step}"] if step is not None else []
+        matrices.append(
+            {
+                "name": str(key[0]),
+                "view": view,
+                "run": run,
+                "step": step,
+                "at": " · ".join(when) or None,
+                "short": " · ".join([short, *marks, *when]),
+                "role": f"{role} · {view}" if several else role,
+                **dict.fromkeys(_MATRIX_FACTS),
+            }
+        )
+    for row in rows:
+        matrix = matrices[matrix_of[_key(row, _MATRIX_KEY)]]
+        for fact in _MATRIX_FACTS:
+            if matrix[fact] is None:
+                value = row.get(fact)
+                matrix[fact] = whole(value) if fact in {"m", "n"} else _text(value)
+    return matrices
+
+
+def scan_rows(frame: pl.DataFrame) -> list[dict[str, Any]]:
+    """Measurement and spectrum rows of a table, in their order.
+
+    Args:
+        frame: The frame of a Table.
+
+    Returns:
+        One dict a row.
+    """
+    return frame.filter(pl.col("kind").is_in(["measurement", "spectrum"])).to_dicts()
+
+
+def _filled(
+    rows: Sequence[Row],
+    matrix_of: Mapping[tuple[Any, ...], int],
+    column_of: Mapping[tuple[Any, ...], int],
+) -> dict[str, Any]:
+    """Every row at its place; the first of two with one key stays."""
+    intern, grids, repeated = _Strings(), dict[int, int](), 0
+    cells: list[list[Any]] = [[None] * len(matrix_of) for _ in column_of]
+    spectra: list[Any] = [None] * len(matrix_of)
+    packed: object
+    for row in rows:
+        at = matrix_of[_key(row, _MATRIX_KEY)]
+        if row["kind"] == "spectrum":
+            line, packed = spectra, _spectrum(row, intern, grids)
+        else:
+            line = cells[column_of[_key(row, _COLUMN_KEY)]]
+            packed = _cell(row, intern)
+        repeated += line[at] is not None
+        line[at] = line[at] or packed
+    return {
+        "cells": cells,
+        "spectra": spectra,
+        "grids": [thin_positions(size) for size in grids],
+        "strings": list(intern.known),
+        "repeated": repeated,
+    }
+
+
+def payload(rows: Sequence[Row]) -> dict[str, Any]:
+    """All that the charts and the table of the page read.
+
+    Of two rows with one key the first is shown and ``repeated`` counts the others.
+
+    Args:
+        rows: Measurement and spectrum rows.
+
+    Returns:
+        JSON values: matrices, metrics, cells[metric][matrix], spectra[matrix], the
+        position grids that spectra of one length share, and the interned strings.
+    """
+    matrix_of = _unique(rows, _MATRIX_KEY)
+    measured = [row for row in rows if row["kind"] == "measurement"]
+    column_of = _unique(measured, _COLUMN_KEY)
+    columns = [dict(zip(_COLUMN_KEY, key, strict=True)) for key in column_of]
+    return {
+        "matrices": _matrices(rows, matrix_of),
+        "metrics": [column | {"label": column_label(column)} for column in columns],
+        **_filled(rows, matrix_of, column_of),
+    }

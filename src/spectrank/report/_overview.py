@@ -1,0 +1,272 @@
+"""The overview of the page: what was measured, what was not, how far to trust it.
+
+Everything here is text and numbers for the template, which escapes them.
+"""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import PurePath
+from typing import Any
+
+import polars as pl
+
+from spectrank.report._data import (
+    Row,
+    column_label,
+    effective_status,
+    finite_or_none,
+    whole,
+)
+
+_LOWEST = 5
+_NAMED = 3
+_TIMES = "\N{MULTIPLICATION SIGN}"
+_SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+_ERROR_KINDS = {
+    "certified": "proved: the true value lies inside for certain",
+    "rounding": "floating-point rounding is the only error, and it is bounded",
+    "probabilistic": "holds except with the stated probability over a random start",
+    "stderr": "a standard error, not an enclosure",
+    "not stated": "no error is given",
+}
+
+
+def count_text(count: float) -> str:
+    """A count for a headline.
+
+    Args:
+        count: A count.
+
+    Returns:
+        The count with a unit: ``22.7 M``.
+    """
+    for scale, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e4, "k")):
+        if count >= scale:
+            unit, scale = ("k", 1e3) if unit == "k" else (unit, scale)
+            return f"{count / scale:.3g} {unit}"
+    return f"{count:g}"
+
+
+def number_text(value: float) -> str:
+    """A number with four significant digits.
+
+    Args:
+        value: A finite number.
+
+    Returns:
+        The digits, in exponent form when very large or small.
+    """
+    if value == 0 or 1e-3 <= abs(value) < 1e6:
+        digits = 3 - math.floor(math.log10(abs(value))) if value else 0
+        return f"{value:.{max(digits, 0)}f}"
+    return f"{value:.3e}"
+
+
+def _probability_text(chance: float) -> str:
+    """A probability with at most two digits, its power of ten as in print."""
+    mantissa, *exponent = f"{chance:.2g}".split("e")
+    if not exponent:
+        return mantissa
+    return f"{mantissa}{_TIMES}10{str(int(exponent[0])).translate(_SUPERSCRIPT)}"
+
+
+def _plain(value: object) -> object:
+    """A provenance value as JSON knows it."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return finite_or_none(value)
+    return value if isinstance(value, str | int | bool | None) else str(value)
+
+
+def _listing(value: object) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_listing(item)}" for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(_listing(item) for item in value)
+    return "all" if value is None else str(value)
+
+
+def _skips(frame: pl.DataFrame) -> list[dict[str, Any]]:
+    """Skipped tensors grouped by reason, the largest group first."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for row in frame.filter(pl.col("kind") == "skip").to_dicts():
+        tied_to, reason = row.get("tied_to"), row.get("reason") or "no reason given"
+        if tied_to:
+            # One group for all tied weights: each item names its own partner.
+            reason = reason.replace(str(tied_to), "another tensor")
+        groups.setdefault(reason, []).append(
+            {
+                "name": row["subject"],
+                "tied_to": tied_to,
+            }
+        )
+    ordered = sorted(groups.items(), key=lambda item: -len(item[1]))
+    return [{"reason": reason, "members": members} for reason, members in ordered]
+
+
+def _troubles(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Rows that are not ok, grouped by matrix, status and reason."""
+    groups: dict[tuple[Any, ...], list[str]] = {}
+    for row in rows:
+        if (status := effective_status(row)) != "ok":
+            key = (row["subject"], row.get("view"), status, row.get("reason"))
+            groups.setdefault(key, []).append(column_label(row))
+    return [
+        {"name": name, "view": view, "status": status, "reason": reason}
+        | {"what": ", ".join(found) if len(found) <= _NAMED else f"{len(found)} rows"}
+        for (name, view, status, reason), found in groups.items()
+    ]
+
+
+def _errors(measured: Sequence[Row]) -> dict[str, Any]:
+    kinds = Counter(
+        row.get("error_kind") or "not stated"
+        for row in measured
+        if finite_or_none(row.get("value")) is not None
+    )
+    chances = [
+        chance
+        for row in measured
+        if (chance := finite_or_none(row.get("failure_probability")))
+    ]
+    return {
+        "kinds": [
+            {"name": name, "count": kinds[name], "meaning": _ERROR_KINDS.get(name, "")}
+            for name in [*_ERROR_KINDS, *sorted(kinds.keys() - _ERROR_KINDS.keys())]
+            if kinds[name]
+        ],
+        "largest_failure": _probability_text(max(chances)) if chances else None,
+        # Boole: the failures need not be independent.
+        "joint_failure": (
+            _probability_text(min(math.fsum(chances), 1.0)) if chances else None
+        ),
+    }
+
+
+def _lowest(measured: Sequence[Row]) -> list[dict[str, Any]]:
+    """Matrices with the lowest stable rank for their size."""
+    found = []
+    for row in measured:
+        side = min(whole(row.get("m")) or 0, whole(row.get("n")) or 0)
+        value = finite_or_none(row.get("value"))
+        if row["metric"] == "stable_rank" and side > 1 and value is not None:
+            found.append((value / side, value, side, row))
+    found.sort(key=lambda item: item[0])
+    return [
+        {
+            "name": row["subject"],
+            "view": row.get("view"),
+            "value": number_text(value),
+            "side": side,
+            "share": f"{100 * share:.{1 if share >= 1e-3 else 4}f} %",
+        }
+        for share, value, side, row in found[:_LOWEST]
+    ]
+
+
+def _figures(
+    rows: Sequence[Row], provenance: Mapping[str, Any], num_skipped: int
+) -> list[dict[str, str]]:
+    """The headline numbers, each with a unit and a remark."""
+    matrices: dict[tuple[Any, Any], int] = {}
+    bad = set()
+    for row in rows:
+        key = (row["subject"], row.get("view"))
+        size = (whole(row.get("m")) or 0) * (whole(row.get("n")) or 0)
+        matrices[key] = size or matrices.get(key, 0)
+        if effective_status(row) != "ok":
+            bad.add(key)
+    total = whole(provenance.get("num_parameters"))
+    measured = whole(provenance.get("num_parameters_measured"))
+    figures = []
+    if total is not None:
+        figures.append(("parameters", count_text(total), f"{total:,} in all"))
+    remark = f"{len(bad)} not ok" if bad else "all ok" if matrices else "none measured"
+    figures.append(("matrices measured", f"{len(matrices)}", remark))
+    if measured is not None and total:
+        share = f"{100 * measured / total:.1f} %"
+        figures.append(("of the parameters", share, f"{measured:,} measured"))
+    elif entries := measured or sum(matrices.values()):
+        figures.append(("entries measured", count_text(entries), f"{entries:,} in all"))
+    remark = "tensors, listed below" if num_skipped else "no tensor"
+    figures.append(("skipped", f"{num_skipped}", remark))
+    if isinstance(seconds := provenance.get("seconds"), int | float):
+        where = f"on {provenance['device']}" if provenance.get("device") else ""
+        figures.append(("seconds", f"{seconds:.3g}", where))
+    return [
+        {"label": label, "value": value, "remark": remark}
+        for label, value, remark in figures
+    ]
+
+
+def _facts(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The lines of provenance that a reader looks for first."""
+    settings = provenance.get("settings")
+    lines = [
+        ("Command", provenance.get("command")),
+        ("Input", provenance.get("input")),
+        ("Input hash", provenance.get("input_hash")),
+        ("Model", provenance.get("model")),
+        ("Started", provenance.get("started")),
+        ("Device", provenance.get("device")),
+        ("Seed", provenance.get("seed")),
+    ]
+    for name, value in settings.items() if isinstance(settings, Mapping) else ():
+        lines.append((str(name).capitalize(), _listing(value)))
+    own = provenance.get("spectrank_version")
+    versions = provenance.get("versions")
+    others = _listing(versions) if isinstance(versions, Mapping) and versions else None
+    lines += [("spectrank", own), ("Versions", others)]
+    return [(name, str(value)) for name, value in lines if value is not None]
+
+
+def default_title(provenance: Mapping[str, Any]) -> str:
+    """Title of a page when the caller gives none.
+
+    Args:
+        provenance: Provenance of the table.
+
+    Returns:
+        The model's name, or the last part of the input path, or a plain phrase.
+    """
+    if model := provenance.get("model"):
+        return str(model)
+    if source := provenance.get("input"):
+        return PurePath(str(source)).name or str(source)
+    return "Scan of weight matrices"
+
+
+def overview(
+    frame: pl.DataFrame, rows: Sequence[Row], provenance: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What the template needs besides the charts.
+
+    Args:
+        frame: The frame of the table.
+        rows: Its measurement and spectrum rows.
+        provenance: Its provenance; every key is optional.
+
+    Returns:
+        Texts, counts and lists.
+    """
+    measured = [row for row in rows if row["kind"] == "measurement"]
+    skips = _skips(frame)
+    num_skipped = sum(len(group["members"]) for group in skips)
+    return {
+        "figures": _figures(rows, provenance, num_skipped),
+        "skips": skips,
+        "num_skipped": num_skipped,
+        "troubles": _troubles(rows),
+        "statuses": Counter(map(effective_status, measured)).most_common(),
+        "errors": _errors(measured),
+        "lowest": _lowest(measured),
+        "facts": _facts(provenance),
+        "provenance": json.dumps(_plain(provenance), indent=2, ensure_ascii=False),
+        "num_measurements": len(measured),
+        "num_unshown": frame.height - len(rows) - num_skipped,
+    }

@@ -1,0 +1,172 @@
+// The bars over the layers and the heat map under them, on one x axis.
+const VIEW = { metric: 0, log: false, perSize: false, colourBy: "role", normal: "rank", selected: 0 };
+const preferred = METRICS.findIndex((metric) => metric.metric === "stable_rank");
+VIEW.metric = Math.max(0, preferred);
+
+// Dividing makes sense for what counts dimensions, not for norms or ratios.
+const countsDimensions = (metric) => /(^|_)(rank|ratio)$/.test(metric.metric);
+
+function layerAxis(axis, width, margin) {
+  const room = width - margin.l - margin.r;
+  const every = Math.ceil((12 * MATRICES.length) / room);
+  const at = MATRICES.map((_, i) => i).filter((i) => i % every === 0);
+  return {
+    ...axis, tickvals: at, ticktext: at.map((i) => plain(MATRICES[i].short)),
+    range: [-0.6, MATRICES.length - 0.4], tickangle: -90, showgrid: false, ticks: "",
+    tickfont: { size: 10.5 }, fixedrange: false,
+  };
+}
+function layerMargin(width, aligned) {
+  const longest = Math.max(...MATRICES.map((matrix) => matrix.short.length), 1);
+  const metric = Math.max(...METRICS.map((entry) => entry.label.length), 1);
+  // Wide pages keep bars and heat map on one left edge; narrow ones need the room.
+  const labels = Math.min(metric * 6.1 + 14, width < 600 ? 142 : 210);
+  return { l: aligned || width >= 900 ? labels : 64, r: 8, t: 30, b: Math.min(longest * 6.2, 190) + 12 };
+}
+const selectedFrame = () => ({
+  ...selectedBand(), layer: "above", fillcolor: "rgba(0,0,0,0)", line: { width: 1.5, color: colour("ink") },
+});
+const selectedBand = () => ({
+  type: "rect", xref: "x", yref: "paper", x0: VIEW.selected - 0.5, x1: VIEW.selected + 0.5,
+  y0: 0, y1: 1, line: { width: 0 }, fillcolor: colour("wash"), layer: "below",
+});
+
+function barTrace(group, all, height, bars, fill) {
+  const members = all.filter((i) => height(i) !== null);
+  const y = members.map((i) => height(i));
+  const shared = {
+    name: group, x: members, y, customdata: members, hoverinfo: "text",
+    hovertext: members.map((i) =>
+      hover(i, VIEW.metric, VIEW.perSize ? [`divided by ${side(MATRICES[i])}: ${format(height(i))}`] : [])),
+    error_y: bars && {
+      type: "data", symmetric: false, thickness: 1, width: 3, color: colour("ink"),
+      array: members.map((i) => bars(i)[1]), arrayminus: members.map((i) => bars(i)[0]),
+    },
+  };
+  // A logarithmic axis has no zero for a bar to stand on.
+  if (VIEW.log) return { ...shared, type: "scatter", mode: "markers", marker: { color: fill, size: 8 } };
+  return { ...shared, type: "bar", width: 0.78, marker: { color: fill, line: { width: 0 } } };
+}
+
+// The matrices whose number is missing or not to be trusted, marked on the axis.
+function troubleTrace(members, column, y, axes) {
+  return {
+    type: "scatter", mode: "markers", x: members, y, customdata: members, ...axes,
+    hoverinfo: "text", hovertext: members.map((i) => hover(i, column)), cliponaxis: false,
+    marker: { symbol: "x-thin", size: 7, line: { width: 1.6, color: colour("warn") } },
+  };
+}
+
+function barData() {
+  const cells = CELLS[VIEW.metric];
+  const divisor = (i) => (VIEW.perSize ? side(MATRICES[i]) : 1);
+  const drawn = (x) => x !== null && (!VIEW.log || x > 0);
+  const height = (i) => {
+    const value = cells[i]?.value ?? null;
+    return value === null || !divisor(i) || !drawn(value) ? null : value / divisor(i);
+  };
+  const span = Math.max(...MATRICES.map((_, i) => height(i) ?? 0));
+  const bounds = (i) => {
+    const { lower, upper } = cells[i] ?? {};
+    const y = height(i);
+    if (y === null || !Number.isFinite(lower) || !Number.isFinite(upper)) return [0, 0];
+    return [y - lower / divisor(i), upper / divisor(i) - y];
+  };
+  const widths = MATRICES.map((_, i) => (bounds(i)[0] + bounds(i)[1]) / (height(i) || 1));
+  const visible = MATRICES.some((_, i) => bounds(i)[0] + bounds(i)[1] > 0.004 * span);
+  return { cells, height, bounds: visible ? bounds : null, widest: Math.max(0, ...widths) };
+}
+
+function drawBars() {
+  const box = byId("bars");
+  const width = box.clientWidth;
+  const margin = layerMargin(width, false);
+  const { axis, layout } = baseLayout(box, 330 + margin.b, margin);
+  const { cells, height, bounds, widest } = barData();
+  const { names, of } = groups(VIEW.colourBy);
+  const fills = palette();
+  const fill = (name, group) => (name === "others" ? fills[NUM_COLOURS] : fills[group]);
+  const traces = names.map((name, group) => {
+    const members = MATRICES.map((_, i) => i).filter((i) => of[i] === group);
+    return barTrace(name, members, height, bounds, fill(name, group));
+  });
+  const bad = MATRICES.map((_, i) => i).filter((i) => cells[i] && (cells[i].status !== "ok" || height(i) === null));
+  traces.push(troubleTrace(bad, VIEW.metric, bad.map(() => 0.015), { yaxis: "y2" }));
+  const label = METRICS[VIEW.metric].label + (VIEW.perSize ? " / min(m, n)" : "");
+  const ticks = VIEW.log ? logTicks(MATRICES.map((_, i) => height(i))) : {};
+  const title = { text: plain(label), standoff: 12, font: { size: 12, color: colour("muted") } };
+  Plotly.react(box, traces, {
+    ...layout, barmode: "overlay", hovermode: "x", shapes: [selectedBand()],
+    xaxis: layerAxis(axis, width, margin),
+    yaxis: { ...axis, title, type: VIEW.log ? "log" : "linear", rangemode: "tozero", fixedrange: true, ...ticks },
+    yaxis2: { overlaying: "y", range: [0, 1], visible: false, fixedrange: true },
+  }, MODEBAR);
+  drawLegend(names, names.map(fill));
+  const missing = bad.length ? ` A cross marks ${bad.length === 1 ? "a matrix" : `${bad.length} matrices`} without a sound number.` : "";
+  const error = bounds ? "Bars of error show the enclosures." :
+    widest > 0 ? `The enclosures are too narrow to draw: the widest is ${format(widest, 2)} of its value.` : "No enclosure is given.";
+  byId("bars-caption").textContent = `${label} of each matrix in model order${VIEW.log ? ", as points: a logarithmic axis has no zero for a bar to stand on" : ""}. ${error}${missing} Click a column for its spectrum.`;
+}
+
+function drawLegend(names, fills) {
+  byId("legend").replaceChildren(...names.map((name, i) => {
+    const key = element("i");
+    key.style.background = fills[i];
+    return element("li", {}, key, name);
+  }));
+}
+
+// Numbers of one metric to 0..1: by rank (ties share their mean) or along the logarithm.
+function normalised(column) {
+  const known = CELLS[column].map((cell) => cell?.value ?? null);
+  const usable = known.filter((x) => x !== null && (VIEW.normal === "rank" || x > 0));
+  if (VIEW.normal === "rank") {
+    const sorted = [...usable].sort((a, b) => a - b);
+    const place = (x) => (sorted.indexOf(x) + sorted.lastIndexOf(x)) / 2 / Math.max(1, sorted.length - 1);
+    return known.map((x) => (x === null ? null : sorted.length === 1 ? 0.5 : place(x)));
+  }
+  const low = Math.log(Math.min(...usable));
+  const range = Math.log(Math.max(...usable)) - low;
+  return known.map((x) => (x === null || x <= 0 ? null : range > 0 ? (Math.log(x) - low) / range : 0.5));
+}
+
+function drawHeat() {
+  const box = byId("heat");
+  const width = box.clientWidth;
+  const margin = layerMargin(width, true);
+  const { axis, layout } = baseLayout(box, METRICS.length * 20 + margin.b + margin.t, margin);
+  const gap = (width - margin.l - margin.r) / MATRICES.length > 7 ? 1 : 0;
+  const rows = METRICS.map((_, column) => column);
+  const heat = {
+    type: "heatmap", z: rows.map(normalised), y: rows, xgap: gap, ygap: 1, zmin: 0, zmax: 1,
+    showscale: false, hoverinfo: "text", hoverongaps: false,
+    text: rows.map((column) => MATRICES.map((_, i) => hover(i, column))),
+    customdata: rows.map(() => MATRICES.map((_, i) => i)),
+    colorscale: ["low", "mid-low", "mid-high", "high"].map((name, i) => [i / 3, colour(name)]),
+  };
+  const bad = rows.flatMap((column) => CELLS[column].map((cell, i) => ({ cell, i, column })))
+    .filter(({ cell }) => cell && cell.status !== "ok");
+  const marks = rows.map((column) => {
+    const members = bad.filter((entry) => entry.column === column).map((entry) => entry.i);
+    return troubleTrace(members, column, members.map(() => column), {});
+  });
+  const limit = width < 600 ? 24 : 40;
+  const short = (text) => (text.length > limit ? `${text.slice(0, limit - 1)}…` : text);
+  Plotly.react(box, [heat, ...marks], {
+    ...layout, hovermode: "closest", shapes: [selectedFrame()],
+    xaxis: layerAxis(axis, width, margin),
+    yaxis: {
+      ...axis, tickvals: rows, ticktext: METRICS.map((metric) => plain(short(metric.label))),
+      range: [METRICS.length - 0.5, -0.5], showgrid: false, ticks: "", fixedrange: true, tickfont: { size: width < 600 ? 9.5 : 11 },
+    },
+  }, MODEBAR);
+  const how = VIEW.normal === "rank" ? "by its rank among the matrices (lowest 0, highest 1, ties share their mean)"
+    : "by its logarithm between the metric’s smallest and largest value (zeros stay blank)";
+  byId("heat-caption").textContent = `Every metric (rows) of every matrix (columns). Each metric is coloured on its own, ${how}; hover shows the number itself. Blank: not measured; a cross marks a status other than ok. Click a cell for the spectrum.`;
+}
+
+function markSelected() {
+  if (!METRICS.length) return;
+  Plotly.relayout(byId("bars"), { shapes: [selectedBand()] });
+  Plotly.relayout(byId("heat"), { shapes: [selectedFrame()] });
+}

@@ -1,0 +1,127 @@
+// The singular values of one matrix and a card with all its numbers.
+const SIGMA = { indexLog: true, peers: true };
+const MAX_PEERS = 60;
+
+// Zeros have no logarithm: they are counted in the caption instead.
+const positive = (values) => values.map((value) => (value > 0 ? value : null));
+
+function peerTrace(i) {
+  const peers = MATRICES.map((_, k) => k)
+    .filter((k) => k !== i && MATRICES[k].role === MATRICES[i].role && SPECTRA[k]);
+  const x = [];
+  const y = [];
+  for (const k of peers.slice(0, MAX_PEERS)) {
+    x.push(...SPECTRA[k].index, null);
+    y.push(...positive(SPECTRA[k].values), null);
+  }
+  const trace = { type: "scatter", mode: "lines", x, y, hoverinfo: "skip", line: { color: colour("ghost"), width: 1 } };
+  return { trace, count: Math.min(peers.length, MAX_PEERS) };
+}
+
+const indexRange = (size) => (SIGMA.indexLog
+  ? { dtick: "D2", range: [Math.log10(0.9), Math.log10(size * 1.12)] }
+  : { range: [1 - 0.02 * size, 1.02 * size] });
+
+function marker(metric, i, size, place) {
+  const at = METRICS.findIndex((entry) => entry.metric === metric && entry.variant === null);
+  const value = at < 0 ? null : CELLS[at][i]?.value ?? null;
+  if (value === null || value < 1 || value > size) return null;
+  const x = SIGMA.indexLog ? Math.log10(value) : value;
+  return {
+    shape: {
+      type: "line", xref: "x", yref: "paper", x0: value, x1: value, y0: 0, y1: 1,
+      line: { color: colour("muted"), width: 1, dash: "dot" },
+    },
+    annotation: {
+      x, xref: "x", y: place, yref: "paper", text: `${words(metric)} ${format(value)}`, showarrow: false,
+      xanchor: value > size / 2 || (SIGMA.indexLog && value > Math.sqrt(size)) ? "right" : "left",
+      xshift: value > size / 2 || (SIGMA.indexLog && value > Math.sqrt(size)) ? -5 : 5,
+      font: { size: 11, color: colour("muted") },
+    },
+  };
+}
+
+function drawSigma() {
+  const box = byId("sigma");
+  const i = VIEW.selected;
+  const spectrum = SPECTRA[i];
+  const caption = byId("sigma-caption");
+  if (!spectrum || !spectrum.values.length) {
+    Plotly.purge(box);
+    const why = STATUS[i].status === "ok" ? "Only norms were computed for this matrix, so there is no spectrum to draw."
+      : `No spectrum: ${[words(STATUS[i].status), STATUS[i].reason].filter(Boolean).join(": ")}.`;
+    box.style.height = "";
+    box.replaceChildren(element("p", { class: `notice ${STATUS[i].status === "ok" ? "calm" : ""}` }, why));
+    caption.textContent = "";
+    return;
+  }
+  if (box.querySelector(".notice")) box.replaceChildren();
+  const width = box.clientWidth;
+  const { axis, layout } = baseLayout(box, Math.min(460, Math.max(320, width * 0.6)), { l: 68, r: 14, t: 26, b: 50 });
+  const { index, size } = spectrum;
+  const mode = index.length <= 60 ? "lines+markers" : "lines";
+  const main = {
+    type: "scatter", mode, x: index, y: positive(spectrum.values), hoverinfo: "text",
+    hovertext: index.map((k, at) => `σ<sub>${k}</sub> = ${format(spectrum.values[at], 6)}`),
+    line: { color: colour("accent"), width: 2 }, marker: { size: 5 },
+  };
+  const peers = SIGMA.peers ? peerTrace(i) : { trace: null, count: 0 };
+  const marks = [marker("stable_rank", i, size, 0.06), marker("effective_rank", i, size, 0.13)].filter(Boolean);
+  const title = (text) => ({ text, standoff: 8, font: { size: 12, color: colour("muted") } });
+  Plotly.react(box, [...(peers.trace ? [peers.trace] : []), main], {
+    ...layout, hovermode: "closest", shapes: marks.map((mark) => mark.shape),
+    annotations: marks.map((mark) => mark.annotation),
+    xaxis: { ...axis, type: SIGMA.indexLog ? "log" : "linear", title: title("index k"), ...indexRange(size) },
+    yaxis: { ...axis, type: "log", title: title("singular value σₖ"), ...logTicks(spectrum.values) },
+  }, MODEBAR);
+  const zeros = spectrum.values.filter((value) => value === 0).length;
+  caption.textContent = [
+    `Singular values of ${MATRICES[i].name}, largest first, ${SIGMA.indexLog ? "both axes" : "values"} logarithmic.`,
+    index.length < size ? `${index.length} log-spaced of ${size} values, both ends exact.` : `All ${size} values.`,
+    peers.count ? `In grey: ${peers.count} other ${peers.count === 1 ? "matrix" : "matrices"} of the role “${MATRICES[i].role}”.` : "",
+    zeros ? `${zeros} of these ${zeros === 1 ? "is" : "are"} zero, which a logarithmic axis cannot show.` : "",
+  ].filter(Boolean).join(" ");
+}
+
+// One row for the number, one under it for what stands behind it.
+function cardRows(label, cell, remark) {
+  const known = cell.value !== null || cell.special;
+  const half = margin(cell);
+  const value = element("td", { class: "num", colspan: half ? null : 2 }, known ? element("b", {}, shownValue(cell)) : null);
+  if (cell.status !== "ok") value.append(known ? " " : "", element("span", { class: "badge", title: cell.reason }, words(cell.status)));
+  const error = half ? element("td", { class: "num margin", title: enclosure(cell) }, half) : null;
+  const rows = [element("tr", {}, ...[element("th", { scope: "row" }, label), value, error].filter(Boolean))];
+  const reason = cell.reason === STATUS[VIEW.selected].reason ? null : cell.reason;
+  const details = [half ? null : enclosure(cell), remark, reason].filter(Boolean);
+  if (details.length) {
+    rows.push(element("tr", { class: "detail" }, element("td", { colspan: 3 }, ...details.map((text) => element("small", {}, text)))));
+  }
+  return rows;
+}
+
+function drawCard() {
+  const i = VIEW.selected;
+  const matrix = MATRICES[i];
+  const facts = [shape(matrix), matrix.view, matrix.dtype, matrix.layer_type];
+  const nodes = [element("h3", {}, ...breakable(matrix.name))];
+  nodes.push(element("p", { class: "remark" }, facts.filter(Boolean).join(" · ")));
+  if (matrix.inferred) nodes.push(element("p", { class: "remark" }, "Type and view inferred from name and shape."));
+  if (matrix.tied_to) nodes.push(element("p", { class: "remark" }, `Tied to ${matrix.tied_to}.`));
+  if (STATUS[i].status !== "ok") {
+    nodes.push(element("p", {}, element("span", { class: "badge" }, words(STATUS[i].status)), ` ${STATUS[i].reason ?? ""}`));
+  }
+  const rows = METRICS.map((metric, column) => [metric.label, CELLS[column][i]]).filter(([, cell]) => cell);
+  const spectrum = SPECTRA[i]?.cell;
+  // What most rows share is said once, above the rows.
+  const how = (cell) => [cell.route && `route ${cell.route}`, backing(cell)].filter(Boolean).join(" · ");
+  const tally = new Map();
+  for (const [, cell] of rows) tally.set(how(cell), (tally.get(how(cell)) ?? 0) + 1);
+  tally.delete("");
+  const usual = [...tally.entries()].sort((a, b) => b[1] - a[1])[0]?.[0];
+  if (usual) nodes.push(element("p", { class: "remark" }, `Unless a line says otherwise: ${usual}.`));
+  if (spectrum && how(spectrum) && how(spectrum) !== usual) {
+    nodes.push(element("p", { class: "remark" }, `Spectrum: ${how(spectrum)}.`));
+  }
+  const body = rows.flatMap(([label, cell]) => cardRows(label, cell, how(cell) === usual ? null : how(cell)));
+  byId("card").replaceChildren(...nodes, element("table", {}, element("tbody", {}, ...body)));
+}

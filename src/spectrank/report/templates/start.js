@@ -1,0 +1,118 @@
+// Wiring: controls, the address, the colour scheme, the width, the printer.
+function drawAll() {
+  if (METRICS.length) {
+    drawBars();
+    drawHeat();
+  }
+  if (MATRICES.length) drawSigma();
+}
+
+function select(i) {
+  VIEW.selected = i;
+  byId("matrix").value = String(i);
+  for (const [k, row] of ROWS.entries()) {
+    if (k === i) row.setAttribute("aria-current", "true");
+    else row.removeAttribute("aria-current");
+  }
+  drawCard();
+  drawSigma();
+  markSelected();
+}
+const address = (i) => new URLSearchParams({ layer: MATRICES[i].name, view: MATRICES[i].view ?? "", ...(MATRICES[i].at ? { at: MATRICES[i].at } : {}) });
+
+// The matrix that the address names, or -1. A link without a view finds the first.
+function addressed() {
+  const wanted = new URLSearchParams(location.hash.slice(1));
+  if (!wanted.has("layer")) return -1;
+  const fits = (key, text) => !wanted.get(key) || wanted.get(key) === (text ?? "");
+  return MATRICES.findIndex((matrix) => matrix.name === wanted.get("layer") && fits("view", matrix.view) && fits("at", matrix.at));
+}
+function follow(behavior = "auto") {
+  const i = addressed();
+  if (i < 0) return;
+  select(i);
+  byId("spectrum").scrollIntoView({ behavior });
+}
+// Choosing goes through the address, so that Back returns and a link can be sent.
+function choose(i) {
+  const hash = `#${address(i)}`;
+  if (location.hash === hash) follow();
+  else location.hash = hash;
+}
+function browse(i) {
+  history.replaceState(null, "", `#${address(i)}`);
+  select(i);
+}
+
+const radios = (name, act) => {
+  for (const input of document.querySelectorAll(`input[name="${name}"]`)) {
+    input.addEventListener("change", () => act(input.value));
+  }
+};
+function wireLayers() {
+  byId("metric").append(...METRICS.map((metric, at) => element("option", { value: at }, metric.label)));
+  byId("metric").value = String(VIEW.metric);
+  const allowDivision = () => {
+    const allowed = countsDimensions(METRICS[VIEW.metric]);
+    byId("per-size").disabled = !allowed;
+    if (!allowed) byId("per-size").checked = VIEW.perSize = false;
+  };
+  allowDivision();
+  // Where hardly a role repeats, the types of the layers say more.
+  const { names, of } = groups("role");
+  const rest = names.at(-1) === "others" ? of.filter((group) => group === names.length - 1).length : 0;
+  if (rest > MATRICES.length / 2) VIEW.colourBy = "layer_type";
+  byId("colour").value = VIEW.colourBy;
+  byId("metric").addEventListener("change", (event) => { VIEW.metric = Number(event.target.value); allowDivision(); drawBars(); });
+  byId("colour").addEventListener("change", (event) => { VIEW.colourBy = event.target.value; drawBars(); });
+  byId("per-size").addEventListener("change", (event) => { VIEW.perSize = event.target.checked; drawBars(); });
+  radios("scale", (value) => { VIEW.log = value === "log"; drawBars(); });
+  radios("normal", (value) => { VIEW.normal = value; drawHeat(); });
+  drawBars();
+  drawHeat();
+  for (const id of ["bars", "heat"]) byId(id).on("plotly_click", (event) => choose(event.points[0].customdata));
+}
+function wireSpectrum() {
+  byId("matrix").append(...MATRICES.map((matrix, i) => element("option", { value: i }, matrix.name === matrix.short ? matrix.name : `${matrix.name}${matrix.view ? ` (${matrix.view})` : ""}`)));
+  byId("matrix").addEventListener("change", (event) => browse(Number(event.target.value)));
+  const step = (by) => browse((VIEW.selected + by + MATRICES.length) % MATRICES.length);
+  byId("previous").addEventListener("click", () => step(-1));
+  byId("next").addEventListener("click", () => step(1));
+  byId("peers").addEventListener("change", (event) => { SIGMA.peers = event.target.checked; drawSigma(); });
+  radios("index", (value) => { SIGMA.indexLog = value === "log"; drawSigma(); });
+}
+function wireTable() {
+  byId("filter").addEventListener("input", (event) => { TABLE.filter = event.target.value; drawRows(); });
+  byId("troubled").addEventListener("change", (event) => { TABLE.troubled = event.target.checked; drawRows(); });
+  byId("download").addEventListener("click", download);
+  drawHead();
+  drawRows();
+}
+
+function wirePage() {
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
+  let width = document.body.clientWidth;
+  new ResizeObserver(() => {
+    if (document.body.clientWidth === width) return;
+    width = document.body.clientWidth;
+    requestAnimationFrame(drawAll);
+  }).observe(document.body);
+  // Paper is white and narrow whatever the screen is.
+  const paper = (printing) => {
+    document.documentElement.toggleAttribute("data-print", printing);
+    drawAll();
+  };
+  addEventListener("beforeprint", () => paper(true));
+  addEventListener("afterprint", () => paper(false));
+  addEventListener("hashchange", () => follow());
+}
+
+if (METRICS.length) wireLayers();
+if (MATRICES.length) {
+  wireSpectrum();
+  wireTable();
+  select(Math.max(0, addressed(), addressed() < 0 ? SPECTRA.findIndex(Boolean) : 0));
+  wirePage();
+  follow("instant");
+}
+document.documentElement.dataset.ready = "true";

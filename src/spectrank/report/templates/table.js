@@ -1,0 +1,116 @@
+// The table of all numbers: sorting, filtering, a CSV file made here.
+const TABLE = { sort: null, down: true, filter: "", troubled: false };
+const FIELDS = MATRICES.map((matrix, i) => [matrix.name, matrix.short, matrix.view, matrix.role, matrix.dtype, matrix.layer_type, words(STATUS[i].status)].filter(Boolean).join(" ").toLowerCase());
+
+function cellTitle(cell) {
+  return [cell.status === "ok" ? null : [words(cell.status), cell.reason].filter(Boolean).join(": "),
+    enclosure(cell), backing(cell), cell.route && `route ${cell.route}`].filter(Boolean).join("\n");
+}
+function statusBadge({ status, reason }) {
+  return status === "ok" ? "ok" : element("span", { class: "badge", title: reason }, words(status));
+}
+function metricCell(cell) {
+  if (!cell) return element("td", { class: "num" }, "–");
+  const known = cell.value !== null || cell.special;
+  const badge = cell.status === "ok" ? null : statusBadge(cell);
+  const text = known ? format(cell.value ?? cell.special) : null;
+  return element("td", { class: "num", title: cellTitle(cell) }, text, text && badge ? " " : null, badge);
+}
+function nameCell(i) {
+  const button = element("button", { type: "button", title: MATRICES[i].name },
+    element("span", { class: "full" }, MATRICES[i].name), element("span", { class: "short" }, MATRICES[i].short));
+  button.addEventListener("click", () => choose(i));
+  return element("th", { scope: "row" }, button);
+}
+const factColumn = (label, fact, numeric = false) => ({
+  label, numeric, key: (i) => MATRICES[i][fact],
+  cell: (i) => element("td", { class: numeric ? "num" : null }, MATRICES[i][fact] ?? "–"),
+});
+const COLUMNS = [
+  { label: "matrix", key: (i) => MATRICES[i].name, cell: nameCell },
+  factColumn("view", "view"), factColumn("m", "m", true), factColumn("n", "n", true),
+  { label: "status", key: (i) => STATUS[i].status, cell: (i) => element("td", {}, statusBadge(STATUS[i])) },
+  ...METRICS.map((metric, column) => ({
+    label: metric.label, numeric: true,
+    key: (i) => CELLS[column][i]?.value ?? (CELLS[column][i]?.special === "inf" ? Infinity : null),
+    cell: (i) => metricCell(CELLS[column][i]),
+  })),
+  factColumn("type", "layer_type"), factColumn("dtype", "dtype"),
+];
+const ROWS = MATRICES.map((_, i) => element("tr", {}, ...COLUMNS.map((column) => column.cell(i))));
+
+function order(a, b) {
+  const { key } = COLUMNS[TABLE.sort];
+  const [x, y] = [key(a), key(b)];
+  // What has no value stands last in either direction.
+  if (x === null || y === null) return (x === null) - (y === null) || a - b;
+  const forward = typeof x === "number" ? (x > y) - (x < y) : String(x).localeCompare(String(y), undefined, { numeric: true });
+  return (TABLE.down ? -forward : forward) || a - b;
+}
+function visibleRows() {
+  const wanted = TABLE.filter.toLowerCase().split(/\s+/).filter(Boolean);
+  const rows = MATRICES.map((_, i) => i).filter((i) =>
+    (!TABLE.troubled || STATUS[i].status !== "ok") && wanted.every((word) => FIELDS[i].includes(word)));
+  return TABLE.sort === null ? rows : rows.sort(order);
+}
+function drawRows() {
+  const rows = visibleRows();
+  const body = byId("table").tBodies[0];
+  body.replaceChildren(...rows.map((i) => ROWS[i]));
+  if (!rows.length) {
+    body.append(element("tr", {}, element("td", { colspan: COLUMNS.length }, "No matrix matches.")));
+  }
+  byId("shown").textContent = `${rows.length} of ${MATRICES.length} matrices`;
+  for (const [at, head] of [...byId("table").tHead.rows[0].cells].entries()) {
+    if (at === TABLE.sort) head.setAttribute("aria-sort", TABLE.down ? "descending" : "ascending");
+    else head.removeAttribute("aria-sort");
+  }
+}
+// First click: the useful end on top; second: the other end; third: model order.
+function sortBy(at) {
+  const first = Boolean(COLUMNS[at].numeric);
+  if (TABLE.sort !== at) Object.assign(TABLE, { sort: at, down: first });
+  else if (TABLE.down === first) TABLE.down = !first;
+  else TABLE.sort = null;
+  drawRows();
+}
+function drawHead() {
+  byId("table").tHead.replaceChildren(element("tr", {}, ...COLUMNS.map(({ label, numeric }, at) => {
+    const button = element("button", { type: "button", title: "Sort: again for the other way, a third time for model order" }, label);
+    button.addEventListener("click", () => sortBy(at));
+    return element("th", { scope: "col", class: numeric ? "num" : null }, button);
+  })));
+}
+
+// A name that begins like a formula must stay a text in a spreadsheet.
+function csvField(value) {
+  if (value === null || value === undefined) return "";
+  const text = typeof value === "string" && /^[=+\-@\t\r]/.test(value) && !Number.isFinite(Number(value)) ? `'${value}` : String(value);
+  return /[",\n\r]/.test(text) ? `"${text.replace(/"/g, '""')}"` : text;
+}
+function csv(rows) {
+  const names = ["name", "view", "run", "step", "m", "n", "dtype", "layer_type", "tied_to", "inferred"];
+  const parts = ["value", "lower", "upper", "errorKind", "failure", "status", "reason", "route", "source"];
+  const head = ["subject", ...names.slice(1), "metric", "variant", "index",
+    "value", "lower", "upper", "error_kind", "failure_probability", "status", "reason", "route", "source"];
+  const lines = [head.join(",")];
+  for (const i of rows) {
+    for (const [column, metric] of METRICS.entries()) {
+      const cell = CELLS[column][i];
+      if (!cell) continue;
+      const numbers = parts.map((part) => (part === "value" ? cell.value ?? cell.special : cell[part]));
+      const fields = [...names.map((name) => MATRICES[i][name]), metric.metric, metric.variant, metric.index, ...numbers];
+      lines.push(fields.map(csvField).join(","));
+    }
+  }
+  return `${lines.join("\n")}\n`;
+}
+function download() {
+  const url = URL.createObjectURL(new Blob([csv(visibleRows())], { type: "text/csv" }));
+  const name = `${document.title.split(" · ")[0].replace(/[^\w.-]+/g, "_")}.csv`;
+  const link = element("a", { href: url, download: name });
+  document.body.append(link);
+  link.click();
+  link.remove();
+  setTimeout(() => URL.revokeObjectURL(url), 1000);
+}

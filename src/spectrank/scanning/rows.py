@@ -1,0 +1,116 @@
+"""Rows of a scan: a matrix, its numbers, its spectrum, or why there are none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import polars as pl
+
+from spectrank.errors import CheckpointError
+from spectrank.linalg import Spectrum, Value
+from spectrank.model import Skip, WeightMatrix
+from spectrank.scanning.requests import MetricRequest
+
+# Key columns of a scan beside the core schema.
+COLUMNS: Mapping[str, Any] = {
+    "m": pl.Int64,
+    "n": pl.Int64,
+    "dtype": pl.String,
+    "layer_type": pl.String,
+    "tied_to": pl.String,
+    "inferred": pl.Boolean,
+}
+
+
+def matrix_rows(
+    weight: WeightMatrix,
+    s: Spectrum,
+    requests: Sequence[MetricRequest],
+    spectra: bool,
+) -> list[dict[str, Any]]:
+    """Return the rows of a measured matrix: one a metric, one for the spectrum.
+
+    Args:
+        weight: What was measured.
+        s: Its spectrum.
+        requests: Metrics with their options.
+        spectra: Whether singular values become a row.
+
+    Returns:
+        Rows for `Table.from_rows`.
+    """
+    key = _key(weight)
+    rows = [
+        {
+            **key,
+            "kind": "measurement",
+            "metric": request.metric.name,
+            "variant": request.variant,
+            "route": s.route,
+            **_numbers(request.metric(s, **request.options)),
+        }
+        for request in requests
+    ]
+    if spectra and s.sigma is not None and s.status == "ok":
+        rows.append(
+            {
+                **key,
+                "kind": "spectrum",
+                "metric": "singular_values",
+                "values": s.sigma.tolist(),
+                "route": s.route,
+                "error_kind": "rounding",
+                "status": s.status,
+            }
+        )
+    return rows
+
+
+def _numbers(value: Value) -> dict[str, Any]:
+    return {
+        "value": float(value.value),
+        "lower": float(value.lower),
+        "upper": float(value.upper),
+        "error_kind": value.error_kind,
+        "failure_probability": value.failure_probability or None,
+        "status": value.status,
+        "reason": value.reason,
+    }
+
+
+def _key(weight: WeightMatrix) -> dict[str, Any]:
+    return {
+        "subject": weight.name,
+        "view": weight.view,
+        "m": weight.shape[0],
+        "n": weight.shape[1],
+        "dtype": str(weight.dtype).removeprefix("torch."),
+        "layer_type": weight.layer_type,
+        "tied_to": ", ".join(weight.tied_to) or None,
+        "inferred": weight.inferred,
+    }
+
+
+def skip_row(skip: Skip) -> dict[str, Any]:
+    """Return the row of a tensor that is no matrix."""
+    return {
+        "kind": "skip",
+        "subject": skip.name,
+        "metric": "scan",
+        "status": "skipped",
+        "reason": skip.reason,
+        "dtype": None if skip.dtype is None else str(skip.dtype).removeprefix("torch."),
+        "layer_type": skip.layer_type,
+    }
+
+
+def unread_row(weight: WeightMatrix, error: CheckpointError) -> dict[str, Any]:
+    """Return the row of a matrix that could not be read."""
+    return {
+        **_key(weight),
+        "kind": "skip",
+        "metric": "scan",
+        "status": "skipped",
+        "reason": f"could not be read: {error}",
+    }
