@@ -239,11 +239,21 @@ def test_provenance_of_another_schema_version_is_an_error():
 
 
 def test_sources_in_provenance_must_be_what_concat_writes():
-    with pytest.raises(TableError, match="'sources' is the list of mappings"):
-        Table.from_rows([], provenance={"sources": "a.pt"})
+    for sources in ("a.pt", {}, ["a.pt"]):
+        with pytest.raises(TableError, match="'sources' is the list of mappings"):
+            Table.from_rows([], provenance={"sources": sources})
 
 
 def test_a_table_cannot_be_reassigned():
     table = Table.from_rows([ROW])
     with pytest.raises(AttributeError, match="cannot assign"):
         table.frame = pl.DataFrame()
+
+
+def test_repr_counts_kinds_and_names_the_ends():
+    skip = {**ROW, "kind": "skip", "subject": "norm"}
+    assert repr(Table.from_rows([ROW, ROW, skip])) == (
+        "Table(2 measurements, 1 skip; 2 subjects, fc to norm)"
+    )
+    assert repr(Table.from_rows([ROW])) == "Table(1 measurement; subject fc)"
+    assert repr(Table.from_rows([])) == "Table(no rows)"

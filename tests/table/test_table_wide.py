@@ -115,6 +115,13 @@ def test_wide_keeps_producer_columns_that_are_constant_on_each_matrix():
     assert wide["note"].to_list() == [None, "x"]
 
 
+def test_wide_keeps_each_producer_entry_beside_its_subject_in_large_tables():
+    rows = [measurement(f"s{i * 7919 % 2000}", m=i * 7919 % 2000) for i in range(2000)]
+    wide = Table.from_rows(rows, columns={"m": pl.Int64}).wide()
+    assert wide["subject"].to_list() == [row["subject"] for row in rows]
+    assert wide["subject"].to_list() == [f"s{m}" for m in wide["m"]]
+
+
 def test_wide_takes_metrics_by_name_or_column_in_the_order_asked():
     table = Table.from_rows(
         [
@@ -238,10 +245,13 @@ def test_to_pandas_keeps_every_entry(mixed):
     assert frame["values"][0] is None
     assert frame["values"][1][0] == 1.0
     assert frame.attrs["provenance"]["seed"] == 1
-    assert {name: str(frame[name].dtype) for name in ("flag", "single", "index")} == {
+    assert {
+        name: str(frame[name].dtype) for name in ("flag", "single", "index", "run")
+    } == {
         "flag": "boolean",
         "single": "float32",
         "index": "Int64",
+        "run": "string",
     }
 
 

@@ -1,0 +1,78 @@
+"""``spectrank``: entry point, exit codes and the way errors are told.
+
+Exit codes: 0 done, 1 a gate failed, 2 unusable input or options.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from spectrank.cli.metrics import metrics_command
+from spectrank.cli.scan import scan_command
+from spectrank.errors import SpectrankError, SpectrankWarning
+
+app = typer.Typer(
+    name="spectrank",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help=(
+        "Measure the rank of the layers of a deep network, with an error on each "
+        "number."
+    ),
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("scan")(scan_command)
+app.command("metrics")(metrics_command)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"spectrank {version('spectrank')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    show_version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version.", callback=_version, is_eager=True
+        ),
+    ] = False,
+) -> None:
+    del show_version
+
+
+def main() -> None:
+    """Run the command line; a deliberate error is one message and exit code 2."""
+    warnings.showwarning = _show_warning
+    warnings.simplefilter("always", SpectrankWarning)
+    try:
+        app()
+    except SpectrankError as error:
+        typer.secho(f"error: {error}", fg="red", err=True)
+        sys.exit(2)
+    except BrokenPipeError:
+        # The reader of our output went away, as `head` does.
+        sys.stderr.close()
+        sys.exit(0)
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: object = None,
+    line: str | None = None,
+) -> None:
+    del filename, lineno, file, line
+    if issubclass(category, SpectrankWarning):
+        typer.secho(f"warning: {message}", fg="yellow", err=True)

@@ -1,0 +1,284 @@
+"""What a view of a Table shows, before any terminal or HTML: columns and notes.
+
+Measurements come in the wide form, a row per matrix; checks, laws and claims as a
+list of their non-null columns; spectra and skips as a line that counts them.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import polars as pl
+
+from spectrank.errors import TableError
+from spectrank.table._schema import CORE
+from spectrank.table._text import enclosure_text, number_text, printable
+from spectrank.table._wide import Matrix, grid
+
+MAX_ROWS = 40
+
+Row = Mapping[str, Any]
+
+_PLURAL = {
+    "measurement": "measurements",
+    "spectrum": "spectra",
+    "check": "checks",
+    "law": "laws",
+    "claim": "claims",
+    "skip": "skips",
+}
+# The most telling first: what does not fit a terminal is dropped from the end.
+_ORDER = (
+    *("subject", "view", "metric", "variant", "index", "step", "run", "verdict"),
+    *("value", "bound", "slack", "status", "reason", "lower", "upper", "values"),
+    *("error_kind", "failure_probability"),
+)
+_LAST = ("route", "source")
+_WARN = "yellow"
+_STYLES = {
+    **dict.fromkeys(("holds", "conserved", "explained", "reproduced"), "green"),
+    **dict.fromkeys(("violated", "broken", "contradicted"), "bold red"),
+    **dict.fromkeys(("vacuous", "inconclusive", "not_applicable"), _WARN),
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One entry: its text and, for a word that stands out, a terminal style."""
+
+    text: str = ""
+    style: str = ""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A header with its entries; ``role`` is name, text, number or metric."""
+
+    header: str
+    role: str
+    cells: Sequence[Cell]
+
+
+@dataclass(frozen=True)
+class Block:
+    """A titled grid; ``noun`` is what its rows are called."""
+
+    title: str
+    noun: str
+    columns: Sequence[Column]
+    num_hidden: int = 0
+    notes: Sequence[str] = field(default=())
+
+
+def blocks(frame: pl.DataFrame) -> tuple[list[Block], list[str]]:
+    """Arrange a frame for the eye.
+
+    Args:
+        frame: The frame of a Table.
+
+    Returns:
+        The grids, and the closing lines on spectra and skips.
+    """
+    by_kind: dict[str, list[Row]] = {}
+    for row in frame.iter_rows(named=True):
+        by_kind.setdefault(row["kind"], []).append(row)
+    quiet: list[str] = [kind for kind in ("spectrum", "skip") if kind in by_kind]
+    loud = [kind for kind in by_kind if kind not in quiet]
+    if not loud:
+        # Nothing else to show: then these rows are the content.
+        loud, quiet = quiet, []
+    shown = [_block(kind, by_kind[kind], frame) for kind in loud]
+    notes = []
+    if "spectrum" in quiet:
+        notes.append(_count_line("spectrum", by_kind["spectrum"]))
+    if "skip" in quiet:
+        reasons = Counter(row["reason"] for row in by_kind["skip"])
+        notes.append(f"{len(by_kind['skip'])} skipped: {_counted(reasons)}")
+    return shown, notes
+
+
+def summary(frame: pl.DataFrame) -> str:
+    """A frame in a few words.
+
+    Args:
+        frame: The frame of a Table.
+
+    Returns:
+        Such as ``74 measurements, 2 skips; 39 subjects from a to z``.
+    """
+    if not frame.height:
+        return "no rows"
+    counts = Counter(frame["kind"].to_list())
+    kinds = ", ".join(f"{n} {_noun(kind, n)}" for kind, n in counts.items())
+    subjects = frame["subject"].unique(maintain_order=True).to_list()
+    if len(subjects) == 1:
+        return f"{kinds}; subject {printable(subjects[0])}"
+    ends = f"{printable(subjects[0])} to {printable(subjects[-1])}"
+    return f"{kinds}; {len(subjects)} subjects, {ends}"
+
+
+def _block(kind: str, rows: Sequence[Row], frame: pl.DataFrame) -> Block:
+    if kind == "measurement":
+        try:
+            labels, cells = grid(rows)
+        except TableError:
+            # Several steps or runs: the long form shows them all.
+            return _long_block(kind, rows, frame.columns)
+        return _wide_block(rows, labels, cells)
+    return _long_block(kind, rows, frame.columns)
+
+
+def _wide_block(
+    rows: Sequence[Row],
+    labels: Sequence[str],
+    cells: Mapping[Matrix, Mapping[str, Row]],
+) -> Block:
+    shown = list(cells)[:MAX_ROWS]
+    columns = [Column("matrix", "name", [Cell(printable(s)) for s, _ in shown])]
+    if len({view for _, view in cells}) > 1:
+        views = [Cell(printable(view or "-")) for _, view in shown]
+        columns.append(Column("view", "text", views))
+    if {"m", "n"} <= rows[0].keys():
+        columns.append(
+            Column("shape", "number", [_shape(cells[matrix]) for matrix in shown])
+        )
+    for label in labels:
+        # Integral or not is decided on all rows: the first 40 may look whole.
+        found = [cells[matrix].get(label) for matrix in cells]
+        columns.append(Column(label, "metric", _metric_cells(found)))
+    num, num_metrics = len(cells), len({row["metric"] for row in rows})
+    title = (
+        f"{num} {'matrix' if num == 1 else 'matrices'}, "
+        f"{num_metrics} {'metric' if num_metrics == 1 else 'metrics'}"
+    )
+    return Block(title, "matrices", columns, num - len(shown), _troubles(rows))
+
+
+def _long_block(kind: str, rows: Sequence[Row], names: Iterable[str]) -> Block:
+    names = list(names)
+    producers = [name for name in names if name not in CORE]
+    columns = []
+    for name in (*_ORDER, *producers, *_LAST):
+        values = [row[name] for row in rows]
+        if any(value is not None for value in values):
+            columns.append(_long_column(name, values))
+    verdicts = Counter(row["verdict"] for row in rows if row["verdict"])
+    counted = ", ".join(f"{n} {word}" for word, n in verdicts.most_common())
+    title = f"{len(rows)} {_noun(kind, len(rows))}" + (counted and f": {counted}")
+    hidden = max(0, len(rows) - MAX_ROWS)
+    notes = _troubles(rows) if kind == "measurement" else ()
+    return Block(title, _PLURAL[kind], columns, hidden, notes)
+
+
+def _long_column(name: str, values: Sequence[Any]) -> Column:
+    numbers = [v for v in values if isinstance(v, int | float)]
+    texts = [v for v in values if isinstance(v, str)]
+    role = "text" if texts else "number"
+    whole = bool(numbers) and all(
+        float(v).is_integer() and abs(v) < 1e6 for v in numbers
+    )
+    cells = []
+    for value in values[:MAX_ROWS]:
+        if isinstance(value, str):
+            style = _STYLES.get(value, "") if name == "verdict" else ""
+            if name == "status" and value != "ok":
+                style = _WARN
+            cells.append(Cell(printable(value), style))
+        else:
+            cells.append(Cell(_plain(value, whole=whole)))
+    return Column(name, "name" if name == "subject" else role, cells)
+
+
+def _plain(value: Any, *, whole: bool) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, float):
+        return number_text(value, whole=whole)
+    if value and all(isinstance(item, float) for item in value):
+        ends = dict.fromkeys(number_text(item) for item in (value[0], value[-1]))
+        return f"{' … '.join(ends)} ({len(value)})"
+    return printable(", ".join(map(str, value))) if value else "(0)"
+
+
+def _metric_cells(found: Sequence[Row | None]) -> list[Cell]:
+    values = [
+        row["value"]
+        for row in found
+        if row and row["value"] is not None and _is_ok(row)
+    ]
+    finite = [value for value in values if math.isfinite(value)]
+    whole = bool(finite) and all(v.is_integer() and abs(v) < 1e6 for v in finite)
+    shown = found[:MAX_ROWS]
+    # The numbers stay in line: one without ± keeps its place free.
+    marks = [_mark(row) for row in shown]
+    width = max(map(len, marks), default=0)
+    cells = []
+    for row, mark in zip(shown, marks, strict=True):
+        if row is None:
+            cells.append(Cell())
+        elif not _is_ok(row):
+            cells.append(Cell(row["status"], _WARN))
+        elif row["value"] is None:
+            cells.append(Cell("-" + " " * width))
+        else:
+            number = number_text(row["value"], whole=whole)
+            cells.append(Cell(number + mark.ljust(width)))
+    return cells
+
+
+def _mark(row: Row | None) -> str:
+    if row is None or row["value"] is None or not _is_ok(row):
+        return ""
+    return enclosure_text(row["value"], row["lower"], row["upper"])
+
+
+def _is_ok(row: Row) -> bool:
+    return row["status"] in {None, "ok"}
+
+
+def _shape(cells: Mapping[str, Row]) -> Cell:
+    for row in cells.values():
+        if row["m"] is not None and row["n"] is not None:
+            return Cell(f"{row['m']}x{row['n']}")
+    return Cell()
+
+
+def _troubles(rows: Sequence[Row]) -> list[str]:
+    # A line per status other than ok, with the matrices it concerns.
+    lines = []
+    for status in dict.fromkeys(row["status"] for row in rows if not _is_ok(row)):
+        bad = [row for row in rows if row["status"] == status]
+        names = list(dict.fromkeys(printable(row["subject"]) for row in bad))
+        where = names[0] if len(names) == 1 else f"{len(names)} matrices"
+        reasons = Counter(row["reason"] for row in bad if row["reason"])
+        why = f" ({_counted(reasons)})" if reasons else ""
+        numbers = "number" if len(bad) == 1 else "numbers"
+        lines.append(f"{status}: {len(bad)} {numbers} of {where}{why}")
+    return lines
+
+
+def _count_line(kind: str, rows: Sequence[Row]) -> str:
+    states = Counter(row["status"] for row in rows if not _is_ok(row))
+    odd = ", ".join(f"{n} {status}" for status, n in states.items())
+    return f"{len(rows)} {_noun(kind, len(rows))}" + (odd and f" ({odd})")
+
+
+def _counted(reasons: Mapping[str | None, int], most: int = 5) -> str:
+    # The commonest first; a count only where it says something.
+    ranked = sorted(reasons.items(), key=lambda item: -item[1])
+    texts = [printable(reason or "no reason given") for reason, _ in ranked[:most]]
+    if len(ranked) == 1:
+        return texts[0]
+    texts = [f"{text} ({n})" for text, (_, n) in zip(texts, ranked, strict=False)]
+    rest = len(ranked) - most
+    return "; ".join(texts) + (f"; {rest} more reasons" if rest > 0 else "")
+
+
+def _noun(kind: str, num: int) -> str:
+    return kind if num == 1 else _PLURAL[kind]
