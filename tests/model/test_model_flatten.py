@@ -77,7 +77,7 @@ def test_one_name_for_two_tensors_is_an_error() -> None:
 
 def test_a_mapping_that_contains_itself_is_an_error_not_a_hang() -> None:
     loop: dict[str, Any] = {"a": W}
-    loop["self"] = loop
+    loop["s"] = loop
     with pytest.raises(CheckpointError, match="nest at most 64 deep"):
         flatten_checkpoint(loop)
 
@@ -86,7 +86,7 @@ def test_exponential_references_are_an_error_not_a_hang() -> None:
     level: Any = {"w": W}
     for _ in range(40):
         level = {"a": level, "b": level}
-    with pytest.raises(CheckpointError, match="hold at most 1000000 items"):
+    with pytest.raises(CheckpointError, match="hold at most 200000 items"):
         flatten_checkpoint(level)
 
 
@@ -96,4 +96,4 @@ def test_endless_names_are_an_error() -> None:
 
 
 def test_a_long_history_of_numbers_is_harmless() -> None:
-    assert names({"losses": [0.1] * 1_100_000, "net": {"a": W}}) == ["a"]
+    assert names({"losses": [0.1] * 300_000, "net": {"a": W}}) == ["a"]

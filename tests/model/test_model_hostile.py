@@ -1,4 +1,4 @@
-"""Files that are damaged, lie or attack: one clear CheckpointError, nothing executed."""
+"""Files that are damaged, lie or attack: one clear error, nothing executed."""
 
 import io
 import json
@@ -12,8 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from safetensors.torch import save, save_file
 
 from spectrank.errors import CheckpointError
@@ -275,110 +273,6 @@ def test_one_unreadable_file_of_a_folder_leaves_the_others_unharmed(
         iter_weights(tmp_path)
 
 
-def sharded(folder: Path, index: object) -> Path:
-    folder.mkdir(exist_ok=True)
-    save_file(TENSORS, folder / "shard.safetensors")
-    path = folder / "model.safetensors.index.json"
-    path.write_bytes(index if isinstance(index, bytes) else json.dumps(index).encode())
-    return path
-
-
-def mapped(file: object, name: str = "layer.0.weight") -> dict[str, object]:
-    return {"weight_map": {name: file}}
-
-
-BROKEN_INDEXES = {
-    "no JSON": (b"{", "an index must be a JSON file"),
-    "text": (b"hello there, this is text", "it looks like plain text"),
-    "empty": (b"", "it is empty"),
-    "no UTF-8": (b"\xff\xfe", "an index must be a JSON file"),
-    "endless nesting": (b"[" * 200_000, "an index must be a JSON file"),
-    "git-lfs pointer": (LFS, "git lfs pull"),
-    "a list": ([], "must have a 'weight_map'"),
-    "no weight_map": ({"metadata": {}}, "must have a 'weight_map'"),
-    "empty weight_map": ({"weight_map": {}}, "must have a 'weight_map'"),
-    "weight_map a list": ({"weight_map": ["a"]}, "must have a 'weight_map'"),
-    "file no string": (mapped(3), "must give a file name for each tensor"),
-    "parent": (mapped("../secret.safetensors"), "inside its own folder"),
-    "parent inside": (mapped("x/../../secret.safetensors"), "inside its own folder"),
-    "absolute": (mapped("/etc/secret.safetensors"), "inside its own folder"),
-    "drive": (mapped("C:\\secret.safetensors"), "inside its own folder"),
-    "backslashes": (mapped("..\\secret.safetensors"), "inside its own folder"),
-    "nul": (mapped("a\0.safetensors"), "inside its own folder"),
-    "no name": (mapped(""), "inside its own folder"),
-    "missing file": (mapped("gone.safetensors"), "must name files that exist"),
-    "other format": (mapped("config.json"), "must name .safetensors or torch files"),
-    "missing tensor": (
-        mapped("shard.safetensors", "layer.9.weight"),
-        "must name tensors that its files hold, 1 of 1 .* 'layer.9.weight'",
-    ),
-}
-
-
-@pytest.mark.parametrize("case", BROKEN_INDEXES)
-def test_a_broken_index_is_one_clear_error(tmp_path: Path, case: str) -> None:
-    content, match = BROKEN_INDEXES[case]
-    save_file(TENSORS, tmp_path / "secret.safetensors")
-    index = sharded(tmp_path / "model", content)
-    refused(index, match)
-    with pytest.raises(CheckpointError, match=match):
-        iter_weights(index.parent)
-
-
-def test_a_link_out_of_the_folder_is_an_error(tmp_path: Path) -> None:
-    save_file(TENSORS, tmp_path / "secret.safetensors")
-    index = sharded(tmp_path / "model", mapped("link.safetensors"))
-    (index.parent / "link.safetensors").symlink_to(tmp_path / "secret.safetensors")
-    refused(index, "inside its own folder")
-
-
-def test_a_linked_folder_inside_the_folder_is_an_error_too(tmp_path: Path) -> None:
-    outside = tmp_path / "outside"
-    outside.mkdir()
-    save_file(TENSORS, outside / "w.safetensors")
-    index = sharded(tmp_path / "model", mapped("sub/w.safetensors"))
-    (index.parent / "sub").symlink_to(outside)
-    refused(index, "inside its own folder")
-
-
-def test_only_the_blobs_of_the_same_cached_model_may_be_linked(tmp_path: Path) -> None:
-    snapshot = tmp_path / "models--me--net" / "snapshots" / "abc"
-    other = tmp_path / "models--you--net" / "blobs"
-    for folder in (snapshot, other):
-        folder.mkdir(parents=True)
-    save_file(TENSORS, other / "hash")
-    index = sharded(snapshot, mapped("w.safetensors"))
-    (snapshot / "w.safetensors").symlink_to(other / "hash")
-    refused(index, "inside its own folder")
-
-
-def test_a_link_inside_the_folder_is_fine(tmp_path: Path) -> None:
-    index = sharded(tmp_path / "model", mapped("link.safetensors"))
-    (index.parent / "link.safetensors").symlink_to(index.parent / "shard.safetensors")
-    assert len(list(iter_matrices(index))) == 1
-
-
-def test_a_tensor_in_two_shards_is_an_error(tmp_path: Path) -> None:
-    names = list(TENSORS)
-    index = sharded(
-        tmp_path,
-        {"weight_map": {names[0]: "shard.safetensors", "b": "two.safetensors"}},
-    )
-    save_file(
-        {"b": torch.ones(2, 2), names[0]: torch.ones(2, 2)},
-        tmp_path / "two.safetensors",
-    )
-    with pytest.raises(CheckpointError, match=r"'layer\.0\.weight' is in shard.safet"):
-        iter_weights(index)
-
-
-def test_a_truncated_shard_is_an_error_before_the_first_row(tmp_path: Path) -> None:
-    index = sharded(tmp_path, mapped("shard.safetensors"))
-    (tmp_path / "shard.safetensors").write_bytes(SAFETENSORS[:-1])
-    with pytest.raises(CheckpointError, match=r"shard\.safetensors is not .*covered"):
-        iter_weights(index)
-
-
 @pytest.mark.parametrize("suffix", ["safetensors", "pt"])
 @pytest.mark.parametrize("harm", ["truncated", "replaced", "removed"])
 def test_a_file_that_changes_while_it_is_read_fails_at_its_tensors_only(
@@ -401,56 +295,3 @@ def test_a_file_that_changes_while_it_is_read_fails_at_its_tensors_only(
             row.tensor()
     for row in rows[3:]:
         assert torch.equal(row.tensor(), torch.ones(2, 2))
-
-
-def read_all(path: Path) -> None:
-    """Read every row of a file that may be damaged; only CheckpointError is allowed."""
-    try:
-        for row in iter_weights(path):
-            if isinstance(row, WeightMatrix):
-                row.tensor().double().sum()
-    except CheckpointError:
-        pass
-
-
-@pytest.fixture(scope="module")
-def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("fuzz")
-
-
-@settings(derandomize=True, deadline=None, max_examples=300)
-@given(
-    suffix=st.sampled_from(["safetensors", "pt"]),
-    place=st.floats(0, 1, exclude_max=True),
-    in_head=st.booleans(),
-    bit=st.integers(0, 7),
-)
-def test_one_flipped_bit_never_gives_another_error(
-    scratch: Path, suffix: str, place: float, in_head: bool, bit: int
-) -> None:
-    content = bytearray(SAFETENSORS if suffix == "safetensors" else PICKLED)
-    # Half of the flips go where the structure is: header or pickle, and directory.
-    span = 300 if in_head else len(content)
-    content[int(place * span)] ^= 1 << bit
-    path = scratch / f"w.{suffix}"
-    path.unlink(missing_ok=True)
-    path.write_bytes(bytes(content))
-    read_all(path)
-
-
-@settings(derandomize=True, deadline=None, max_examples=200)
-@given(
-    suffix=st.sampled_from(["safetensors", "pt"]),
-    start=st.sampled_from(
-        [b"", b"PK\x03\x04", b"\x80\x02", b"\x10" + b"\0" * 7 + b"{"]
-    ),
-    noise=st.binary(max_size=64),
-)
-def test_noise_is_always_a_checkpoint_error(
-    scratch: Path, suffix: str, start: bytes, noise: bytes
-) -> None:
-    path = scratch / f"n.{suffix}"
-    path.unlink(missing_ok=True)
-    path.write_bytes(start + noise)
-    with pytest.raises(CheckpointError):
-        iter_weights(path)

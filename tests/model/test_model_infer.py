@@ -48,6 +48,8 @@ def infer(
         ("conv1.weight", (8, 3, 3, 3), "conv-unfolded"),
         ("conv1.weight", (8, 3, 3, 3, 3), "conv-unfolded"),
         ("dw_weight", (8, 1, 3), "conv-unfolded"),
+        ("stem.embed.weight", (8, 3, 3), "conv-unfolded"),
+        ("stem.embed.weight", (8, 3, 4, 4), "conv-unfolded"),
         ("embeddings.patch_embedding.weight", (8, 3, 4, 4), "conv-unfolded"),
         ("patch_embed.proj.weight", (8, 3, 4, 4), "conv-unfolded"),
         ("zero.weight", (0, 3), "linear"),
@@ -134,11 +136,12 @@ def test_every_real_floating_dtype_is_a_weight(dtype: torch.dtype) -> None:
     assert infer("fc.weight", (4, 3), dtype) == "linear"
 
 
-def test_weight_norm_is_known_by_its_pair() -> None:
-    pair = {"fc.weight_g": (4, 1), "fc.weight_v": (4, 3)}
+@pytest.mark.parametrize("weight", ["fc.weight", "weight", "rnn.weight_hh_l0"])
+def test_weight_norm_is_known_by_its_pair(weight: str) -> None:
+    pair = {f"{weight}_g": (4, 1), f"{weight}_v": (4, 3)}
     for name, shape in pair.items():
         outcome = infer(name, shape, beside=pair)
-        assert outcome == "skip: factor of the parametrised weight fc.weight"
+        assert outcome == f"skip: factor of the parametrised weight {weight}"
 
 
 def test_float8_codes_with_block_scales_are_not_taken_for_the_weight() -> None:

@@ -104,7 +104,7 @@ def test_an_unknown_view_is_an_error_before_the_first_row() -> None:
 
 @pytest.mark.parametrize("source", [torch.ones(2, 2), [torch.ones(2, 2)], None, 3])
 def test_another_source_is_a_domain_error(source: object) -> None:
-    with pytest.raises(DomainError, match="a source must be a torch.nn.Module, a stat"):
+    with pytest.raises(DomainError, match=r"a source must be a torch\.nn\.Module"):
         iter_weights(source)  # type: ignore[arg-type]
 
 
@@ -155,8 +155,27 @@ def test_an_empty_mapping_has_no_rows() -> None:
 
 
 WORDS = st.sampled_from(
-    "weight bias h 0 1 c_attn c_proj embed wte experts weight_ih_l0 in_proj_weight "
-    "parametrizations original0 weight_g weight_v scale mask qweight".split()
+    [
+        "weight",
+        "bias",
+        "h",
+        "0",
+        "1",
+        "c_attn",
+        "c_proj",
+        "embed",
+        "wte",
+        "experts",
+        "weight_ih_l0",
+        "in_proj_weight",
+        "parametrizations",
+        "original0",
+        "weight_g",
+        "weight_v",
+        "scale",
+        "mask",
+        "qweight",
+    ]
 )
 DTYPES = st.sampled_from(
     [

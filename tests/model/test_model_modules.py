@@ -224,6 +224,17 @@ def test_a_quantised_linear_is_skipped_not_misread() -> None:
     )
 
 
+def test_a_linear_whose_weight_is_flat_is_judged_by_its_shape() -> None:
+    layer = nn.Linear(3, 4)
+    layer.weight = nn.Parameter(layer.weight.detach().flatten())
+    assert reason(layer, "weight") == "bias or scale vector, not a matrix"
+
+
+def test_an_override_replaces_the_type_of_the_layer() -> None:
+    row = matrix(nn.Linear(3, 4), "weight", views={"*": "linear-transposed"})
+    assert (row.view, row.shape, row.inferred) == ("linear-transposed", (3, 4), False)
+
+
 def test_values_follow_the_model_after_a_change() -> None:
     layer = nn.Linear(3, 4)
     row = matrix(layer, "weight")

@@ -103,6 +103,34 @@ def test_a_weight_left_stale_by_a_hook_is_recomputed(wrapper: str) -> None:
     assert torch.allclose(after, reference(model, wrapper), rtol=1e-5, atol=1e-6)
 
 
+def test_a_hook_on_a_recurrent_weight_names_its_factors() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        layer = nn.utils.weight_norm(nn.LSTM(3, 4), "weight_hh_l0")
+    found = by_name(nn.ModuleDict({"rnn": layer}))
+    for factor in ("g", "v"):
+        row = found[f"rnn.weight_hh_l0_{factor}"]
+        assert isinstance(row, Skip)
+        assert row.reason == "factor of the parametrised weight rnn.weight_hh_l0"
+    stack = found["rnn.weight_hh_l0"]
+    assert isinstance(stack, Skip)
+    assert stack.reason.startswith("recurrent gates stacked in one matrix")
+
+
+def test_factors_are_known_by_the_hook_not_by_their_name() -> None:
+    layer = nn.Module()
+    layer.kernel = nn.Parameter(torch.randn(4, 3))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        nn.utils.weight_norm(layer, "kernel")
+    found = by_name(layer)
+    assert isinstance(found["kernel"], WeightMatrix)
+    for factor in ("kernel_g", "kernel_v"):
+        row = found[factor]
+        assert isinstance(row, Skip)
+        assert row.reason == "factor of the parametrised weight kernel"
+
+
 def state_of(model: nn.Module) -> dict[str, Any]:
     """Everything a computation could disturb, objects by identity, values as copies."""
     tensors = model.state_dict(keep_vars=True)
@@ -236,3 +264,25 @@ def test_a_factor_can_be_measured_on_request() -> None:
     assert torch.equal(
         rows[0].tensor(), model[0].parametrizations.weight.original.detach()
     )
+
+
+class Mixed(nn.Module):
+    """A parametrisation with a layer of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.Linear(4, 4)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return self.mix(weight)
+
+
+def test_a_layer_inside_a_parametrisation_is_a_factor() -> None:
+    model = nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 6))
+    parametrize.register_parametrization(model[0], "weight", Mixed())
+    found = by_name(model)
+    row = found["0.parametrizations.weight.0.mix.weight"]
+    assert isinstance(row, Skip)
+    assert row.reason == "factor of the parametrised weight 0.weight"
+    matrices = [name for name, row in found.items() if isinstance(row, WeightMatrix)]
+    assert matrices == ["0.weight", "1.weight"]

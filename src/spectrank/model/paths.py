@@ -1,0 +1,239 @@
+"""Which files of a path hold the weights, and which are left unread and why."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Literal
+
+from spectrank.errors import CheckpointError
+from spectrank.model.sniff import content_hint
+from spectrank.model.window import first_line
+
+PICKLE_SUFFIXES = frozenset({".pt", ".pth", ".bin", ".ckpt"})
+_FOREIGN_SUFFIXES = frozenset(
+    {".gguf", ".h5", ".keras", ".msgpack", ".npz", ".onnx", ".pb", ".tflite"}
+)
+_INDEX = ".index.json"
+# 100,000 tensors take about 10 MB.
+_MAX_INDEX_BYTES = 100_000_000
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to read.
+
+    Attributes:
+        kind: As in SourceInfo.
+        files: Files to read, in order.
+        left: Name and reason of weight-like files of the folder that are not read.
+        weight_map: Tensor name to file where an index prescribes it, else None.
+        index: That index.
+        lenient: A file that cannot be read becomes a skip while others can be read.
+    """
+
+    kind: Literal["safetensors", "sharded", "pickle", "folder"]
+    files: tuple[Path, ...]
+    left: tuple[tuple[str, str], ...] = ()
+    weight_map: Mapping[str, Path] | None = None
+    index: Path | None = None
+    lenient: bool = False
+
+
+def plan_path(path: Path) -> Plan:
+    """Decide what to read for a path; reads an index but no weights.
+
+    Args:
+        path: File or folder.
+
+    Returns:
+        The plan.
+
+    Raises:
+        CheckpointError: Nothing is there, or nothing that is read.
+    """
+    try:
+        is_folder, is_file = path.is_dir(), path.is_file()
+        there = is_folder or is_file or path.exists() or path.is_symlink()
+    except OSError as error:
+        raise CheckpointError(
+            f"a path must be readable, {path} is not ({first_line(error)}); "
+            "check its name and permissions"
+        ) from error
+    if not there:
+        raise CheckpointError(
+            f"a path must exist, {path} does not; give a weights file or its folder"
+        )
+    if is_folder:
+        return _plan_folder(path)
+    if not is_file:
+        raise CheckpointError(
+            f"a path must be a file or folder, {path} is neither (a broken link, pipe "
+            "or device); give a weights file or its folder"
+        )
+    return _plan_file(path)
+
+
+def _plan_file(path: Path) -> Plan:
+    if path.name.endswith(_INDEX):
+        return _plan_index(path)
+    if path.suffix == ".safetensors":
+        return Plan("safetensors", (path,))
+    if path.suffix in PICKLE_SUFFIXES:
+        return Plan("pickle", (path,))
+    raise CheckpointError(
+        "a weights file must end in .safetensors, .pt, .pth, .bin, .ckpt or "
+        f"{_INDEX}, got {path}; {content_hint(path)}"
+    )
+
+
+def _plan_folder(folder: Path) -> Plan:
+    files = _listing(folder)
+    by_name = {file.name: file for file in files}
+    tensors = [f for f in files if f.suffix == ".safetensors"]
+    pickles = [f for f in files if f.suffix in PICKLE_SUFFIXES]
+    indexes = [f for f in files if f.name.endswith(".safetensors.index.json")]
+    if "model.safetensors" in by_name:
+        plan = Plan("folder", (by_name["model.safetensors"],))
+    elif indexes:
+        plan = _plan_index(_one_index(folder, indexes))
+    elif "pytorch_model.bin" in by_name:
+        plan = Plan("folder", (by_name["pytorch_model.bin"],))
+    elif "pytorch_model.bin.index.json" in by_name:
+        plan = _plan_index(by_name["pytorch_model.bin.index.json"])
+    elif tensors:
+        plan = Plan("folder", tuple(tensors), lenient=True)
+    elif pickles:
+        plan = Plan("folder", tuple(pickles), lenient=True)
+    else:
+        raise _no_weights(folder, files)
+    chosen = {file.name for file in plan.files}
+    using = plan.files[0].name if len(plan.files) == 1 else f"{len(plan.files)} files"
+    left = tuple(
+        (file.name, f"file not read: the weights of the folder are in {using}")
+        for file in files
+        if file.name not in chosen
+        and file.suffix in {".safetensors", *PICKLE_SUFFIXES, *_FOREIGN_SUFFIXES}
+    )
+    return replace(plan, left=left)
+
+
+def _listing(folder: Path) -> list[Path]:
+    try:
+        return sorted(file for file in folder.iterdir() if file.is_file())
+    except OSError as error:
+        raise CheckpointError(
+            f"a folder must be readable, {folder} is not ({first_line(error)}); "
+            "check its permissions"
+        ) from error
+
+
+def _one_index(folder: Path, indexes: list[Path]) -> Path:
+    preferred = [f for f in indexes if f.name == "model.safetensors.index.json"]
+    if len(indexes) > 1 and not preferred:
+        raise CheckpointError(
+            f"a folder must hold one index, {folder} holds "
+            f"{', '.join(f.name for f in indexes)}; give one of these files"
+        )
+    return (preferred or indexes)[0]
+
+
+def _no_weights(folder: Path, files: list[Path]) -> CheckpointError:
+    foreign = sorted({f.suffix for f in files if f.suffix in _FOREIGN_SUFFIXES})
+    also = f" but {', '.join(foreign)}" if foreign else ""
+    inside = sorted(
+        file.parent.name
+        for suffix in (".safetensors", *sorted(PICKLE_SUFFIXES))
+        for file in folder.glob(f"*/*{suffix}")
+    )
+    hint = f"try its folder {inside[0]!r}" if inside else "give the folder that does"
+    return CheckpointError(
+        "a folder must hold .safetensors, .pt, .pth, .bin or .ckpt files, "
+        f"{folder} holds none{also}; {hint}"
+    )
+
+
+def _plan_index(index: Path) -> Plan:
+    folder = index.parent
+    weight_map = {
+        name: _shard(index, folder, file) for name, file in _weight_map(index).items()
+    }
+    files = tuple(sorted(set(weight_map.values())))
+    return Plan("sharded", files, weight_map=weight_map, index=index)
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    try:
+        if index.stat().st_size > _MAX_INDEX_BYTES:
+            raise ValueError(f"it is larger than {_MAX_INDEX_BYTES} bytes")
+        loaded = json.loads(index.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f"an index must be a JSON file, {index} is not ({first_line(error)}); "
+            f"{content_hint(index)}"
+        ) from error
+    weight_map = loaded.get("weight_map") if isinstance(loaded, dict) else None
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(
+            "an index must have a 'weight_map' of tensor names to file names, "
+            f"{index} has none; fetch it again"
+        )
+    for name, file in weight_map.items():
+        if not isinstance(file, str):
+            raise CheckpointError(
+                f"a weight_map must give a file name for each tensor, {index} gives "
+                f"{file!r:.80} for {name!r:.80}; fetch it again"
+            )
+    return weight_map
+
+
+def _shard(index: Path, folder: Path, file: str) -> Path:
+    # Checked in this order, so that nothing outside the folder is even looked at.
+    path = folder / file
+    if not _is_inside(folder, file):
+        raise CheckpointError(
+            f"an index must name files inside its own folder, {index} names "
+            f"{file!r:.120}; do not trust it, or put the file into the folder"
+        )
+    if path.suffix != ".safetensors" and path.suffix not in PICKLE_SUFFIXES:
+        raise CheckpointError(
+            "an index must name .safetensors or torch files, "
+            f"{index} names {file!r:.120}; fetch it again"
+        )
+    if not path.is_file():
+        raise CheckpointError(
+            f"an index must name files that exist, {index} names {file!r:.120}, which "
+            "does not; fetch the missing file"
+        )
+    return path
+
+
+def _is_inside(folder: Path, file: str) -> bool:
+    posix, windows = PurePosixPath(file), PureWindowsPath(file)
+    if (
+        not posix.parts
+        or "\0" in file
+        or windows.anchor  # a drive, a share or a leading slash of either kind
+        or ".." in {*posix.parts, *windows.parts}
+    ):
+        return False
+    try:
+        target = Path(os.path.realpath(folder / file))
+        return any(target.is_relative_to(root) for root in _roots(folder))
+    except (OSError, ValueError):
+        return False
+
+
+def _roots(folder: Path) -> list[Path]:
+    # huggingface_hub stores models--x/snapshots/revision/file as a link to
+    # models--x/blobs/hash: refusing that would refuse every cached model.
+    real = Path(os.path.realpath(folder))
+    blobs = [
+        parent.parent / "blobs"
+        for parent in real.parents
+        if parent.name == "snapshots" and parent.parent.name.startswith("models--")
+    ]
+    return [real, *blobs]
