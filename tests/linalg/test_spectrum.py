@@ -186,14 +186,19 @@ def test_the_blocked_product_is_the_product(shape, dtype):
     assert float(error) < (1e-6 if dtype == torch.float32 else 1e-14)
 
 
+@pytest.mark.parametrize("update_from", [0, 1000])
 @pytest.mark.parametrize("contiguous", [True, False])
-@pytest.mark.parametrize("shape", [(70, 30), (30, 70)])
-def test_the_gram_matrix_is_the_one_of_the_smaller_side(shape, contiguous):
-    W = with_spectrum(named_spectrum("power", 30), *shape, seed=11)
+@pytest.mark.parametrize("shape", [(70, 30), (30, 70), (2100, 30), (30, 2100)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_gram_matrix_is_the_one_of_the_smaller_side(
+    shape, contiguous, dtype, update_from, monkeypatch
+):
+    monkeypatch.setattr(gram_module, "_UPDATE_FROM", update_from)
+    W = with_spectrum(named_spectrum("power", 30), *shape, seed=11).to(dtype)
     W = W if contiguous else torch.cat([W, W], dim=1)[:, ::2]
     A = W if W.shape[0] >= W.shape[1] else W.T
     upper = gram_module.gram(make_operand(W))
-    expected = A.T @ A
+    expected = A.double().T @ A.double()
     assert torch.allclose(torch.triu(upper), torch.triu(expected), atol=1e-14)
     assert torch.allclose(gram_module.symmetrised(upper), expected, atol=1e-14)
 

@@ -8,6 +8,8 @@ nothing is known but that it is small. `dense_singular_values` sees the small en
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import scipy.linalg
 import torch
@@ -19,9 +21,10 @@ from spectrank.linalg.value import Value
 # Rows of a converted block: enough for full-speed rank-k updates, small beside a large
 # matrix.
 _UPDATE_ROWS = 1024
-# Below this order SciPy's driver is the faster one, above it torch's (measured: 24
-# against 27 ms at 768, 400 against 300 ms at 2048).
-_SCIPY_BELOW = 1024
+# From this order on a rank-k update (half the work) by SciPy's BLAS is faster than
+# torch's full product. Below, the two libraries' thread pools get into each other's
+# way: 36 small matrices took 1.1 s with SciPy's BLAS between torch's, 0.5 s without.
+_UPDATE_FROM = 3072
 # What torch and SciPy raise when LAPACK does not converge.
 _FAILED = (torch.linalg.LinAlgError, np.linalg.LinAlgError)  # type: ignore[attr-defined]
 
@@ -29,7 +32,7 @@ _FAILED = (torch.linalg.LinAlgError, np.linalg.LinAlgError)  # type: ignore[attr
 def gram(operand: Operand) -> Tensor:
     """Upper triangle of ``A^T A`` in float64; the strictly lower one is unset.
 
-    On the CPU a symmetric rank-k update does half the work of a full product.
+    On the CPU, large ones by symmetric rank-k updates, half the work of a product.
 
     Args:
         operand: Matrix of shape (rows, cols), rows >= cols.
@@ -37,16 +40,20 @@ def gram(operand: Operand) -> Tensor:
     Returns:
         (cols, cols) float64 tensor on the operand's device, of the scaled matrix.
     """
-    n = operand.cols
-    is_float64 = operand.tensor.dtype == torch.float64 and not operand.exponent
-    step = operand.rows if is_float64 else _UPDATE_ROWS
-    if not operand.is_cpu:
-        total = torch.zeros(n, n, dtype=torch.float64, device=operand.tensor.device)
-        for block in operand.blocks(torch.float64, num_rows=8 * step):
-            total.addmm_(block.T, block)
-        return total
+    op, dtype = operand, torch.float64
+    is_float64 = op.tensor.dtype == dtype and not op.exponent
+    step = op.rows if is_float64 and op.is_cpu else _UPDATE_ROWS
+    if op.is_cpu and op.cols >= _UPDATE_FROM:
+        return _rank_k_updates(op.blocks(dtype, num_rows=step), op.cols)
+    total = torch.zeros(op.cols, op.cols, dtype=dtype, device=op.tensor.device)
+    for block in op.blocks(dtype, num_rows=step):
+        total.addmm_(block.T, block)
+    return total
+
+
+def _rank_k_updates(blocks: Iterable[Tensor], n: int) -> Tensor:
     c = np.zeros((n, n), order="F")
-    for block in operand.blocks(torch.float64, num_rows=step):
+    for block in blocks:
         a = block.numpy()
         # BLAS wants columns: a row-major block is its own transpose in column-major.
         if a.flags.c_contiguous:
@@ -82,12 +89,8 @@ def gram_eigenvalues(upper: Tensor) -> Tensor | None:
         (n,) float64 tensor on the CPU, descending, cut at zero; None when every
         driver failed.
     """
-    n = upper.shape[0]
-    on_cpu = upper.device.type == "cpu"
-    order = (_by_scipy, _by_torch) if on_cpu and n < _SCIPY_BELOW else (_by_torch,)
-    if order == (_by_torch,) and on_cpu:
-        order = (_by_torch, _by_scipy)
-    for driver in order:
+    drivers = (_by_torch, _by_scipy) if upper.device.type == "cpu" else (_by_torch,)
+    for driver in drivers:
         try:
             values = driver(upper)
         except _FAILED:

@@ -145,7 +145,7 @@ def lanczos(
         invariant = betas[k - 1] <= EPS * abs(alphas[:k]).max()
         if k < next_test and k < max_steps and not invariant:
             continue
-        next_test = k + max(2, k // 8)
+        next_test = k + max(1, k // 16)
         ritz = np.maximum(eigvalsh_tridiagonal(alphas[:k], betas[: k - 1]), 0.0)
         theta = float(ritz[-1])
         log_betas = -math.inf if invariant else float(np.log(betas[:k]).sum())

@@ -97,7 +97,7 @@ def scan(
     Example:
         >>> import torch, spectrank as sr
         >>> table = sr.scan({"fc.weight": torch.eye(8)}, metrics="stable_rank")
-        >>> table.value("fc.weight", "stable_rank")
+        >>> round(table.value("fc.weight", "stable_rank"), 9)
         8.0
     """
     requests = parse_metrics(metrics)
