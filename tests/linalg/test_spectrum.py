@@ -186,14 +186,14 @@ def test_the_blocked_product_is_the_product(shape, dtype):
     assert float(error) < (1e-6 if dtype == torch.float32 else 1e-14)
 
 
-@pytest.mark.parametrize("update_from", [0, 1000])
+@pytest.mark.parametrize("panel", [7, 1000])
 @pytest.mark.parametrize("contiguous", [True, False])
 @pytest.mark.parametrize("shape", [(70, 30), (30, 70), (2100, 30), (30, 2100)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_gram_matrix_is_the_one_of_the_smaller_side(
-    shape, contiguous, dtype, update_from, monkeypatch
+    shape, contiguous, dtype, panel, monkeypatch
 ):
-    monkeypatch.setattr(gram_module, "_UPDATE_FROM", update_from)
+    monkeypatch.setattr(gram_module, "_PANEL", panel)
     W = with_spectrum(named_spectrum("power", 30), *shape, seed=11).to(dtype)
     W = W if contiguous else torch.cat([W, W], dim=1)[:, ::2]
     A = W if W.shape[0] >= W.shape[1] else W.T

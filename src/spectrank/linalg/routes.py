@@ -99,33 +99,34 @@ class Route:
         upper = gram(op)
         norm = trace_norm(upper, op.rows)
         eigenvalues = gram_eigenvalues(upper)
+        proved: Value | None = None
         if eigenvalues is None:
             schatten4 = self._schatten4(gram_frobenius(upper))
         else:
             schatten4 = self._schatten4(float(torch.linalg.vector_norm(eigenvalues)))
             sigma, error = singular_values_of(eigenvalues, gram_error(op.rows, op.cols))
-            unresolved = bool((error > _RESOLVED * sigma).any())
-            if not (small_end and unresolved):
-                top = self._top(sigma, error, upper)
+            proved = self._proved(float(sigma[0]), upper)
+            if not (small_end and bool((error > _RESOLVED * sigma).any())):
+                top = proved or Value.around(float(sigma[0]), float(error[0]))
                 return self._result(norm, top, schatten4, sigma, error, "gram")
+        # The dense route holds the matrix twice in float64; a third time is too much.
+        del upper
         values = dense_singular_values(op)
         if values is None:
             reason = "every LAPACK driver failed to converge"
             return without_values(self.shape, math.nan, "not_converged", reason)
         error = torch.full_like(values, (op.cols + 4) * EPS * float(values[0]))
-        top = self._top(values, error, upper)
+        top = proved or Value.around(float(values[0]), float(error[0]))
         return self._result(norm, top, schatten4, values, error, "svd")
 
-    def _top(self, sigma: Tensor, error: Tensor, upper: Tensor) -> Value:
-        value = Value.around(float(sigma[0]), float(error[0]))
+    def _proved(self, sigma_1: float, upper: Tensor) -> Value | None:
+        """Certified enclosure around a value known to rounding, where asked for."""
         if self.certify != "deterministic":
-            return value
+            return None
         op = self.operand
         # Room for what the proof itself loses to rounding.
         room = 8.0 * (op.rows + (op.cols + 1) * op.cols) * EPS
-        wider = Value.around(value.value, value.value * room)
-        proved = enclosure.certify_upper(op, upper, wider)
-        return value if proved is None else proved
+        return enclosure.certify_upper(op, upper, Value.around(sigma_1, sigma_1 * room))
 
     def _schatten4(self, squared: float) -> Value:
         """Schatten-4 norm from its square, the Frobenius norm of the Gram matrix."""
