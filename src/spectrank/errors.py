@@ -12,6 +12,10 @@ class DomainError(SpectrankError, ValueError):
     """An argument lies outside the range where the quantity is defined."""
 
 
+class ArgumentTypeError(SpectrankError, TypeError):
+    """An argument is of a type that the function does not take."""
+
+
 class ShapeError(SpectrankError, ValueError):
     """A tensor does not have the shape that the function is defined on."""
 

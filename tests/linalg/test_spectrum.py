@@ -12,7 +12,12 @@ from hypothesis import strategies as st
 from matrices import SPECTRA, named_spectrum, with_spectrum
 from tolerances import FLOAT64, SPECTRUM
 
-from spectrank.errors import DomainError, ShapeError, UnknownNameError
+from spectrank.errors import (
+    ArgumentTypeError,
+    DomainError,
+    ShapeError,
+    UnknownNameError,
+)
 from spectrank.linalg import NEEDS, spectrum
 from spectrank.linalg import enclosure as enclosure_module
 from spectrank.linalg import gram as gram_module
@@ -275,6 +280,14 @@ def test_extreme_scales_neither_overflow_nor_underflow(scale):
     assert s.sigma_max.value == pytest.approx(scale, rel=rel)
 
 
+def test_a_spectrum_prints_what_it_knows():
+    assert repr(spectrum(torch.diag(torch.tensor([3.0, 4.0])))) == (
+        "Spectrum(2 x 2, 2 values, sigma_max=4, frobenius=5, route='gram', status='ok')"
+    )
+    large = spectrum(torch.ones(1100, 1100), NORMS)
+    assert "norms only" in repr(large)
+
+
 def test_a_single_entry_and_a_single_row():
     assert spectrum(torch.tensor([[-3.0]])).sigma.tolist() == pytest.approx([3.0])
     row = torch.tensor([[3.0, 4.0, 0.0]])
@@ -342,6 +355,8 @@ def test_the_matrix_and_the_global_generator_are_left_as_they_were():
 @pytest.mark.parametrize(
     ("W", "error", "match"),
     [
+        ([[1.0]], ArgumentTypeError, "torch.Tensor, got list; convert"),
+        (np.ones((2, 2)), ArgumentTypeError, "torch.Tensor, got ndarray; convert"),
         (torch.ones(3), ShapeError, "2-D tensor, got shape"),
         (torch.ones(3, 3, dtype=torch.int32), DomainError, "got torch.int32"),
         (torch.ones(3, 3, dtype=torch.complex64), DomainError, "got torch.complex64"),

@@ -55,6 +55,16 @@ def test_a_bad_status_survives_arithmetic():
     assert math.isnan(result.value)
 
 
+def test_a_value_prints_its_enclosure_and_its_promise():
+    chance = Value(2.0, 1.5, 2.5, "probabilistic", 1e-9)
+    assert str(chance) == (
+        "2 in [1.5, 2.5] (probabilistic, fails with probability 1e-09)"
+    )
+    assert str(Value.undefined("degenerate", "the matrix is zero")) == (
+        "nan (degenerate: the matrix is zero)"
+    )
+
+
 def test_clipping_keeps_nan_and_cuts_both_ends():
     assert math.isnan(Value.undefined("nonfinite", "x").clip(0.0, 1.0).value)
     clipped = Value(1.0, 0.5, 3.0).clip(1.0, 2.0)
@@ -66,7 +76,7 @@ def test_clipping_keeps_nan_and_cuts_both_ends():
     [
         (Value(2.0, 1.0, 3.0), 1.0),
         (Value.exact(0.0), 0.0),
-        (Value(0.0, 0, 1), math.inf),
+        (Value(0.0, 0.0, 1.0), math.inf),
     ],
 )
 def test_the_relative_width_is_the_width_over_the_value(value, width):

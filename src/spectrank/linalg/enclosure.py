@@ -11,6 +11,7 @@ from torch import Tensor
 from spectrank.linalg.gram import symmetrised
 from spectrank.linalg.lanczos import ROUNDING, LanczosRun, lanczos
 from spectrank.linalg.operand import EPS, UNIT_ROUNDOFF, Operand
+from spectrank.linalg.shapes import Spectral, Square
 from spectrank.linalg.value import Value
 
 # Below this relative width the rounding of float32 products would show.
@@ -67,7 +68,7 @@ def enclose_sigma_max(
 
 
 def enclose_from_gram(
-    upper: Tensor,
+    upper: Square,
     error: float,
     *,
     rtol: float,
@@ -103,7 +104,7 @@ def enclose_from_gram(
     return _probabilistic(run, run.theta, slack, slack, failure_probability)
 
 
-def start_vector(n: int, seed: int, device: torch.device) -> Tensor:
+def start_vector(n: int, seed: int, device: torch.device) -> Spectral:
     """Return a Gaussian vector that depends on the seed alone.
 
     Args:
@@ -194,7 +195,7 @@ def _probabilistic(
     )
 
 
-def certify_upper(operand: Operand, upper: Tensor, value: Value) -> Value | None:
+def certify_upper(operand: Operand, upper: Square, value: Value) -> Value | None:
     """Replace a probabilistic upper end by one proved through Cholesky.
 
     If Cholesky of ``x^2 I - A^T A`` runs to completion, that matrix is positive

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from spectrank.linalg.operand import EPS, Operand
+from spectrank.linalg.shapes import Spectral, Square
 from spectrank.linalg.value import Value
 
 # Rows of a converted block: enough for full-speed rank-k updates, small beside a large
@@ -28,7 +29,7 @@ _PANEL = 512
 _FAILED = (torch.linalg.LinAlgError, np.linalg.LinAlgError)  # type: ignore[attr-defined]
 
 
-def gram(operand: Operand) -> Tensor:
+def gram(operand: Operand) -> Square:
     """Upper triangle of ``A^T A`` in float64; the strictly lower one is unset.
 
     A symmetric rank-k update by panels, about half the work of a full product.
@@ -66,7 +67,7 @@ def gram_error(rows: int, cols: int) -> float:
     return float((cols + 4.0 * rows**0.5) * EPS)
 
 
-def gram_eigenvalues(upper: Tensor) -> Tensor | None:
+def gram_eigenvalues(upper: Square) -> Spectral | None:
     """Eigenvalues of a symmetric matrix given by its upper triangle.
 
     Args:
@@ -99,7 +100,7 @@ def _by_torch(upper: Tensor) -> Tensor:
     return values
 
 
-def gram_frobenius(upper: Tensor) -> float:
+def gram_frobenius(upper: Square) -> float:
     """Frobenius norm of the symmetric matrix given by its upper triangle.
 
     Args:
@@ -113,7 +114,7 @@ def gram_frobenius(upper: Tensor) -> float:
     return float((2.0 * strict.square() + diagonal.square()).sqrt())
 
 
-def trace_norm(upper: Tensor, rows: int) -> Value:
+def trace_norm(upper: Square, rows: int) -> Value:
     """Frobenius norm of ``A`` as the root of the trace of ``A^T A``.
 
     Args:
@@ -127,12 +128,12 @@ def trace_norm(upper: Tensor, rows: int) -> Value:
     return Value.around(norm, norm * EPS * (rows + upper.shape[0] + 4) / 4)
 
 
-def symmetrised(upper: Tensor) -> Tensor:
+def symmetrised(upper: Square) -> Square:
     """Return the full symmetric matrix of an upper triangle."""
     return torch.triu(upper) + torch.triu(upper, 1).T
 
 
-def dense_singular_values(operand: Operand) -> Tensor | None:
+def dense_singular_values(operand: Operand) -> Spectral | None:
     """Singular values by a dense SVD in float64, small end included.
 
     The operand is tall, which LAPACK takes 2 to 4 times faster than wide. Absolute

@@ -37,6 +37,7 @@ from scipy.special import betaincinv
 from torch import Tensor
 
 from spectrank.linalg.operand import EPS
+from spectrank.linalg.shapes import Spectral
 
 # Ends of a float64 enclosure move outward by this multiple of (k + 4) * eps, relative
 # to sigma_1^2: rounding of the products, the recurrence and the tridiagonal solver.
@@ -57,7 +58,7 @@ class LanczosRun:
 
     theta: float
     root: float
-    vector: Tensor
+    vector: Spectral
     num_steps: int
     converged: bool
 
@@ -109,7 +110,7 @@ def upper_root(ritz: np.ndarray, log_betas: float, c: float) -> float:
 
 def lanczos(
     product: Callable[[Tensor], Tensor],
-    start: Tensor,
+    start: Spectral,
     *,
     rtol: float,
     failure_probability: float,

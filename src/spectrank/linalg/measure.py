@@ -50,6 +50,7 @@ def spectrum(
         ([3.0, 2.0, 1.0], 'gram')
     """
     wanted = _check(needs, rtol, certify, failure_probability)
+    # Refuses what is not a real matrix, so it comes before anything of W is read.
     operand = make_operand(W)
     shape = (W.shape[0], W.shape[1])
     if operand.amax == 0.0:

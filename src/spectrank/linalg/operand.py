@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from spectrank.errors import DomainError, ShapeError
+from spectrank.errors import ArgumentTypeError, DomainError, ShapeError
 from spectrank.linalg.value import Value
 
 # float64 unit roundoff; `EPS` itself is the spacing at one.
@@ -78,7 +78,9 @@ class Operand:
             matrix.
         """
         row_bytes = max(self.cols, 1) * torch.finfo(dtype).bits // 8
-        step = num_rows or max(_CACHE_BYTES // row_bytes, 1)
+        # A device has no such cache and dislikes many small blocks.
+        block_bytes = _CACHE_BYTES if self.is_cpu else 256 * _CACHE_BYTES
+        step = num_rows or max(block_bytes // row_bytes, 1)
         buffer: Tensor | None = None
         for part in torch.split(self.tensor, step):
             if part.dtype == dtype and not self.exponent:
@@ -126,9 +128,15 @@ def make_operand(W: Tensor) -> Operand:
         The operand; its ``amax`` tells a zero or non-finite matrix.
 
     Raises:
+        ArgumentTypeError: If ``W`` is not a tensor.
         ShapeError: If ``W`` is not 2-D.
         DomainError: If ``W`` is complex, integer or has no storage.
     """
+    if not isinstance(W, Tensor):
+        raise ArgumentTypeError(
+            f"a spectrum is measured of a torch.Tensor, got {type(W).__name__}; "
+            "convert first, e.g. torch.as_tensor(W)"
+        )
     if W.ndim != 2:
         raise ShapeError(
             f"a spectrum is defined for a 2-D tensor, got shape {tuple(W.shape)}; "

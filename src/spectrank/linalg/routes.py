@@ -25,6 +25,7 @@ from spectrank.linalg.gram import (
     trace_norm,
 )
 from spectrank.linalg.operand import EPS, Operand
+from spectrank.linalg.shapes import Spectral
 from spectrank.linalg.spectrum import Need, Spectrum, without_values
 from spectrank.linalg.value import Value
 
@@ -169,7 +170,9 @@ def _times(value: Value, operand: Operand) -> Value:
     )
 
 
-def singular_values_of(eigenvalues: Tensor, relative: float) -> tuple[Tensor, Tensor]:
+def singular_values_of(
+    eigenvalues: Spectral, relative: float
+) -> tuple[Spectral, Spectral]:
     """Square roots of eigenvalues, with the error that an error of theirs makes.
 
     Args:

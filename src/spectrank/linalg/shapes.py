@@ -5,7 +5,7 @@ reader and a check in development.
 
     m  outputs, rows of a weight matrix
     n  inputs, columns of a weight matrix
-    k  min(m, n), the number of singular values
+    k  min(m, n), the number of singular values; the order of the Gram matrix
 """
 
 from __future__ import annotations
@@ -32,3 +32,4 @@ else:
 
 Matrix = Shaped[Tensor, "m n"]
 Spectral = Float64[Tensor, " k"]
+Square = Float64[Tensor, "k k"]

@@ -14,7 +14,7 @@ Need = Literal["frobenius", "sigma_max", "schatten4", "sigma", "small_end"]
 NEEDS: tuple[Need, ...] = ("frobenius", "sigma_max", "schatten4", "sigma", "small_end")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Spectrum:
     """Singular values of a matrix, or only its norms, each with an error.
 
@@ -42,6 +42,15 @@ class Spectrum:
     route: str
     status: Status = "ok"
     reason: str | None = None
+
+    def __repr__(self) -> str:
+        m, n = self.shape
+        known = "norms only" if self.sigma is None else f"{len(self.sigma)} values"
+        return (
+            f"Spectrum({m} x {n}, {known}, sigma_max={self.sigma_max.value:.6g}, "
+            f"frobenius={self.frobenius.value:.6g}, route={self.route!r}, "
+            f"status={self.status!r})"
+        )
 
     @property
     def num_resolved(self) -> int | None:

@@ -90,6 +90,16 @@ class Value:
     def __float__(self) -> float:
         return self.value
 
+    def __str__(self) -> str:
+        if self.status != "ok":
+            return f"{self.value:g} ({self.status}: {self.reason})"
+        promise: str = self.error_kind
+        if self.failure_probability:
+            promise += f", fails with probability {self.failure_probability:g}"
+        return (
+            f"{self.value:.10g} in [{self.lower:.10g}, {self.upper:.10g}] ({promise})"
+        )
+
     def __mul__(self, other: Value | float) -> Value:
         o = _as_value(other)
         return _combine(

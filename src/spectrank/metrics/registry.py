@@ -24,7 +24,7 @@ ENTRY_POINT_GROUP = "spectrank.metrics"
 Parameters = Mapping[str, Any]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Metric:
     """A named scalar of a spectrum. Calling it takes a Spectrum or a 2-D tensor.
 
@@ -55,6 +55,9 @@ class Metric:
     on_zero: float | None
     check: Callable[[Parameters], None]
 
+    def __repr__(self) -> str:
+        return f"Metric({self.name} = {self.formula})"
+
     def __call__(self, s: Spectrum | Tensor, **parameters: Any) -> Value:
         """Return the metric of a spectrum or of a matrix.
 
@@ -66,7 +69,7 @@ class Metric:
             Value with enclosure, error kind and status.
         """
         options = self.bind(parameters)
-        if isinstance(s, Tensor):
+        if not isinstance(s, Spectrum):
             s = spectrum(s, self.needs(options))
         if s.status == "degenerate" and self.on_zero is not None and min(s.shape):
             zero = self.on_zero
