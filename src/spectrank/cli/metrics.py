@@ -33,12 +33,20 @@ def metrics_command(
             "range": _range(metric),
             "source": metric.source,
         }
-        for metric in list_metrics()
+        for metric in sorted(list_metrics(), key=_order)
     ]
     if as_json:
         typer.echo(json.dumps(entries, indent=2))
         return
     _print(entries)
+
+
+def _order(metric: Metric) -> int:
+    """Return the place in a scan's default set; plug-ins come last."""
+    from spectrank.scanning import DEFAULT_METRICS
+
+    names = [text.split(":")[0] for text in DEFAULT_METRICS]
+    return names.index(metric.name) if metric.name in names else len(names)
 
 
 def _range(metric: Metric) -> str:
@@ -50,29 +58,22 @@ def _range(metric: Metric) -> str:
 
 def _print(entries: list[dict[str, Any]]) -> None:
     from rich.console import Console
+    from rich.padding import Padding
+    from rich.table import Table
     from rich.text import Text
 
     console = Console()
-    console.print(
-        "s_1 >= s_2 >= ... singular values of W (m x n), k = min(m, n)\n",
-        style="dim",
-        highlight=False,
-    )
+    legend = "s_1 >= s_2 >= ... singular values of W (m x n), k = min(m, n)"
+    console.print(Text(legend, style="dim"))
     for entry in entries:
-        options = entry["options"]
-        suffix = "".join(f":{k}={v}" for k, v in options.items() if v is not None)
-        console.print(Text(f"{entry['name']}{suffix}", style="bold cyan"))
-        needs, invariances = entry["needs"], entry["invariances"]
-        lines = {
-            "formula": entry["formula"],
-            "range": entry["range"],
-            "needs": ", ".join(needs),
-            "invariant": ", ".join(invariances),
-            "source": entry["source"],
-        }
-        for label, text in lines.items():
-            line = Text(f"  {label:<10}", style="dim").append(
-                str(text), style="not dim"
-            )
-            console.print(line, soft_wrap=False)
+        options = entry["options"].items()
+        suffix = "".join(f":{k}={v}" for k, v in options if v is not None)
         console.print()
+        console.print(Text(f"{entry['name']}{suffix}", style="bold cyan"))
+        grid = Table.grid(padding=(0, 2, 0, 0))
+        grid.add_row(Text("formula", style="dim"), Text(entry["formula"]))
+        grid.add_row(Text("range", style="dim"), Text(entry["range"]))
+        for label in ("needs", "invariances"):
+            grid.add_row(Text(label, style="dim"), Text(", ".join(entry[label])))
+        grid.add_row(Text("source", style="dim"), Text(entry["source"]))
+        console.print(Padding(grid, (0, 0, 0, 2)))

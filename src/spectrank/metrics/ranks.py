@@ -75,7 +75,7 @@ def stable_rank(s: Spectrum) -> Value:
 @register(
     needs=["frobenius", "schatten4"],
     formula="(sum s_i^2)^2 / sum s_i^4",
-    source="inverse Simpson index of s_i^2 / sum s^2; rho of the S1 theory",
+    source="standard; inverse Simpson index of s_i^2 / sum s^2",
     range=_one_to_k,
     invariances=_ALL,
 )
