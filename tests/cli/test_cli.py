@@ -1,5 +1,6 @@
 """The command line: outputs, exit codes, one message for each mistake."""
 
+import inspect
 import json
 import math
 import subprocess
@@ -10,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 import spectrank as sr
+from spectrank.cli.scan import scan_command
 
 
 def run(*arguments, cwd=None, columns="100"):
@@ -112,6 +114,19 @@ def test_a_gate_adds_its_metric(checkpoint):
     )
     assert result.returncode == 1
     assert "gate stable_rank<2: fc2.weight: stable_rank = 1" in result.stderr
+    result = run(
+        *("scan", checkpoint, "--metrics", "stable_rank"),
+        *("--fail-if", "effective_rank[squared]<2"),
+    )
+    assert result.returncode == 1
+    assert "fc2.weight: effective_rank[squared] = 1" in result.stderr
+
+
+def test_the_defaults_of_the_command_are_the_librarys():
+    options = inspect.signature(scan_command).parameters
+    library = inspect.signature(sr.scan).parameters
+    for name in ("rtol", "certify", "seed", "spectra"):
+        assert options[name].default == library[name].default, name
 
 
 def test_a_layer_that_cannot_be_measured_fails_its_gate(tmp_path):

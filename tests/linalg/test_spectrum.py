@@ -163,8 +163,8 @@ def test_a_certificate_refuses_an_upper_end_that_is_too_low():
     value = spectrum(W).sigma_max
     low = type(value)(value.value, 0.9, 1.0 - 1e-9, "probabilistic", 1e-9)
     high = type(value)(value.value, 0.9, 1.0 + 1e-9, "probabilistic", 1e-9)
-    assert enclosure_module.certify_upper(op, upper, low) is None
-    assert enclosure_module.certify_upper(op, upper, high) is not None
+    assert enclosure_module.certify(op, upper, low) is None
+    assert enclosure_module.certify(op, upper, high) is not None
 
 
 def test_the_schatten_norm_comes_without_eigenvalues():
@@ -317,6 +317,53 @@ def test_the_popular_shortcut_is_biased_and_the_enclosure_is_not():
     assert s.sigma_max.lower <= truth <= s.sigma_max.upper
 
 
+def test_the_start_is_independent_of_a_model_made_under_the_same_seed():
+    # torch.manual_seed(s) and a generator seeded with s draw the same numbers.
+    n = 1536
+    torch.manual_seed(0)
+    v = torch.randn(n, dtype=torch.float64)
+    v /= v.norm()
+    W = torch.randn(n, n, dtype=torch.float64) / n**0.5
+    # The direction of that vector is taken out of the matrix.
+    A = W - torch.outer(W @ v, v)
+    truth = float(torch.linalg.eigvalsh(A.T @ A)[-1].sqrt())
+    for needs, rtol in ((["schatten4", "sigma_max"], 1e-4), (NORMS, 1e-6)):
+        s = spectrum(A, needs, rtol=rtol)
+        assert "lanczos" in s.route
+        assert s.sigma_max.lower <= truth * (1 + FLOAT64)
+        assert s.sigma_max.upper >= truth * (1 - FLOAT64)
+
+
+@pytest.mark.parametrize("certify", ["probabilistic", "deterministic"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [(1_000_000, 1), (1_000_000, 2), (200_000, 20)])
+def test_long_columns_of_one_sign_stay_within_their_error(shape, dtype, certify):
+    # The worst case of summation: rounding does not average out.
+    W = torch.full(shape, 0.1, dtype=dtype)
+    entry = mpmath.mpf(float(W[0, 0]))
+    truth = entry * mpmath.sqrt(W.numel())
+    for needs in (["sigma"], ["small_end"]):
+        s = spectrum(W, needs, certify=certify)
+        assert mpmath.mpf(s.sigma_max.lower) <= truth <= mpmath.mpf(s.sigma_max.upper)
+        assert mpmath.mpf(s.frobenius.lower) <= truth <= mpmath.mpf(s.frobenius.upper)
+        assert abs(s.sigma[0] - float(truth)) <= s.sigma_error[0]
+        assert bool((s.sigma[1:] <= s.sigma_error[1:]).all())
+        certified = certify == "deterministic"
+        assert (s.sigma_max.error_kind == "certified") == certified
+
+
+def test_entries_at_the_edge_of_float64_give_numbers_or_a_status():
+    s = spectrum(torch.diag(torch.tensor([1e308, 0.0], dtype=torch.float64)))
+    assert s.sigma.tolist() == [1e308, 0.0]
+    s = spectrum(torch.full((10, 10), 1.7e308, dtype=torch.float64))
+    assert s.status == "nonfinite"
+    assert "rescale" in s.reason
+    tiny = spectrum(torch.eye(2, dtype=torch.float64) * 5e-324)
+    ratio = (tiny.frobenius / tiny.sigma_max) ** 2
+    assert ratio.lower <= 2.0 <= ratio.upper
+    assert float(tiny.sigma_error[0]) > 0.0
+
+
 def test_when_eigenvalues_fail_a_dense_svd_serves_and_when_all_fail_a_status(
     monkeypatch,
 ):
@@ -361,6 +408,7 @@ def test_the_matrix_and_the_global_generator_are_left_as_they_were():
         (torch.ones(3, 3, dtype=torch.int32), DomainError, "got torch.int32"),
         (torch.ones(3, 3, dtype=torch.complex64), DomainError, "got torch.complex64"),
         (torch.ones(3, 3, device="meta"), DomainError, "meta device"),
+        (torch.eye(3).to_sparse(), DomainError, "dense tensor, got layout"),
     ],
 )
 def test_what_is_not_a_real_matrix_is_refused(W, error, match):
@@ -374,6 +422,8 @@ def test_what_is_not_a_real_matrix_is_refused(W, error, match):
         ({"needs": ["sigmas"]}, UnknownNameError, "got 'sigmas'"),
         ({"rtol": 0.0}, DomainError, r"rtol must lie in \(0, 1\), got 0.0"),
         ({"failure_probability": 1.0}, DomainError, "failure_probability must lie"),
+        ({"rtol": "a"}, ArgumentTypeError, "rtol is a number"),
+        ({"seed": "a"}, ArgumentTypeError, "seed is a whole number"),
         ({"certify": "maybe"}, UnknownNameError, "got 'maybe'"),
     ],
 )

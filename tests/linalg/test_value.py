@@ -36,6 +36,11 @@ def test_squares_enclose_the_exact_ones(x):
     assert Fraction((a**2).upper) >= Fraction(a.upper) ** 2
 
 
+def test_a_negative_power_is_the_reciprocal_with_its_ends_in_order():
+    reciprocal = Value(2.0, 1.0, 4.0) ** -1
+    assert reciprocal.lower <= 0.25 < reciprocal.value == 0.5 < 1.0 <= reciprocal.upper
+
+
 def test_the_weaker_promise_wins_and_failure_probabilities_add():
     certified = Value(1.0, 0.9, 1.1, "certified")
     rounding = Value(1.0, 0.9, 1.1, "rounding")

@@ -146,6 +146,24 @@ def test_the_condition_number_of_an_ill_conditioned_matrix_is_right():
     assert value.value == pytest.approx(1e11, rel=1e-3)
 
 
+def test_a_spectrum_that_cannot_see_the_small_end_is_refused_where_it_counts():
+    W = torch.diag(torch.tensor([1.0, 1e-9], dtype=torch.float64))
+    with pytest.raises(DomainError, match=r"resolves 1 of 2 values"):
+        metrics.condition_number(spectrum(W))
+    assert metrics.condition_number(W).value == pytest.approx(1e9, rel=1e-6)
+
+
+def test_the_stable_rank_is_certified_where_the_norm_is():
+    W = with_spectrum(named_spectrum("power", 40), 60, 40, seed=10)
+    for needs in (["frobenius", "sigma_max"], ["sigma"]):
+        s = spectrum(W, needs, certify="deterministic")
+        value = metrics.stable_rank(s)
+        assert value.error_kind == "certified"
+        truth = float(named_spectrum("power", 40).square().sum())
+        assert value.lower <= truth * (1 + FLOAT64)
+        assert value.upper >= truth * (1 - FLOAT64)
+
+
 def test_the_distance_to_rank_k_is_attained_by_the_truncated_svd():
     W = with_spectrum(named_spectrum("power", 12), 20, 12, seed=8)
     U, S, V = torch.linalg.svd(W, full_matrices=False)
@@ -171,6 +189,8 @@ def test_the_energy_rank_bounds_the_truncation_error():
         ("effective_rank", {"variant": "cubed"}, UnknownNameError, "got 'cubed'"),
         ("nuclear_rank", {"variant": "cubed"}, UnknownNameError, "got 'cubed'"),
         ("relative_distance_to_rank", {"k": -1}, DomainError, "whole number"),
+        ("relative_distance_to_rank", {"k": 1.0}, DomainError, "whole number"),
+        ("relative_distance_to_rank", {"k": "2"}, DomainError, "whole number"),
         ("stable_rank", {"q": 0.5}, UnknownNameError, "options of stable_rank are"),
     ],
 )

@@ -141,5 +141,6 @@ def test_plug_ins_are_loaded_from_their_entry_points(monkeypatch):
 def test_a_variant_names_the_options_and_nothing_else():
     assert get_metric("stable_rank").variant({}) is None
     assert get_metric("energy_rank").variant({"q": 0.9}) == "q=0.9"
+    assert get_metric("energy_rank").variant({"q": 0.9999999}) == "q=0.9999999"
     assert get_metric("effective_rank").variant({"variant": "squared"}) == "squared"
     assert get_metric("effective_rank").variant({}) is None

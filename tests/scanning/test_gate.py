@@ -2,6 +2,7 @@
 
 import math
 
+import polars as pl
 import pytest
 import torch
 
@@ -39,6 +40,24 @@ def test_a_gate_names_the_matrices_that_fail(table, text, failed):
     assert [line.split(":")[0] for line in lines] == failed
 
 
+def test_a_variant_is_read_as_a_user_types_it():
+    table = sr.scan({"w.weight": torch.eye(4)}, metrics="numerical_rank")
+    assert len(Gate.parse("numerical_rank[rtol=1e-3]<5").failures(table)) == 1
+    assert Gate.parse("effective_rank[squared]<2").request.variant == "squared"
+
+
+def test_a_matrix_that_could_not_be_read_fails_every_gate():
+    table = sr.scan({"w.weight": torch.eye(4), "w.bias": torch.ones(4)})
+    row = {"kind": "skip", "subject": "x.weight", "metric": "scan", "m": 3, "n": 3}
+    unread = sr.Table.from_rows(
+        [{**row, "reason": "could not be read: bad bytes"}],
+        columns={"m": pl.Int64, "n": pl.Int64},
+    )
+    both = sr.Table.concat([table, unread])
+    (line,) = Gate.parse("stable_rank<2").failures(both)
+    assert line == "x.weight: could not be read: bad bytes"
+
+
 def test_a_gate_without_a_variant_looks_at_all_of_them(table):
     lines = Gate.parse("energy_rank<2.5").failures(table)
     assert sum(line.startswith("eye.weight") for line in lines) == 1
@@ -55,5 +74,5 @@ def test_a_gate_on_what_was_not_measured_is_refused(table):
         Gate.parse("stable_rnk<2")
     with pytest.raises(UnknownNameError, match="has none; add it"):
         Gate.parse("nuclear_norm<2").failures(table)
-    with pytest.raises(UnknownNameError, match="none; add it"):
+    with pytest.raises(UnknownNameError, match="has none; add it"):
         Gate.parse("energy_rank[q=0.1]<2").failures(table)

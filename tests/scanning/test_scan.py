@@ -17,6 +17,7 @@ from spectrank.errors import (
     SpectrankWarning,
     UnknownNameError,
 )
+from spectrank.metrics.registry import register, unregister
 from spectrank.scanning import DEFAULT_METRICS, parse_metrics
 
 # Printed by another tool, WeightWatcher 0.7.7, on the packaged all-MiniLM-L6-v2, to
@@ -221,6 +222,43 @@ def test_a_tensor_that_cannot_be_read_is_a_row_and_a_warning(tmp_path, monkeypat
     assert "bad bytes" in row["reason"]
     assert set(table.where(kind="measurement").frame["subject"]) == {"2.weight"}
     assert table.provenance["num_parameters_measured"] == 20 * 5
+
+
+def test_values_below_the_floor_of_the_gram_matrix_are_marked():
+    W = with_spectrum([1.0] * 3 + [0.0] * 197, 300, 200, seed=2)
+    table = sr.scan({"w.weight": W}, metrics="nuclear_norm")
+    (row,) = table.where(kind="spectrum")
+    assert row["route"] == "gram"
+    assert row["num_resolved"] == 3
+    assert "first 3" in row["reason"]
+    full = with_spectrum([3.0, 2.0, 1.0], 5, 3, seed=2)
+    (row,) = sr.scan({"w.weight": full}, metrics="nuclear_norm").where(kind="spectrum")
+    assert (row["num_resolved"], row["reason"]) == (3, None)
+
+
+def test_a_plug_in_that_raises_is_a_row_and_a_warning():
+    @register(
+        needs=["sigma_max"],
+        formula="1 / 0",
+        source="a test",
+        range=lambda k: (0.0, 1.0),
+        invariances=[],
+    )
+    def failing_metric(s):
+        """A metric that fails."""
+        raise ZeroDivisionError("planted")
+
+    try:
+        with pytest.warns(SpectrankWarning, match=r"w\.weight: failing_metric raised"):
+            table = sr.scan(
+                {"w.weight": torch.eye(3)}, metrics=["stable_rank", failing_metric]
+            )
+    finally:
+        unregister("failing_metric")
+    (row,) = table.where(metric="failing_metric")
+    assert row["status"] == "skipped"
+    assert row["reason"] == "failing_metric raised ZeroDivisionError: planted"
+    assert table.value("w.weight", "stable_rank") == pytest.approx(3.0)
 
 
 def test_the_model_is_left_as_it_was():

@@ -122,13 +122,13 @@ def _command() -> str:
     return shlex.join(["spectrank", *sys.argv[1:]])
 
 
-def _with_gates(metrics: str | None, gates: list[Gate]) -> str | None:
-    """Add the gates' metrics to the ones asked for."""
-    if metrics is None:
-        return None
-    asked = {part.split(":")[0].strip() for part in metrics.split(",")}
-    missing = dict.fromkeys(g.metric for g in gates if g.metric not in asked)
-    return ",".join([metrics, *missing])
+def _with_gates(metrics: str | None, gates: list[Gate]) -> list[str]:
+    """Return the metrics asked for and those that the gates look at."""
+    from spectrank.scanning import parse_metrics
+
+    requests = parse_metrics(metrics)
+    more = [gate.request for gate in gates if not gate.served_by(requests)]
+    return [request.text for request in (*requests, *more)]
 
 
 def _failed(gate: Gate, table: Table) -> list[str]:

@@ -81,15 +81,13 @@ def upper_root(ritz: np.ndarray, log_betas: float, c: float) -> float:
 
     Args:
         ritz: (k,) Ritz values, ascending.
-        log_betas: ``sum(log(beta_j))``; minus infinity when the space is invariant.
+        log_betas: ``sum(log(beta_j))``.
         c: Lower bound of the start vector's component along the top vector.
 
     Returns:
-        The root; the largest Ritz value itself when the space is invariant.
+        The root, at least one rounding above the largest Ritz value.
     """
     top = float(ritz[-1])
-    if log_betas == -math.inf:
-        return top
     target = log_betas - math.log(c)
 
     def excess(gap: float) -> float:
@@ -104,7 +102,7 @@ def upper_root(ritz: np.ndarray, log_betas: float, c: float) -> float:
             return top * (1.0 + EPS)
     if low == high:
         return top + high
-    gap = float(brentq(excess, low, high, xtol=low * 1e-3, rtol=1e-6))
+    gap = float(brentq(excess, low, high, xtol=low * 1e-6, rtol=1e-6))
     return top + gap * (1.0 + 4e-6)
 
 
@@ -143,17 +141,16 @@ def lanczos(
     while k < max_steps and not converged:
         alphas[k], betas[k], V[k + 1] = _step(product, V[: k + 1])
         k += 1
-        invariant = betas[k - 1] <= EPS * abs(alphas[:k]).max()
-        if k < next_test and k < max_steps and not invariant:
+        if k < next_test and k < max_steps:
             continue
         next_test = k + max(1, k // 16)
         ritz = np.maximum(eigvalsh_tridiagonal(alphas[:k], betas[: k - 1]), 0.0)
         theta = float(ritz[-1])
-        log_betas = -math.inf if invariant else float(np.log(betas[:k]).sum())
-        root = upper_root(ritz, log_betas, c)
+        # A residual below rounding is noise, not a proof that the space is invariant:
+        # a component of 1e-12 along x_1 would be lost in it.
+        floored = np.maximum(betas[:k], EPS * max(theta, np.finfo(float).tiny))
+        root = upper_root(ritz, float(np.log(floored).sum()), c)
         converged = root <= theta * (1.0 + rtol) ** 2
-        if invariant:
-            break
     _, y = eigh_tridiagonal(
         alphas[:k], betas[: k - 1], select="i", select_range=(k - 1, k - 1)
     )
@@ -178,4 +175,19 @@ def _step(
         alpha += float(h[-1])
         w = w - V.T @ h
         beta = torch.linalg.vector_norm(w)
-    return alpha, float(beta), w / beta if float(beta) > 0.0 else w
+    if bool(beta > 8.0 * EPS * norm):
+        return alpha, float(beta), w / beta
+    # Nothing but rounding is left: its direction would not be orthogonal.
+    return alpha, 0.0, _any_direction(V)
+
+
+def _any_direction(V: Tensor) -> Tensor:
+    """Return a unit vector orthogonal to the rows of V: the space is invariant."""
+    n = V.shape[1]
+    # The axis that the rows cover least; twice is enough here too.
+    w = torch.zeros(n, dtype=V.dtype, device=V.device)
+    w[int(V.square().sum(0).argmin())] = 1.0
+    for _ in range(2):
+        w = w - V.T @ (V @ w)
+        w = w / torch.linalg.vector_norm(w)
+    return w

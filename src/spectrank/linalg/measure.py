@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from spectrank.errors import DomainError, UnknownNameError
+from spectrank.errors import ArgumentTypeError, DomainError, UnknownNameError
 from spectrank.linalg.operand import make_operand
 from spectrank.linalg.routes import Certify, Route
 from spectrank.linalg.shapes import Matrix
@@ -49,7 +49,7 @@ def spectrum(
         >>> s.sigma.tolist(), s.route
         ([3.0, 2.0, 1.0], 'gram')
     """
-    wanted = _check(needs, rtol, certify, failure_probability)
+    wanted = _check(needs, rtol, certify, failure_probability, seed)
     # Refuses what is not a real matrix, so it comes before anything of W is read.
     operand = make_operand(W)
     shape = (W.shape[0], W.shape[1])
@@ -66,7 +66,11 @@ def spectrum(
 
 
 def _check(
-    needs: Iterable[Need], rtol: float, certify: str, failure_probability: float
+    needs: Iterable[Need],
+    rtol: float,
+    certify: str,
+    failure_probability: float,
+    seed: int,
 ) -> frozenset[Need]:
     names = frozenset([needs] if isinstance(needs, str) else needs)
     if unknown := sorted(names - set(NEEDS)):
@@ -75,10 +79,19 @@ def _check(
             "name what the metric reads, or leave the default 'sigma'"
         )
     for name, x in (("rtol", rtol), ("failure_probability", failure_probability)):
+        if not isinstance(x, int | float):
+            raise ArgumentTypeError(
+                f"{name} is a number in (0, 1), got {x!r}; "
+                "try the default by leaving it out"
+            )
         if not 0.0 < x < 1.0:
             raise DomainError(
                 f"{name} must lie in (0, 1), got {x}; try the default by leaving it out"
             )
+    if not isinstance(seed, int) or isinstance(seed, bool):
+        raise ArgumentTypeError(
+            f"seed is a whole number, got {seed!r}; any integer will do"
+        )
     if certify not in {"probabilistic", "deterministic"}:
         raise UnknownNameError(
             f"certify is 'probabilistic' or 'deterministic', got {certify!r}; "

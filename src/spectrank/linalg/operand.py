@@ -100,22 +100,30 @@ class Operand:
         if not self.exponent:
             return part.to(dtype)
         # Scale in float64, before narrowing: 1e200 has no float32.
-        return _ldexp(part.to(torch.float64), -self.exponent).to(dtype)
+        return ldexp(part.to(torch.float64), -self.exponent).to(dtype)
 
-    def frobenius(self) -> Value:
-        """Frobenius norm of the scaled matrix, summed in float64.
 
-        Returns:
-            The norm with the rigorous error of blocked summation.
-        """
-        total, longest, count = 0.0, 0, 0
-        for block in self.blocks(torch.float64):
-            flat = block.reshape(-1)
-            total += float(torch.dot(flat, flat))
-            longest, count = max(longest, flat.numel()), count + 1
-        norm = math.sqrt(total)
+class FrobeniusSum:
+    """Frobenius norm of a matrix that passes by in blocks, summed in float64."""
+
+    def __init__(self) -> None:
+        self._total = 0.0
+        self._longest = self._count = 0
+
+    def add(self, block: Tensor) -> None:
+        """Add the squares of a float64 block."""
+        flat = block.reshape(-1)
+        self._total += float(torch.dot(flat, flat))
+        self._longest = max(self._longest, flat.numel())
+        self._count += 1
+
+    def value(self) -> Value:
+        """Return the norm with the proved error of blocked summation."""
+        norm = math.sqrt(self._total)
         # Squares and a dot product of length L: gamma_L; the square root halves it.
-        return Value.around(norm, norm * UNIT_ROUNDOFF * (longest + count + 4) / 2)
+        # Taken whole, for the sake of the square root's and the products' own rounding.
+        terms = self._longest + self._count + 4
+        return Value.around(norm, norm * UNIT_ROUNDOFF * terms, "certified")
 
 
 def make_operand(W: Tensor) -> Operand:
@@ -130,7 +138,7 @@ def make_operand(W: Tensor) -> Operand:
     Raises:
         ArgumentTypeError: If ``W`` is not a tensor.
         ShapeError: If ``W`` is not 2-D.
-        DomainError: If ``W`` is complex, integer or has no storage.
+        DomainError: If ``W`` is complex, integer, sparse or has no storage.
     """
     if not isinstance(W, Tensor):
         raise ArgumentTypeError(
@@ -141,6 +149,11 @@ def make_operand(W: Tensor) -> Operand:
         raise ShapeError(
             f"a spectrum is defined for a 2-D tensor, got shape {tuple(W.shape)}; "
             "choose a view, e.g. W.reshape(W.shape[0], -1) for a convolution"
+        )
+    if W.layout != torch.strided:
+        raise DomainError(
+            f"a spectrum is measured of a dense tensor, got layout {W.layout}; "
+            "convert first, e.g. W.to_dense()"
         )
     if not W.is_floating_point():
         raise DomainError(
@@ -173,7 +186,8 @@ def _amax(W: Tensor) -> float:
     return max(-float(low), float(high))
 
 
-def _ldexp(x: Tensor, exponent: int) -> Tensor:
+def ldexp(x: Tensor, exponent: int) -> Tensor:
+    """Return ``x * 2**exponent`` without overflow of the factor itself."""
     # Two factors: 2**1074 itself overflows.
     half = exponent // 2
     return x.mul(2.0**half).mul_(2.0 ** (exponent - half))

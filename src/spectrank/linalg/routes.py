@@ -3,13 +3,14 @@
 From the cheapest: ``lanczos-float32`` and ``lanczos-float64`` (norms only, an
 enclosure of sigma_1), ``gram-lanczos`` (norms, among them the Schatten-4 norm),
 ``gram`` (all values from a float64 Gram matrix), ``svd`` (all values, small end
-included). With a Cholesky certificate the route ends in ``-cholesky``.
+included). Norms with a Cholesky certificate come by ``gram-lanczos-cholesky``; on the
+routes with all values the error kind tells a certificate.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from spectrank.linalg import enclosure
 from spectrank.linalg.gram import (
+    dense_error,
     dense_singular_values,
     gram,
     gram_eigenvalues,
@@ -24,17 +26,17 @@ from spectrank.linalg.gram import (
     gram_frobenius,
     trace_norm,
 )
-from spectrank.linalg.operand import EPS, Operand
+from spectrank.linalg.operand import EPS, Operand, ldexp
 from spectrank.linalg.shapes import Spectral
-from spectrank.linalg.spectrum import Need, Spectrum, without_values
+from spectrank.linalg.spectrum import RESOLVED, Need, Spectrum, without_values
 from spectrank.linalg.value import Value
 
 Certify = Literal["probabilistic", "deterministic"]
 
-# A singular value counts as resolved by the Gram matrix to this relative error.
-_RESOLVED = 1e-4
 # Steps that a typical run takes; the worst everyday case, Gaussian, takes 125 at 4096.
 _TYPICAL_STEPS = 100
+# The smallest normal and the smallest positive float64.
+_NORMAL, _TINY = 2.0**-1022, 2.0**-1074
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,41 +60,44 @@ class Route:
 
     def _norms(self, wanted: frozenset[Need]) -> Spectrum | None:
         """Norms without a full spectrum; None where that is cheaper or has to help."""
-        op, costs = self.operand, Costs(self.operand)
-        needs_gram = "schatten4" in wanted or self.certify == "deterministic"
-        if costs.lanczos(needs_gram) > costs.full:
+        costs = Costs(self.operand)
+        from_gram = "schatten4" in wanted or self.certify == "deterministic"
+        if costs.lanczos(from_gram) > costs.full:
             return None
-        max_steps = costs.max_steps(needs_gram)
-        upper = gram(op) if needs_gram else None
-        found: tuple[Value, str] | None
-        if upper is None:
-            found = enclosure.enclose_sigma_max(
-                op,
-                rtol=self.rtol,
-                failure_probability=self.failure_probability,
-                max_steps=max_steps,
-                seed=self.seed,
-            )
-        else:
-            value = enclosure.enclose_from_gram(
-                upper,
-                gram_error(op.rows, op.cols),
-                rtol=self.rtol,
-                failure_probability=self.failure_probability,
-                max_steps=max_steps,
-                seed=self.seed,
-            )
-            found = None if value is None else (value, "gram-lanczos")
+        if from_gram:
+            return self._gram_norms(costs.max_steps(from_gram=True))
+        found = enclosure.enclose_sigma_max(
+            self.operand,
+            rtol=self.rtol,
+            failure_probability=self.failure_probability,
+            max_steps=costs.max_steps(from_gram=False),
+            seed=self.seed,
+        )
         if found is None:
             return None
-        sigma_max, route = found
-        if self.certify == "deterministic" and upper is not None:
-            proved = enclosure.certify_upper(op, upper, sigma_max)
-            if proved is None:
-                return None
-            sigma_max, route = proved, route + "-cholesky"
-        schatten4 = None if upper is None else self._schatten4(gram_frobenius(upper))
-        return self._result(op.frobenius(), sigma_max, schatten4, None, None, route)
+        sigma_max, frobenius, route = found
+        return self._result(frobenius, sigma_max, None, None, None, route)
+
+    def _gram_norms(self, max_steps: int) -> Spectrum | None:
+        op = self.operand
+        upper = gram(op)
+        sigma_max = enclosure.enclose_from_gram(
+            upper,
+            gram_error(op.rows, op.cols),
+            rtol=self.rtol,
+            failure_probability=self.failure_probability,
+            max_steps=max_steps,
+            seed=self.seed,
+        )
+        route = "gram-lanczos"
+        if sigma_max is not None and self.certify == "deterministic":
+            sigma_max = enclosure.certify(op, upper, sigma_max)
+            route = "gram-lanczos-cholesky"
+        if sigma_max is None:
+            return None
+        schatten4 = self._schatten4(gram_frobenius(upper))
+        norm = trace_norm(upper, op.rows)
+        return self._result(norm, sigma_max, schatten4, None, None, route)
 
     def _full(self, small_end: bool) -> Spectrum:
         """All values: from the Gram matrix, by a dense SVD where that cannot serve."""
@@ -107,7 +112,7 @@ class Route:
             schatten4 = self._schatten4(float(torch.linalg.vector_norm(eigenvalues)))
             sigma, error = singular_values_of(eigenvalues, gram_error(op.rows, op.cols))
             proved = self._proved(float(sigma[0]), upper)
-            if not (small_end and bool((error > _RESOLVED * sigma).any())):
+            if not (small_end and bool((error > RESOLVED * sigma).any())):
                 top = proved or Value.around(float(sigma[0]), float(error[0]))
                 return self._result(norm, top, schatten4, sigma, error, "gram")
         # The dense route holds the matrix twice in float64; a third time is too much.
@@ -116,7 +121,9 @@ class Route:
         if values is None:
             reason = "every LAPACK driver failed to converge"
             return without_values(self.shape, math.nan, "not_converged", reason)
-        error = torch.full_like(values, (op.cols + 4) * EPS * float(values[0]))
+        error = torch.full_like(
+            values, dense_error(op.rows, op.cols) * float(values[0])
+        )
         top = proved or Value.around(float(values[0]), float(error[0]))
         return self._result(norm, top, schatten4, values, error, "svd")
 
@@ -127,7 +134,14 @@ class Route:
         op = self.operand
         # Room for what the proof itself loses to rounding.
         room = 8.0 * (op.rows + (op.cols + 1) * op.cols) * EPS
-        return enclosure.certify_upper(op, upper, Value.around(sigma_1, sigma_1 * room))
+        around = Value.around(sigma_1, sigma_1 * room)
+        proved = enclosure.certify(op, upper, around)
+        if proved is not None:
+            return proved
+        reason = (
+            "no certificate: the matrix is too large for one by Cholesky in float64"
+        )
+        return replace(around, reason=reason)
 
     def _schatten4(self, squared: float) -> Value:
         """Schatten-4 norm from its square, the Frobenius norm of the Gram matrix."""
@@ -144,14 +158,20 @@ class Route:
         error: Tensor | None,
         route: str,
     ) -> Spectrum:
-        factor = self.operand.unscale(1.0)
+        unscaled = _times(sigma_max, self.operand)
+        if math.isinf(unscaled.value) or math.isinf(
+            self.operand.unscale(frobenius.value)
+        ):
+            reason = "its norms leave the range of float64; rescale the matrix"
+            return without_values(self.shape, math.nan, "nonfinite", reason)
+        exponent = self.operand.exponent
         return Spectrum(
             shape=self.shape,
             frobenius=_times(frobenius, self.operand),
-            sigma_max=_times(sigma_max, self.operand),
+            sigma_max=unscaled,
             schatten4=None if schatten4 is None else _times(schatten4, self.operand),
-            sigma=None if sigma is None else sigma * factor,
-            sigma_error=None if error is None else error * factor,
+            sigma=None if sigma is None else ldexp(sigma, exponent),
+            sigma_error=None if error is None else ldexp(error, exponent) + _TINY,
             route=route,
         )
 
@@ -159,15 +179,11 @@ class Route:
 def _times(value: Value, operand: Operand) -> Value:
     """Undo the scaling, exactly unless the result leaves float64's range."""
     u = operand.unscale
-    return Value(
-        u(value.value),
-        u(value.lower),
-        u(value.upper),
-        value.error_kind,
-        value.failure_probability,
-        value.status,
-        value.reason,
-    )
+    lower, upper = u(value.lower), u(value.upper)
+    if upper < _NORMAL:
+        # Among subnormal numbers the scaling itself rounds.
+        lower, upper = max(lower - _TINY, 0.0), upper + _TINY
+    return replace(value, value=u(value.value), lower=lower, upper=upper)
 
 
 def singular_values_of(

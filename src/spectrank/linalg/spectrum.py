@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 
 from spectrank.linalg.shapes import Spectral
-from spectrank.linalg.value import Status, Value
+from spectrank.linalg.value import ErrorKind, Status, Value
 
 Need = Literal["frobenius", "sigma_max", "schatten4", "sigma", "small_end"]
+# A value counts as resolved by a Gram matrix up to this relative error.
+RESOLVED = 1e-4
+
 NEEDS: tuple[Need, ...] = ("frobenius", "sigma_max", "schatten4", "sigma", "small_end")
 
 
@@ -53,6 +57,14 @@ class Spectrum:
         )
 
     @property
+    def resolves_small_end(self) -> bool:
+        """Whether all values are known to 1e-4 of themselves, or by a dense SVD."""
+        if self.sigma is None or self.sigma_error is None:
+            return False
+        known = bool((self.sigma_error <= RESOLVED * self.sigma).all())
+        return known or self.route == "svd"
+
+    @property
     def num_resolved(self) -> int | None:
         """Number of values whose error is smaller than they are."""
         if self.sigma is None or self.sigma_error is None:
@@ -74,7 +86,8 @@ def without_values(
     Returns:
         A spectrum whose every number carries the status.
     """
-    value = Value(x, x, x, "certified", 0.0, status, reason)
+    kind: ErrorKind = "rounding" if math.isnan(x) else "certified"
+    value = Value(x, x, x, kind, 0.0, status, reason)
     sigma = torch.full((min(shape),), x, dtype=torch.float64)
     return Spectrum(
         shape,

@@ -117,6 +117,8 @@ class Value:
         )
 
     def __pow__(self, exponent: float) -> Value:
+        if exponent < 0.0:
+            return Value.exact(1.0) / self**-exponent
         return _combine(
             self,
             self,

@@ -25,9 +25,10 @@ def _one_to_k(k: int) -> tuple[float, float]:
 
 
 def _check_unit(name: str, options: Mapping[str, Any]) -> None:
-    if not 0.0 < options[name] < 1.0:
+    x = options[name]
+    if not isinstance(x, int | float) or not 0.0 < x < 1.0:
         raise DomainError(
-            f"{name} must lie in (0, 1), got {options[name]}; "
+            f"{name} must lie in (0, 1), got {x!r}; "
             f"e.g. {name}={'0.99' if name == 'q' else '1e-3'}"
         )
 
@@ -41,9 +42,9 @@ def _check_variant(options: Mapping[str, Any]) -> None:
 
 
 def _check_k(options: Mapping[str, Any]) -> None:
-    if options["k"] < 0 or options["k"] != int(options["k"]):
+    if not isinstance(options["k"], int) or options["k"] < 0:
         raise DomainError(
-            f"k must be a whole number from 0, got {options['k']}; e.g. k=1"
+            f"k must be a whole number from 0, got {options['k']!r}; e.g. k=1"
         )
 
 

@@ -10,7 +10,7 @@ import difflib
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -106,7 +106,7 @@ class Metric:
         """Return what tells this choice of options from others in a row."""
         options = self.bind(parameters)
         parts = [
-            str(value) if name == "variant" else f"{name}={value:g}"
+            str(value) if name == "variant" else f"{name}={value!r}"
             for name, value in options.items()
             if value is not None
         ]
@@ -123,14 +123,15 @@ class Metric:
                 f"with norms only (route {s.route}); call "
                 f"spectrum(W, needs={sorted(needs)!r}) or pass the matrix"
             )
+        if "small_end" in needs and not s.resolves_small_end:
+            raise DomainError(
+                f"{self.name} reads the small end of a spectrum, got one by route "
+                f"{s.route} that resolves {s.num_resolved} of {min(s.shape)} values; "
+                "call spectrum(W, needs=['small_end']) or pass the matrix"
+            )
 
 
-@dataclass
-class _Registry:
-    metrics: dict[str, Metric] = field(default_factory=dict)
-
-
-_REGISTRY = _Registry()
+_METRICS: dict[str, Metric] = {}
 
 
 def register(
@@ -208,7 +209,7 @@ def register(
 
 def unregister(name: str) -> None:
     """Remove a metric; for tests of plug-ins."""
-    _REGISTRY.metrics.pop(name, None)
+    _METRICS.pop(name, None)
 
 
 def get_metric(name: str) -> Metric:
@@ -225,9 +226,9 @@ def get_metric(name: str) -> Metric:
     """
     _load_plugins()
     try:
-        return _REGISTRY.metrics[name]
+        return _METRICS[name]
     except KeyError:
-        near = difflib.get_close_matches(name, _REGISTRY.metrics, n=1)
+        near = difflib.get_close_matches(name, _METRICS, n=1)
         hint = f"did you mean {near[0]!r}?" if near else "see `spectrank metrics`"
         raise UnknownNameError(f"no metric is named {name!r}; {hint}") from None
 
@@ -235,7 +236,7 @@ def get_metric(name: str) -> Metric:
 def list_metrics() -> list[Metric]:
     """Return all metrics, our own first, in the order of registration."""
     _load_plugins()
-    return list(_REGISTRY.metrics.values())
+    return list(_METRICS.values())
 
 
 def _constant(needs: tuple[Need, ...], _: Parameters) -> tuple[Need, ...]:
@@ -249,11 +250,11 @@ def _add(metric: Metric) -> None:
                 f"a metric states its formula, source and summary (the docstring's "
                 f"first line), {metric.name} has no {part}; add it"
             )
-    if metric.name in _REGISTRY.metrics:
+    if metric.name in _METRICS:
         raise DomainError(
             f"a metric's name is unique, {metric.name!r} exists; choose another"
         )
-    _REGISTRY.metrics[metric.name] = metric
+    _METRICS[metric.name] = metric
 
 
 @functools.cache

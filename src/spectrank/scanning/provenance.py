@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import platform
+import threading
 from collections.abc import Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -77,29 +77,32 @@ class InputHash:
     """SHA-256 of the input files, computed beside the scan in a thread.
 
     Hashing releases the interpreter lock, so it costs little while matrices are
-    measured.
+    measured. The thread does not outlive the process.
     """
 
     def __init__(self, files: Iterable[Path]) -> None:
-        files = sorted(files)
-        self._future: Future[str] | None = None
-        if files:
-            pool = ThreadPoolExecutor(1)
-            self._future = pool.submit(_hash_files, files)
-            pool.shutdown(wait=False)
+        self._files = sorted(files)
+        self._digest: str | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
 
     def result(self) -> str | None:
-        """Return ``sha256:...``, or None for an object in memory.
+        """Return ``sha256:...``; None for an object in memory or an unreadable file.
 
         Several files are hashed one after the other, in the order of their names.
         """
-        return None if self._future is None else self._future.result()
+        self._thread.join()
+        return self._digest
 
-
-def _hash_files(files: list[Path]) -> str:
-    digest = hashlib.sha256()
-    for path in files:
-        with path.open("rb") as stream:
-            while piece := stream.read(1 << 22):
-                digest.update(piece)
-    return f"sha256:{digest.hexdigest()}"
+    def _run(self) -> None:
+        digest = hashlib.sha256()
+        try:
+            for path in self._files:
+                with path.open("rb") as stream:
+                    while piece := stream.read(1 << 22):
+                        digest.update(piece)
+        except OSError:
+            # The tensors of that file are rows that say so.
+            return
+        if self._files:
+            self._digest = f"sha256:{digest.hexdigest()}"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import polars as pl
 
-from spectrank.errors import CheckpointError
+from spectrank.errors import CheckpointError, SpectrankWarning
 from spectrank.linalg import Spectrum, Value
 from spectrank.model import Skip, WeightMatrix
 from spectrank.scanning.requests import MetricRequest
@@ -20,6 +21,7 @@ COLUMNS: Mapping[str, Any] = {
     "layer_type": pl.String,
     "tied_to": pl.String,
     "inferred": pl.Boolean,
+    "num_resolved": pl.Int64,
 }
 
 
@@ -48,7 +50,7 @@ def matrix_rows(
             "metric": request.metric.name,
             "variant": request.variant,
             "route": s.route,
-            **_numbers(request.metric(s, **request.options)),
+            **_numbers(_value(request, s, weight)),
         }
         for request in requests
     ]
@@ -56,6 +58,8 @@ def matrix_rows(
         rows.append(
             {
                 **key,
+                "num_resolved": s.num_resolved,
+                "reason": _floor(s),
                 "kind": "spectrum",
                 "metric": "singular_values",
                 "values": s.sigma.tolist(),
@@ -65,6 +69,16 @@ def matrix_rows(
             }
         )
     return rows
+
+
+def _value(request: MetricRequest, s: Spectrum, weight: WeightMatrix) -> Value:
+    """Return the metric's value; a plug-in that raises is a row, not the end."""
+    try:
+        return request.metric(s, **request.options)
+    except Exception as error:
+        reason = f"{request.text} raised {type(error).__name__}: {error}"
+        warnings.warn(f"{weight.name}: {reason}", SpectrankWarning, stacklevel=2)
+        return Value.undefined("skipped", reason)
 
 
 def _numbers(value: Value) -> dict[str, Any]:
@@ -90,6 +104,16 @@ def _key(weight: WeightMatrix) -> dict[str, Any]:
         "tied_to": ", ".join(weight.tied_to) or None,
         "inferred": weight.inferred,
     }
+
+
+def _floor(s: Spectrum) -> str | None:
+    """Say which values are known only to be small."""
+    if s.num_resolved is None or s.num_resolved == min(s.shape):
+        return None
+    return (
+        f"values after the first {s.num_resolved} are below what the route resolves: "
+        "they are known only to be small"
+    )
 
 
 def skip_row(skip: Skip) -> dict[str, Any]:

@@ -104,6 +104,9 @@ def scan(
     needs = frozenset[Need]().union(*(request.needs for request in requests))
     started = time.perf_counter()
     provenance = environment()
+    # Descriptions only; the tensors come one by one.
+    weights = list(iter_weights(source, select=select, views=views))
+    _check_patterns(weights, select, views)
     info = describe(source)
     digest = InputHash(info.files)
 
@@ -117,9 +120,6 @@ def scan(
             seed=seed,
         )
 
-    # Descriptions only; the tensors come one by one.
-    weights = list(iter_weights(source, select=select, views=views))
-    _check_patterns(weights, select, views)
     rows, unread = _measure_all(weights, requests, measure, spectra, progress)
     if unread:
         warnings.warn(
