@@ -32,11 +32,8 @@ def main() -> None:
         }
         print(row)
         rows.append(row)
-    best = max(rows, key=lambda r: r["ratio_median"])
-    claim = (
-        f"A full float64 spectrum takes {1 / best['ratio_median']:.0%} of the time of "
-        f"svdvals at {best['shape'][0]} x {best['shape'][1]}"
-    )
+    ratios = ", ".join(f"{r['ratio_median']} at {r['shape']}" for r in rows)
+    claim = f"A full float64 spectrum against svdvals, times faster: {ratios}"
     write(__doc__.splitlines()[0], claim, rows)
 
 

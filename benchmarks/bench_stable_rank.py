@@ -11,6 +11,7 @@ from harness import interleave, write
 from spectrank import metrics, spectrum
 
 N = 4096
+RTOLS = (5e-5, 1e-4)
 AIMS = {
     ("gaussian", "float32"): 10.0,
     ("gaussian", "float64"): 6.0,
@@ -42,7 +43,7 @@ def main() -> None:
         truth = float(dense(W64))
         for dtype in (torch.float32, torch.float64):
             W = W64.to(dtype)
-            for rtol in (5e-5, 1e-4):
+            for rtol in RTOLS:
 
                 def ours(W=W, rtol=rtol) -> object:
                     s = spectrum(W, ["frobenius", "sigma_max"], rtol=rtol)
@@ -64,11 +65,15 @@ def main() -> None:
                 }
                 print(row)
                 rows.append(row)
-    by = {(r["spectrum"], r["dtype"]): r["ratio_median"] for r in rows}
+    # The narrower enclosure, which is what the aim asks for.
+    ratios = ", ".join(
+        f"{r['ratio_median']} ({r['spectrum']}, {r['dtype']})"
+        for r in rows
+        if r["rtol"] == min(RTOLS)
+    )
     claim = (
-        "At 4096 x 4096 a stable rank with its enclosure is "
-        f"{by['gaussian', 'float32']:.0f} (Gaussian) to "
-        f"{by['power law', 'float32']:.0f} (power law) times faster than svdvals"
+        "At 4096 x 4096 a stable rank with an enclosure 1e-4 wide against svdvals, "
+        f"times faster: {ratios}"
     )
     write(__doc__.splitlines()[0], claim, rows)
 

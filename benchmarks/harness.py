@@ -14,7 +14,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -56,14 +56,14 @@ def summarise(times: list[tuple[float, float]]) -> dict[str, Any]:
     }
 
 
-def write(question: str, claim: str, results: Any, *, packages: tuple[str, ...] = ()):
+def write(question: str, claim: str, results: Any) -> None:
     """Write one answer as JSON beside the machine it was found on."""
     folder = RESULTS / machine_name()
     folder.mkdir(parents=True, exist_ok=True)
     document = {
         "question": question,
         "command": " ".join(["python", *sys.argv]),
-        "environment": environment(packages),
+        "environment": environment(),
         "claim": claim,
         "results": results,
     }
@@ -72,11 +72,11 @@ def write(question: str, claim: str, results: Any, *, packages: tuple[str, ...] 
     print(f"wrote {path.relative_to(RESULTS.parent.parent)}")
 
 
-def environment(packages: tuple[str, ...] = ()) -> dict[str, Any]:
+def environment() -> dict[str, Any]:
     """Return processor, threads and versions."""
     import torch
 
-    names = ("torch", "numpy", "scipy", "safetensors", *packages)
+    names = ("torch", "numpy", "scipy", "safetensors")
     return {
         "processor": processor(),
         "cores": os.cpu_count(),
@@ -102,13 +102,12 @@ def machine_name() -> str:
     return re.sub("-+", "-", f"{name}-{os.cpu_count()}-cores")
 
 
-def run_child(code: str, *, environment: Mapping[str, str] | None = None) -> Any:
+def run_child(code: str) -> Any:
     """Run code in a fresh process of this environment; it prints one line of JSON."""
     result = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,
         text=True,
         check=True,
-        env={**os.environ, **(environment or {})},
     )
     return json.loads(result.stdout.splitlines()[-1])

@@ -115,7 +115,7 @@ def test_the_overview_counts_what_backs_the_numbers(matrix, table):
     rows[4]["failure_probability"] = 2e-8
     _, words = _read(render_html(table(rows)))
     assert "probabilistic 4 holds" in words
-    assert "rounding 2 floating-point" in words
+    assert "rounding 2 a stated multiple" in words
     assert f"failure probability of one number: 2{TIMES}10⁻⁸" in words
     # 3 * 1e-9 + 2e-8
     assert f"except with probability at most 2.3{TIMES}10⁻⁸" in words

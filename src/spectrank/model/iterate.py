@@ -96,6 +96,7 @@ def describe(source: Source) -> SourceInfo:
     """
     kind, files, entries = _open(source)
     label = str(source) if isinstance(source, str | Path) else type(source).__name__
+    label = "state dict" if kind == "state_dict" else label
     elements: dict[Hashable, int] = {}
     for entry in entries:
         if entry.dtype is not None and entry.dtype.is_floating_point:

@@ -157,13 +157,13 @@ def _cell(row: Row, intern: _Strings) -> list[Any]:
 
 def _spectrum(row: Row, intern: _Strings, grids: dict[int, int]) -> dict[str, Any]:
     values: list[float] = row.get("values") or []
-    size = len(values)
     points = [finite_or_none(value) for value in thin_spectrum(values)[1]]
     # Seven digits draw the same curve in half the bytes; the ends stay exact.
     points[1:-1] = [None if v is None else float(f"{v:.7g}") for v in points[1:-1]]
     return {
-        "size": size,
-        "grid": grids.setdefault(size, len(grids)),
+        "size": len(values),
+        "resolved": row.get("num_resolved"),
+        "grid": grids.setdefault(len(values), len(grids)),
         "values": points,
         "cell": _cell(row, intern),
     }

@@ -26,7 +26,7 @@ _TIMES = "\N{MULTIPLICATION SIGN}"
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _ERROR_KINDS = {
     "certified": "proved: the true value lies inside for certain",
-    "rounding": "floating-point rounding is the only error, and it is bounded",
+    "rounding": "a stated multiple of the unit roundoff: a tested model, not a proof",
     "probabilistic": "holds except with the stated probability over a random start",
     "stderr": "a standard error, not an enclosure",
     "not stated": "no error is given",

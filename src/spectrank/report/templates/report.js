@@ -31,7 +31,7 @@ function unpack(cell) {
 }
 const CELLS = DATA.cells.map((column) => column.map(unpack));
 const SPECTRA = DATA.spectra.map((spectrum) => spectrum && {
-  size: spectrum.size, values: spectrum.values, index: DATA.grids[spectrum.grid],
+  size: spectrum.size, resolved: spectrum.resolved, values: spectrum.values, index: DATA.grids[spectrum.grid],
   cell: unpack(spectrum.cell),
 });
 

@@ -60,15 +60,19 @@ function drawSigma() {
   const { axis, layout } = baseLayout(box, Math.min(460, Math.max(320, width * 0.6)), { l: 68, r: 14, t: 26, b: 50 });
   const { index, size } = spectrum;
   const mode = index.length <= 60 ? "lines+markers" : "lines";
-  const main = {
-    type: "scatter", mode, x: index, y: positive(spectrum.values), hoverinfo: "text",
-    hovertext: index.map((k, at) => `σ<sub>${k}</sub> = ${format(spectrum.values[at], 6)}`),
-    line: { color: colour("accent"), width: 2 }, marker: { size: 5 },
-  };
+  // What the route cannot tell from zero is drawn, but not as if it were known.
+  const resolved = spectrum.resolved ?? size;
+  const part = (keep, line, note) => ({
+    type: "scatter", mode, x: index, hoverinfo: "text", line, marker: { size: 5 },
+    y: positive(spectrum.values).map((value, at) => (keep(index[at]) ? value : null)),
+    hovertext: index.map((k, at) => `σ<sub>${k}</sub> = ${format(spectrum.values[at], 6)}${note}`),
+  });
+  const main = part((k) => k <= resolved, { color: colour("accent"), width: 2 }, "");
+  const floor = part((k) => k > resolved, { color: colour("muted"), width: 1, dash: "dot" }, " (below the floor)");
   const peers = SIGMA.peers ? peerTrace(i) : { trace: null, count: 0 };
   const marks = [marker("stable_rank", i, size, 0.06), marker("effective_rank", i, size, 0.13)].filter(Boolean);
   const title = (text) => ({ text, standoff: 8, font: { size: 12, color: colour("muted") } });
-  Plotly.react(box, [...(peers.trace ? [peers.trace] : []), main], {
+  Plotly.react(box, [...(peers.trace ? [peers.trace] : []), ...(resolved < size ? [floor] : []), main], {
     ...layout, hovermode: "closest", shapes: marks.map((mark) => mark.shape),
     annotations: marks.map((mark) => mark.annotation),
     xaxis: { ...axis, type: SIGMA.indexLog ? "log" : "linear", title: title("index k"), ...indexRange(size) },
@@ -79,6 +83,7 @@ function drawSigma() {
     `Singular values of ${MATRICES[i].name}, largest first, ${SIGMA.indexLog ? "both axes" : "values"} logarithmic.`,
     index.length < size ? `${index.length} log-spaced of ${size} values, both ends exact.` : `All ${size} values.`,
     peers.count ? `In grey: ${peers.count} other ${peers.count === 1 ? "matrix" : "matrices"} of the role “${MATRICES[i].role}”.` : "",
+    resolved < size ? `Dotted: ${words(spectrum.cell.reason ?? "known only to be small")}.` : "",
     zeros ? `${zeros} of these ${zeros === 1 ? "is" : "are"} zero, which a logarithmic axis cannot show.` : "",
   ].filter(Boolean).join(" ");
 }
