@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from matrices import SPECTRA, named_spectrum, with_spectrum
 from tolerances import FLOAT64, SPECTRUM
 
+from spectrank import metrics
 from spectrank.errors import (
     ArgumentTypeError,
     DomainError,
@@ -304,6 +305,22 @@ def test_a_60000_row_embedding_is_routine():
     assert float((s.sigma / truth - 1).abs().max()) < 1e-10
 
 
+@pytest.mark.parametrize("shape", [(4096, 1024), (1024, 4096)])
+@pytest.mark.parametrize("certify", ["probabilistic", "deterministic"])
+def test_a_freshly_initialised_layer_is_enclosed_on_every_route(shape, certify):
+    # Its spectrum stays away from zero, where lost orthogonality shows most.
+    torch.manual_seed(0)
+    W = torch.nn.Linear(*shape, bias=False).weight.detach()
+    A = W.double() if W.shape[0] >= W.shape[1] else W.double().T
+    truth = float(torch.linalg.eigvalsh(A.T @ A)[-1].sqrt())
+    for needs in (NORMS, ("frobenius", "sigma_max", "schatten4"), ("sigma",)):
+        for rtol in (1e-2, 1e-4, 1e-8):
+            s = spectrum(W, needs, rtol=rtol, certify=certify)
+            assert s.sigma_max.lower <= truth * (1 + FLOAT64), (s.route, rtol)
+            assert s.sigma_max.upper >= truth * (1 - FLOAT64), (s.route, rtol)
+            assert s.sigma_max.value == pytest.approx(truth, rel=rtol)
+
+
 def test_the_popular_shortcut_is_biased_and_the_enclosure_is_not():
     # svd_lowrank with its defaults is several per cent low on a flat spectrum.
     torch.manual_seed(0)
@@ -358,6 +375,11 @@ def test_entries_at_the_edge_of_float64_give_numbers_or_a_status():
     s = spectrum(torch.full((10, 10), 1.7e308, dtype=torch.float64))
     assert s.status == "nonfinite"
     assert "rescale" in s.reason
+    assert metrics.condition_number(torch.full((3, 4), 1e-320).double()).status != "ok"
+    huge = torch.tensor([[1.7e308, 1.7e308], [1.7e308, -1.7e308]], dtype=torch.float64)
+    for metric in metrics.list_metrics():
+        assert metric(huge).status == "nonfinite"
+        metric(torch.full((3, 4), 1e-320, dtype=torch.float64))
     tiny = spectrum(torch.eye(2, dtype=torch.float64) * 5e-324)
     ratio = (tiny.frobenius / tiny.sigma_max) ** 2
     assert ratio.lower <= 2.0 <= ratio.upper
@@ -386,6 +408,14 @@ def test_when_eigenvalues_fail_a_dense_svd_serves_and_when_all_fail_a_status(
     s = spectrum(W)
     assert s.status == "not_converged"
     assert "converge" in s.reason
+
+
+def test_a_default_device_of_the_user_is_not_in_the_way():
+    W = torch.ones(1100, 1100) + torch.eye(1100)
+    with torch.device("meta"):
+        assert spectrum(W, NORMS).sigma_max.value == pytest.approx(1101.0)
+        assert spectrum(torch.zeros(3, 3, device="cpu")).status == "degenerate"
+        assert spectrum(W[:20, :20]).sigma_max.value == pytest.approx(21.0)
 
 
 def test_the_matrix_and_the_global_generator_are_left_as_they_were():

@@ -5,7 +5,7 @@ from importlib.metadata import EntryPoint
 import pytest
 import torch
 
-from spectrank.errors import DomainError, UnknownNameError
+from spectrank.errors import ArgumentTypeError, DomainError, UnknownNameError
 from spectrank.linalg import spectrum
 from spectrank.metrics import get_metric, list_metrics, registry, stable_rank
 from spectrank.metrics.registry import register, unregister
@@ -58,6 +58,16 @@ def test_the_conformance_suite_catches_a_false_promise(changes, match):
     metric = broken(**changes)
     with pytest.raises(AssertionError, match=match):
         check_metric(metric)
+
+
+def test_a_metric_that_returns_a_bare_number_is_refused_by_name():
+    def bare_number(s):
+        """A number without an enclosure."""
+        return 3.0
+
+    metric = register(**PROMISES)(bare_number)
+    with pytest.raises(ArgumentTypeError, match="bare_number returned float"):
+        metric(torch.eye(3))
 
 
 def test_the_conformance_suite_catches_a_value_outside_its_enclosure():

@@ -12,6 +12,7 @@ from torch import nn
 
 import spectrank as sr
 from spectrank.errors import (
+    ArgumentTypeError,
     CheckpointError,
     DomainError,
     SpectrankWarning,
@@ -177,6 +178,30 @@ def test_a_pattern_that_matches_nothing_is_refused():
         sr.scan(model(), select=["0.*", "mlp.*"])
     with pytest.raises(DomainError, match=r"views names .*'mlp\.\*' matches none"):
         sr.scan(model(), views={"mlp.*": "linear"})
+
+
+@pytest.mark.parametrize("source", [{}, {"lr": 0.1}, nn.ReLU()])
+def test_a_source_without_tensors_is_refused(source):
+    with pytest.raises(DomainError, match="needs a source with tensors"):
+        sr.scan(source)
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"metrics": 5}, "metrics are names or Metric objects, got int"),
+        ({"select": 5}, "select is a pattern or a list of them, got int"),
+        ({"views": ["linear"]}, "views maps patterns to views, got list"),
+    ],
+)
+def test_options_of_a_wrong_type_are_refused(options, match):
+    with pytest.raises(ArgumentTypeError, match=match):
+        sr.scan(model(), **options)
+
+
+def test_a_bare_metric_will_do():
+    table = sr.scan(model(), metrics=sr.metrics.stable_rank)
+    assert set(table.where(kind="measurement").frame["metric"]) == {"stable_rank"}
 
 
 def test_progress_counts_to_the_end():

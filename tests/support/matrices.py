@@ -29,6 +29,7 @@ def named_spectrum(name, k):
         "quarter-circle": quarter_circle(k),
         "spike": torch.where(i == 0, 1.0, 0.1).to(torch.float64),
         "power": (i + 1.0) ** -0.5,
+        "away from zero": torch.linspace(1.0, 0.5, k, dtype=torch.float64),
     }[name]
 
 
@@ -49,4 +50,5 @@ SPECTRA = (
     "quarter-circle",
     "spike",
     "power",
+    "away from zero",
 )

@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 a gate failed, 2 unusable input or options.
 
 from __future__ import annotations
 
+import io
 import sys
 import warnings
 from importlib.metadata import version
@@ -28,7 +29,13 @@ app = typer.Typer(
     ),
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("scan")(scan_command)
+app.command(
+    "scan",
+    help=(
+        "Measure every weight matrix of a checkpoint. Exit codes: 0 done, 1 a gate "
+        "failed, 2 unusable input or options."
+    ),
+)(scan_command)
 app.command("metrics")(metrics_command)
 
 
@@ -52,6 +59,10 @@ def _root(
 
 def main() -> None:
     """Run the command line; a deliberate error is one message and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A terminal that cannot show a character shows a replacement instead.
+            stream.reconfigure(errors="replace")
     warnings.showwarning = _show_warning
     warnings.simplefilter("always", SpectrankWarning)
     try:
@@ -59,10 +70,9 @@ def main() -> None:
     except SpectrankError as error:
         typer.secho(f"error: {error}", fg="red", err=True)
         sys.exit(2)
-    except BrokenPipeError:
-        # The reader of our output went away, as `head` does.
-        sys.stderr.close()
-        sys.exit(0)
+    except OSError as error:
+        typer.secho(f"error: output cannot be written: {error}", fg="red", err=True)
+        sys.exit(2)
 
 
 def _show_warning(

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 def scan_command(
     source: Annotated[
-        Path,
+        str,
         typer.Argument(
-            help="A .safetensors, .pt, .pth or .bin file, or a folder of them."
+            help="A .safetensors, .pt, .pth, .bin or .ckpt file, or a folder of them."
         ),
     ],
     metrics: Annotated[
@@ -76,14 +76,12 @@ def scan_command(
     from rich.console import Console
 
     from spectrank.scanning import Gate, scan
-    from spectrank.table import Table, check_target
+    from spectrank.table import Table
 
     # Mistakes in the options cost a second, not a scan.
     gates = [Gate.parse(text) for text in fail_if or []]
     views = dict(_parse_view(text) for text in view or [])
-    for path in out or []:
-        check_target(path)
-    _check_page(html)
+    _check_targets(source, out or [], html)
     errors = Console(stderr=True)
     with _ProgressBar(errors, hidden=quiet) as bar:
         table = scan(
@@ -108,13 +106,27 @@ def scan_command(
         raise typer.Exit(1)
 
 
-def _check_page(html: Path | None) -> None:
+def _check_targets(source: str, out: list[Path], html: Path | None) -> None:
+    """Refuse what cannot be written, or would overwrite the source or each other."""
     from spectrank.errors import TableError
+    from spectrank.table import check_target
 
-    if html is not None and not html.absolute().parent.is_dir():
+    for path in out:
+        check_target(path)
+    if html is not None and (
+        html.suffix.lower() not in {".html", ".htm"}
+        or not html.absolute().parent.is_dir()
+        or html.is_dir()
+    ):
         raise TableError(
-            f"a page is written into an existing folder, got {html}; "
+            f"a page is an .html file in an existing folder, got {html}; "
             "create the folder or choose another path"
+        )
+    targets = [path.resolve() for path in [*out, *([html] if html else [])]]
+    if len(set(targets)) < len(targets) or Path(source).resolve() in targets:
+        raise TableError(
+            "each output is a file of its own and none is the source, got "
+            f"{', '.join(map(str, targets))}; choose other names"
         )
 
 

@@ -68,7 +68,7 @@ def enclose_sigma_max(
         value, frobenius = _with_rounding(
             operand, run, start, dtype, failure_probability
         )
-        if value.relative_width <= rtol * (1.0 + 1e-6):
+        if value is not None and value.relative_width <= rtol * (1.0 + 1e-6):
             return value, frobenius, f"lanczos-{'float32' if single else 'float64'}"
     return None
 
@@ -106,8 +106,12 @@ def enclose_from_gram(
     )
     if not run.converged:
         return None
+    y = run.vector / torch.linalg.vector_norm(run.vector)
+    rayleigh = float(y @ torch.mv(full, y))
     slack = error + ROUNDING * (run.num_steps + 4) * EPS
-    return _probabilistic(run, run.theta, slack, slack, failure_probability)
+    if not _consistent(run, rayleigh, slack):
+        return None
+    return _probabilistic(run, rayleigh, slack, slack, failure_probability)
 
 
 def start_vector(n: int, seed: int, device: torch.device) -> Spectral:
@@ -126,7 +130,8 @@ def start_vector(n: int, seed: int, device: torch.device) -> Spectral:
     # and the failure probability would mean nothing. So the seed is hashed first.
     digest = hashlib.sha256(f"spectrank start vector {seed} {n}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little"))
-    return torch.randn(n, dtype=torch.float64, generator=generator).to(device)
+    vector = torch.randn(n, dtype=torch.float64, generator=generator, device="cpu")
+    return vector.to(device)
 
 
 def gram_product(operand: Operand, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
@@ -164,7 +169,7 @@ def _with_rounding(
     start: Tensor,
     dtype: torch.dtype,
     failure_probability: float,
-) -> tuple[Value, Value]:
+) -> tuple[Value | None, Value]:
     """Return sigma_1 with the rounding of the steps in it, and the Frobenius norm."""
     probes = [v / torch.linalg.vector_norm(v) for v in (run.vector, start)]
     exact, lengths, frobenius = float64_pass(operand, probes)
@@ -179,8 +184,15 @@ def _with_rounding(
         measured = max(float(torch.linalg.vector_norm(e)) for e in errors) / rayleigh
         largest = _FLOAT32_SAFETY * max(measured, float(torch.finfo(dtype).eps))
         above += 2.0 * math.sqrt(run.num_steps) * largest
+    if not _consistent(run, rayleigh, above):
+        return None, frobenius
     value = _probabilistic(run, rayleigh, slack, above, failure_probability)
     return value, frobenius
+
+
+def _consistent(run: LanczosRun, rayleigh: float, slack: float) -> bool:
+    """Whether the Ritz value is what its vector says: it is not after lost digits."""
+    return abs(run.theta - rayleigh) <= 2.0 * slack * rayleigh
 
 
 def float64_pass(

@@ -139,7 +139,9 @@ def lanczos(
     theta = root = 0.0
     k, converged, next_test = 0, False, min_steps
     while k < max_steps and not converged:
-        alphas[k], betas[k], V[k + 1] = _step(product, V[: k + 1])
+        alphas[k], betas[k], V[k + 1] = _step(
+            product, V[: k + 1], betas[k - 1] if k else 0.0
+        )
         k += 1
         if k < next_test and k < max_steps:
             continue
@@ -159,21 +161,22 @@ def lanczos(
 
 
 def _step(
-    product: Callable[[Tensor], Tensor], V: Tensor
+    product: Callable[[Tensor], Tensor], V: Tensor, beta_before: float
 ) -> tuple[float, float, Tensor]:
     """One step from the last row of V; returns alpha, beta and the next vector."""
     w = product(V[-1])
     norm = torch.linalg.vector_norm(w)
-    h = V @ w
-    alpha = float(h[-1])
-    w = w - V.T @ h
+    alpha = float(V[-1] @ w)
+    # The large components first, then all of V: a pass over V alone leaves their
+    # rounding in, which grows by alpha / beta a step and has swallowed every digit
+    # after 60 steps where the spectrum stays away from zero.
+    w = w - alpha * V[-1]
+    if len(V) > 1:
+        w = w - beta_before * V[-2]
+    w = w - V.T @ (V @ w)
     beta = torch.linalg.vector_norm(w)
-    # Twice is enough (Kahan): once more only where cancellation left few digits.
-    # A product in float32 leaves coefficients of 1e-7, so this is rare.
     if bool(beta < 0.1 * norm):
-        h = V @ w
-        alpha += float(h[-1])
-        w = w - V.T @ h
+        w = w - V.T @ (V @ w)
         beta = torch.linalg.vector_norm(w)
     if bool(beta > 8.0 * EPS * norm):
         return alpha, float(beta), w / beta

@@ -88,7 +88,7 @@ def without_values(
     """
     kind: ErrorKind = "rounding" if math.isnan(x) else "certified"
     value = Value(x, x, x, kind, 0.0, status, reason)
-    sigma = torch.full((min(shape),), x, dtype=torch.float64)
+    sigma = torch.full((min(shape),), x, dtype=torch.float64, device="cpu")
     return Spectrum(
         shape,
         value,

@@ -90,6 +90,9 @@ class Value:
     def __float__(self) -> float:
         return self.value
 
+    def __format__(self, spec: str) -> str:
+        return format(self.value, spec) if spec else str(self)
+
     def __str__(self) -> str:
         if self.status != "ok":
             return f"{self.value:g} ({self.status}: {self.reason})"
@@ -122,9 +125,9 @@ class Value:
         return _combine(
             self,
             self,
-            self.value**exponent,
-            self.lower**exponent,
-            self.upper**exponent,
+            _power(self.value, exponent),
+            _power(self.lower, exponent),
+            _power(self.upper, exponent),
             failure_probability=self.failure_probability,
         )
 
@@ -149,6 +152,13 @@ class Value:
             failure_probability=self.failure_probability,
             outward=False,
         )
+
+
+def _power(x: float, exponent: float) -> float:
+    try:
+        return float(x**exponent)
+    except OverflowError:
+        return math.inf
 
 
 def _as_value(x: Value | float) -> Value:

@@ -118,7 +118,8 @@ def condition_number(s: Spectrum) -> Value:
     sigma, error = sigma_of(s)
     top, low = float(sigma[0]), float(sigma[-1])
     if low <= float(error[-1]):
-        lower = top / (low + float(error[-1]))
+        floor = low + float(error[-1])
+        lower = top / floor if floor > 0.0 else math.inf
         reason = "the smallest singular value cannot be told from zero"
         return Value(
             math.inf, lower, math.inf, "rounding", status="degenerate", reason=reason

@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import Tensor
 
-from spectrank.errors import DomainError, UnknownNameError
+from spectrank.errors import ArgumentTypeError, DomainError, UnknownNameError
 from spectrank.linalg import Need, Spectrum, Value, spectrum
 
 ENTRY_POINT_GROUP = "spectrank.metrics"
@@ -67,6 +67,9 @@ class Metric:
 
         Returns:
             Value with enclosure, error kind and status.
+
+        Raises:
+            ArgumentTypeError: If the function does not return a Value.
         """
         options = self.bind(parameters)
         if not isinstance(s, Spectrum):
@@ -77,7 +80,14 @@ class Metric:
         if s.status != "ok":
             return Value.undefined(s.status, s.reason or s.status)
         self._require(s, options)
-        return self.function(s, **options).clip(*self.range(min(s.shape)))
+        value = self.function(s, **options)
+        if not isinstance(value, Value):
+            raise ArgumentTypeError(
+                f"a metric returns a spectrank.Value, {self.name} returned "
+                f"{type(value).__name__}; compute with s.sigma_max and its like, or "
+                "wrap a number with Value.around(number, error)"
+            )
+        return value.clip(*self.range(min(s.shape)))
 
     def bind(self, parameters: Parameters) -> dict[str, Any]:
         """Return the options with defaults filled in and checked.

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from spectrank.errors import DomainError, UnknownNameError
+from spectrank.errors import ArgumentTypeError, DomainError, UnknownNameError
 from spectrank.linalg import Need
 from spectrank.metrics import Metric, get_metric
 
@@ -60,7 +60,7 @@ class MetricRequest:
 
 
 def parse_metrics(
-    metrics: str | Iterable[str | Metric] | None,
+    metrics: str | Metric | Iterable[str | Metric] | None,
 ) -> tuple[MetricRequest, ...]:
     """Return the requests of a list of names.
 
@@ -73,14 +73,22 @@ def parse_metrics(
         The requests, in order, repetitions dropped.
 
     Raises:
+        ArgumentTypeError: If they are not names or metrics.
         DomainError: If the list is empty.
     """
     if metrics is None:
         items: list[str | Metric] = list(DEFAULT_METRICS)
     elif isinstance(metrics, str):
         items = [part.strip() for part in metrics.split(",") if part.strip()]
-    else:
+    elif isinstance(metrics, Metric):
+        items = [metrics]
+    elif isinstance(metrics, Iterable):
         items = list(metrics)
+    else:
+        raise ArgumentTypeError(
+            f"metrics are names or Metric objects, got {type(metrics).__name__}; "
+            "e.g. metrics='stable_rank'"
+        )
     if not items:
         raise DomainError(
             "a scan computes at least one metric, got an empty list; "

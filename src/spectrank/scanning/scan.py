@@ -10,7 +10,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from spectrank.errors import CheckpointError, DomainError, SpectrankWarning
+from spectrank.errors import (
+    ArgumentTypeError,
+    CheckpointError,
+    DomainError,
+    SpectrankWarning,
+)
 from spectrank.linalg import (
     DEFAULT_FAILURE_PROBABILITY,
     DEFAULT_RTOL,
@@ -61,7 +66,7 @@ class Progress:
 def scan(
     source: Source,
     *,
-    metrics: str | Iterable[str | Metric] | None = None,
+    metrics: str | Metric | Iterable[str | Metric] | None = None,
     select: str | Sequence[str] | None = None,
     views: Mapping[str, str] | None = None,
     rtol: float = DEFAULT_RTOL,
@@ -105,6 +110,7 @@ def scan(
     started = time.perf_counter()
     provenance = environment()
     # Descriptions only; the tensors come one by one.
+    _check_types(select, views)
     weights = list(iter_weights(source, select=select, views=views))
     _check_patterns(weights, select, views)
     info = describe(source)
@@ -149,11 +155,29 @@ def scan(
     return Table.from_rows(rows, provenance=provenance, columns=COLUMNS)
 
 
+def _check_types(select: object, views: object) -> None:
+    if select is not None and not isinstance(select, str | Sequence):
+        raise ArgumentTypeError(
+            f"select is a pattern or a list of them, got {type(select).__name__}; "
+            "e.g. select='*.mlp.*'"
+        )
+    if views is not None and not isinstance(views, Mapping):
+        raise ArgumentTypeError(
+            f"views maps patterns to views, got {type(views).__name__}; "
+            "e.g. views={'*.c_fc.weight': 'linear'}"
+        )
+
+
 def _check_patterns(
     weights: Sequence[WeightMatrix | Skip],
     select: str | Sequence[str] | None,
     views: Mapping[str, str] | None,
 ) -> None:
+    if not weights and select is None:
+        raise DomainError(
+            "a scan needs a source with tensors in it, got one without any; pass a "
+            "module with parameters, or a mapping of names to torch tensors"
+        )
     names = [weight.name for weight in weights]
     for option, patterns in (("select", select), ("views", list(views or ()))):
         if unmatched := unmatched_patterns(names, patterns):
