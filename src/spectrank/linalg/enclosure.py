@@ -20,7 +20,7 @@ _FLOAT32_RTOL = 4e-5
 # Part of the width left to the rounding of float32 products.
 _FLOAT32_SHARE = 0.2
 # How far the rounding error of any step may exceed the larger of two measured ones.
-_FLOAT32_SAFETY = 4.0
+_FLOAT32_SAFETY = 2.0
 # A block stays in the second-level cache between the two products with it.
 _BLOCK_BYTES = 1 << 21
 # Up to this order a dense eigenvector is cheap.
