@@ -102,6 +102,15 @@ def test_stable_rank_may_grow_when_a_row_is_deleted():
     assert metrics.stable_rank(W[1:]).value > metrics.stable_rank(W).value + 0.9
 
 
+def test_a_zero_matrix_has_norms_and_a_count_of_zero_and_no_other_rank():
+    zero = torch.zeros(4, 3)
+    for metric in metrics.list_metrics():
+        value = metric(zero)
+        assert value.status == "degenerate"
+        has_zero = metric.name.endswith("_norm") or metric.name == "numerical_rank"
+        assert value.value == 0.0 if has_zero else math.isnan(value.value), metric.name
+
+
 def test_the_numerical_rank_is_not_the_machine_precision_rank():
     W = with_spectrum([1.0, 1e-4, 1e-9], 5, 3, seed=3)
     assert metrics.numerical_rank(W).value == 1
