@@ -1,4 +1,11 @@
-"""The largest singular value with both ends, by products with the matrix alone."""
+"""The largest singular value with both ends, by products with the matrix alone.
+
+What the failure probability covers: the draw of the start vector, in exact arithmetic.
+Rounding is added on top and is a model: a stated multiple of eps for float64 products;
+for float32 products an allowance of twice the larger error measured on two vectors, at
+every step. Both take rounding to be unrelated to the start vector's component along the
+top singular vector. Only `certify` proves its ends.
+"""
 
 from __future__ import annotations
 
