@@ -1,0 +1,1 @@
+"""Experiments: data, claims, studies, one folder for each paper."""
