@@ -21,13 +21,12 @@ from typing import Any, Literal, final, get_args
 import torch
 from torch import Tensor, nn
 
-from spectrank.errors import ArgumentTypeError, DomainError, UnknownNameError
+from spectrank.errors import ArgumentTypeError, DomainError
 from spectrank.linalg.ensembles.ensemble import Ensemble
 from spectrank.linalg.ensembles.layer import LayerLaw as LayerLaw
 from spectrank.linalg.ensembles.layer import layer_law
-from spectrank.linalg.ensembles.make import OWN_STABLE_RANK, SPECTRA, ensemble
-from spectrank.linalg.ensembles.mp_spike import largest_sure
-from spectrank.linalg.ensembles.requests import check_name, check_norm
+from spectrank.linalg.ensembles.make import ensemble, shared_stable_ranks
+from spectrank.linalg.ensembles.requests import check_choice, check_norm
 from spectrank.linalg.haar import check_count
 
 Norm = Literal["frobenius", "spectral"]
@@ -108,28 +107,32 @@ class RandomMLP:
     activation: Activation = "relu"
 
     def __post_init__(self) -> None:
-        widths = _widths(self.widths)
-        object.__setattr__(self, "widths", widths)
+        object.__setattr__(self, "widths", _widths(self.widths))
         for name in ("stable_rank", "spectrum", "sigma"):
             x = getattr(self, name)
             if isinstance(x, Sequence) and not isinstance(x, str):
                 object.__setattr__(self, name, tuple(x))
-        _check_choice("norm", self.norm, get_args(Norm))
-        _check_choice("activation", self.activation, get_args(Activation))
+        check_choice("norm", self.norm, get_args(Norm))
+        check_choice("activation", self.activation, get_args(Activation))
         if self.sigma is not None and self.norm != "spectral":
             raise DomainError(
                 "sigma is the spectral norm that norm='spectral' holds, got "
                 f"sigma={self.sigma!r} with norm={self.norm!r}; leave one of them out"
             )
-        # Refuses what cannot be drawn, before anything is.
-        _ = self.layers
+        if self.sigma is not None and self.gain != "auto":
+            raise DomainError(
+                "gain scales the default of sigma, got both sigma="
+                f"{self.sigma!r} and gain={self.gain!r}; leave one of them out"
+            )
+        # Refuse what cannot be drawn; the moments can wait.
+        _ = self._ensembles, self._sizes
 
     def __repr__(self) -> str:
-        spectra = _joined([law.spectrum for law in self.layers])
+        spectra = _joined([e.spectrum for e in self._ensembles])
         ranks = _joined(
             [
-                "random" if law.stable_rank is None else f"{law.stable_rank:.6g}"
-                for law in self.layers
+                "random" if e.stable_rank is None else f"{e.stable_rank:.6g}"
+                for e in self._ensembles
             ]
         )
         widths = "-".join(str(n) for n in self.widths)
@@ -173,13 +176,13 @@ class RandomMLP:
         if self.activation not in _MEAN_GAINS:
             raise DomainError(
                 "the mean signal is exact for relu, leaky_relu and linear, got "
-                f"{self.activation!r}; spectrank.propagation has a mean-field value "
-                "for other activations"
+                f"{self.activation!r}; for others it is a matter of mean-field "
+                "propagation, exact in the limit of infinite width"
             )
         g, signal = _MEAN_GAINS[self.activation], 1.0
         means: list[float] = []
-        for law in self.layers:
-            signal *= law.a1 / law.n
+        for e, size in zip(self._ensembles, self._sizes, strict=True):
+            signal *= size**2 * e.law.a1 / e.n
             means.append(signal * g if len(means) < self.num_layers - 1 else signal)
             signal *= g
         return tuple(means)
@@ -245,28 +248,28 @@ class RandomMLP:
     def _ensembles(self) -> tuple[Ensemble, ...]:
         ranks = _per_layer("stable_rank", self.stable_rank, self.num_layers)
         spectra = _per_layer("spectrum", self.spectrum, self.num_layers)
-        shared = not isinstance(self.stable_rank, tuple)
-        made = []
-        for (n, m), r, spectrum in zip(self._pairs, ranks, spectra, strict=True):
-            check_name(spectrum, SPECTRA)
-            made.append(_layer_ensemble(m, n, r, spectrum, shared=shared))
-        return tuple(made)
+        if not isinstance(self.stable_rank, tuple):
+            ranks = shared_stable_ranks(self._pairs, self.stable_rank, spectra)
+        layers = zip(self._pairs, ranks, spectra, strict=True)
+        return tuple(
+            ensemble(m, n, stable_rank=r, spectrum=spectrum)
+            for (m, n), r, spectrum in layers
+        )
 
     @cached_property
     def _sizes(self) -> tuple[float, ...]:
+        if self.sigma is not None:
+            sigmas = _per_layer("sigma", self.sigma, self.num_layers)
+            return tuple(check_norm("sigma", x) for x in sigmas)
         gain = self._gain
-        if self.norm == "frobenius":
-            return tuple(
-                e.spectral_norm(gain * math.sqrt(e.m)) for e in self._ensembles
-            )
-        if self.sigma is None:
-            return tuple(gain * (1.0 + math.sqrt(m / n)) for n, m in self._pairs)
-        sigmas = _per_layer("sigma", self.sigma, self.num_layers)
-        return tuple(check_norm("sigma", x) for x in sigmas)
+        if self.norm == "spectral":
+            return tuple(gain * (1.0 + math.sqrt(m / n)) for m, n in self._pairs)
+        return tuple(e.spectral_norm(gain * math.sqrt(e.m)) for e in self._ensembles)
 
     @property
     def _pairs(self) -> list[tuple[int, int]]:
-        return list(zip(self.widths[:-1], self.widths[1:], strict=True))
+        """(m, n) of every layer."""
+        return list(zip(self.widths[1:], self.widths[:-1], strict=True))
 
     @property
     def _gain(self) -> float:
@@ -280,19 +283,6 @@ class RandomMLP:
         return _GAINS[self.activation]
 
 
-def _layer_ensemble(
-    m: int, n: int, r: float | None, spectrum: str, *, shared: bool
-) -> Ensemble:
-    """Ensemble of a layer; a number meant for all layers gives way where it must."""
-    if shared and isinstance(r, int | float):
-        if spectrum in OWN_STABLE_RANK:
-            r = None
-        elif r > min(m, n):
-            # Not the typical limit: every tenth draw of the layer would be refused.
-            r = largest_sure(m, n) if spectrum == "mp-spike" else min(m, n)
-    return ensemble(m, n, stable_rank=r, spectrum=spectrum)
-
-
 def _widths(widths: Any) -> tuple[int, ...]:
     if isinstance(widths, str) or not isinstance(widths, Sequence):
         raise ArgumentTypeError(
@@ -304,9 +294,7 @@ def _widths(widths: Any) -> tuple[int, ...]:
             f"widths go from inputs to outputs, at least two, got {list(widths)}; "
             "e.g. [784, 10] for a single layer"
         )
-    for n in widths:
-        check_count("a width", n)
-    return tuple(widths)
+    return tuple(check_count("a width", n) for n in widths)
 
 
 def _per_layer(name: str, x: Any, num_layers: int) -> Sequence[Any]:
@@ -318,14 +306,6 @@ def _per_layer(name: str, x: Any, num_layers: int) -> Sequence[Any]:
             f"got {len(x)}; give one per weight matrix"
         )
     return x
-
-
-def _check_choice(name: str, x: str, known: Sequence[str]) -> None:
-    if x not in known:
-        raise UnknownNameError(
-            f"{name} is one of {', '.join(known)}, got {x!r}; "
-            f"the default is {known[0]!r}"
-        )
 
 
 def _joined(words: list[str]) -> str:

@@ -13,6 +13,7 @@ float32 and cast.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -102,7 +103,7 @@ def make_draws(
             "pass torch.Generator().manual_seed(0)"
         )
     if num is not None:
-        check_count("num", num)
+        num = check_count("num", num)
     if dtype not in _COMPUTED_IN:
         known = ", ".join(str(key).removeprefix("torch.") for key in _COMPUTED_IN)
         raise DomainError(
@@ -113,26 +114,31 @@ def make_draws(
     return Draws(generator, num, _COMPUTED_IN[dtype], place)
 
 
-def check_count(name: str, x: int) -> None:
+def check_count(name: str, x: object) -> int:
     """Refuse what is not a whole number of at least one.
 
     Args:
         name: Of the argument, for the message.
         x: Its value.
 
+    Returns:
+        The same as an int.
+
     Raises:
         ArgumentTypeError: If it is not an integer.
         DomainError: If it is below one.
     """
-    if isinstance(x, bool) or not isinstance(x, int):
+    if isinstance(x, bool) or not isinstance(x, Integral):
         raise ArgumentTypeError(
             f"{name} is a whole number, got {x!r}; convert first, e.g. int({name})"
         )
-    if x < 1:
+    count = int(x)
+    if count < 1:
         raise DomainError(
             f"{name} must be at least 1, got {x}; an empty matrix has no "
             "singular values to prescribe"
         )
+    return count
 
 
 def haar(
@@ -173,8 +179,7 @@ def haar(
         >>> bool(torch.allclose(Q.T @ Q, torch.eye(3, dtype=torch.float64)))
         True
     """  # noqa: DOC502 - some are raised by the functions called
-    check_count("m", m)
-    check_count("p", p)
+    m, p = check_count("m", m), check_count("p", p)
     if p > m:
         raise DomainError(
             f"p must lie in [1, {m}] when a column has length m = {m}, got {p}; "

@@ -86,7 +86,7 @@ class Ensemble:
         Returns:
             ``frobenius_norm / sqrt(a1)``.
         """
-        return check_norm("frobenius_norm", frobenius_norm) / math.sqrt(self.moments.a1)
+        return check_norm("frobenius_norm", frobenius_norm) / math.sqrt(self.law.a1)
 
     def sample(
         self,
@@ -122,8 +122,8 @@ class Ensemble:
                 of an ``mp-spike`` draw has a singular value above the spike.
         """  # noqa: DOC502 - some are raised by the functions called
         size = self._size(spectral_norm, frobenius_norm)
-        _check_range(size, dtype)
         draws = make_draws(generator, num=num, dtype=dtype, device=device)
+        _check_range(size, dtype)
         W = self.law.draw(draws)
         return (W if size == 1.0 else W.mul_(size)).to(dtype)
 
@@ -229,10 +229,9 @@ class Ensemble:
 
 
 def _check_range(size: float, dtype: torch.dtype) -> None:
-    if dtype.is_floating_point:
-        limits = torch.finfo(dtype)
-        if not limits.tiny <= size <= limits.max:
-            raise DomainError(
-                f"a spectral norm in {dtype} lies in [{limits.tiny:g}, {limits.max:g}],"
-                f" got {size:g}; draw in float64, or choose another scale"
-            )
+    limits = torch.finfo(dtype)
+    if not limits.tiny <= size <= limits.max:
+        raise DomainError(
+            f"a spectral norm in {dtype} lies in [{limits.tiny:g}, {limits.max:g}], "
+            f"got {size:g}; draw in float64, or choose another scale"
+        )

@@ -79,6 +79,12 @@ class Law(ABC):
     def moments(self) -> SpectralMoments:
         """Moments at s_1 = 1."""
 
+    @property
+    def a1(self) -> float:
+        """E sum s^2: the stable rank where there is one; never expensive."""
+        r = self.stable_rank
+        return self.moments.a1 if r is None else r
+
     @abstractmethod
     def draw(self, draws: Draws) -> Matrices:
         """Return matrices (*num, m, n) in the precision of ``draws``."""

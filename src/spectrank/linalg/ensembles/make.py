@@ -22,8 +22,11 @@ Georgiev et al. (2021), arXiv:2110.02333, whose sampling scheme is not public.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from numbers import Real
 from types import MappingProxyType
+from typing import Any
 
 from torch import Tensor
 
@@ -63,7 +66,7 @@ SPECTRA = (*_RANDOM, *_FIXED, "orthogonal", "gaussian")
 """Names that ``ensemble`` takes."""
 
 # Of these the stable rank is no choice.
-OWN_STABLE_RANK = ("orthogonal", "gaussian")
+_OWN_STABLE_RANK = ("orthogonal", "gaussian")
 
 
 def ensemble(
@@ -107,13 +110,12 @@ def ensemble(
         >>> round(float(W.norm()), 12)
         8.0
     """  # noqa: DOC502 - some are raised by the functions called
-    check_count("m", m)
-    check_count("n", n)
+    m, n = check_count("m", m), check_count("n", n)
     if profile is not None:
         return _given(m, n, stable_rank, spectrum, profile)
     name = "mp-spike" if spectrum is None else spectrum
     check_name(name, SPECTRA)
-    if name in OWN_STABLE_RANK:
+    if name in _OWN_STABLE_RANK:
         return _own(m, n, stable_rank, name)
     if stable_rank is None:
         raise ArgumentTypeError(
@@ -164,3 +166,38 @@ def _own(m: int, n: int, stable_rank: float | None, name: str) -> Ensemble:
     if stable_rank is not None:
         check_agrees(check_stable_rank(stable_rank, m, n), law.stable_rank)
     return Ensemble(m, n, name, law)
+
+
+def shared_stable_ranks(
+    shapes: Sequence[tuple[int, int]],
+    stable_rank: object,
+    spectra: Sequence[str],
+) -> list[Any]:
+    """One stable rank meant for many layers, as each of them can have it.
+
+    Above min(m, n) it is lowered to that, for ``mp-spike`` to the largest that its
+    draws surely reach. Layers whose spectrum has a stable rank of its own are left out,
+    unless all are: then the number has no meaning and `ensemble` refuses it.
+
+    Args:
+        shapes: (m, n) of every layer.
+        stable_rank: Meant for all layers.
+        spectra: One name of ``SPECTRA`` per layer.
+
+    Returns:
+        What to ask `ensemble` for, layer by layer.
+    """
+    ranks: list[object] = []
+    mixed = any(name not in _OWN_STABLE_RANK for name in spectra)
+    for (m, n), name in zip(shapes, spectra, strict=True):
+        if mixed and name in _OWN_STABLE_RANK:
+            ranks.append(None)
+        elif (
+            isinstance(stable_rank, Real) and min(m, n) < float(stable_rank) < math.inf
+        ):
+            # Not the typical limit: every tenth draw of the layer would be refused.
+            sure = largest_sure(m, n) if name == "mp-spike" else float(min(m, n))
+            ranks.append(sure)
+        else:
+            ranks.append(stable_rank)
+    return ranks

@@ -14,8 +14,10 @@ import torch
 
 from spectrank.linalg.ensembles.law import Profiles
 
-# Newton's method on a convex function needs about ten steps; it stops by itself.
+# Newton's method needs about ten steps; this many would be a mistake of ours.
 _MAX_STEPS = 200
+# Steps shrink quadratically: after one of this relative size rounding is what is left.
+_LAST_STEP = 1e-9
 
 
 def flat(p: int, r: float) -> Profiles:
@@ -109,7 +111,7 @@ def tempered(log_s: Profiles, r: float) -> Profiles:
         slope = (rest * (exponents - height).exp()).sum(-1, keepdim=True)
         step = ((target - height) / slope).clamp_min(0.0)
         gamma = gamma + step
-        if bool((step <= 1e-15 * gamma).all()):
+        if bool((step <= _LAST_STEP * gamma).all()):
             break
     t = (gamma * rest).exp()
     # The last rounding: the sum is r, not nearly r.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Sequence
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -40,7 +41,25 @@ def check_name(spectrum: str, known: Sequence[str]) -> None:
     )
 
 
-def check_stable_rank(stable_rank: float, m: int, n: int) -> float:
+def check_choice(name: str, x: str, known: Sequence[str]) -> None:
+    """Refuse what is none of a few words.
+
+    Args:
+        name: Of the argument.
+        x: Its value.
+        known: The words, the default first.
+
+    Raises:
+        UnknownNameError: If it is none of them.
+    """
+    if x not in known:
+        raise UnknownNameError(
+            f"{name} is one of {', '.join(known)}, got {x!r}; "
+            f"the default is {known[0]!r}"
+        )
+
+
+def check_stable_rank(stable_rank: object, m: int, n: int) -> float:
     """Refuse what no (m, n) matrix has.
 
     Args:
@@ -55,20 +74,21 @@ def check_stable_rank(stable_rank: float, m: int, n: int) -> float:
         ArgumentTypeError: If it is not a number.
         DomainError: If it lies outside [1, min(m, n)].
     """
-    if isinstance(stable_rank, bool) or not isinstance(stable_rank, int | float):
+    if isinstance(stable_rank, bool) or not isinstance(stable_rank, Real):
         raise ArgumentTypeError(
             f"stable_rank is a number in [1, {min(m, n)}] for a {m} x {n} matrix, "
             f"got {stable_rank!r}; convert first, e.g. float(stable_rank)"
         )
-    if not 1.0 <= stable_rank <= min(m, n):
+    r = float(stable_rank)
+    if not 1.0 <= r <= min(m, n):
         raise DomainError(
             f"stable_rank must lie in [1, {min(m, n)}] for a {m} x {n} matrix, "
             f"got {stable_rank}; choose a smaller target or a wider layer"
         )
-    return float(stable_rank)
+    return r
 
 
-def check_norm(name: str, x: float) -> float:
+def check_norm(name: str, x: object) -> float:
     """Refuse what is no positive finite norm.
 
     Args:
@@ -82,16 +102,17 @@ def check_norm(name: str, x: float) -> float:
         ArgumentTypeError: If it is not a number.
         DomainError: If it is not positive and finite.
     """
-    if isinstance(x, bool) or not isinstance(x, int | float):
+    if isinstance(x, bool) or not isinstance(x, Real):
         raise ArgumentTypeError(
             f"{name} is a positive number, got {x!r}; convert first, e.g. float(x)"
         )
-    if not 0.0 < x < math.inf:
+    norm = float(x)
+    if not 0.0 < norm < math.inf:
         raise DomainError(
             f"{name} must be positive and finite, got {x}; "
             "a zero matrix has no stable rank"
         )
-    return float(x)
+    return norm
 
 
 def normalised_profile(
@@ -109,10 +130,22 @@ def normalised_profile(
         min(m, n) squares.
 
     Raises:
+        ArgumentTypeError: If it is no sequence of real numbers.
         ShapeError: If it is not 1-D or has no or too many values.
         DomainError: If the values are not descending, finite and non-negative.
     """
-    s = torch.as_tensor(profile).detach().to(device="cpu", dtype=torch.float64)
+    try:
+        given = torch.as_tensor(profile).detach()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ArgumentTypeError(
+            f"a profile is a tensor or a sequence of numbers, got {profile!r} "
+            f"({error}); pass e.g. [1.0, 0.5, 0.25]"
+        ) from error
+    if given.is_complex():
+        raise ArgumentTypeError(
+            f"singular values are real, got {given.dtype}; pass their moduli"
+        )
+    s = given.to(device="cpu", dtype=torch.float64)
     p = min(m, n)
     if s.ndim != 1 or not 1 <= len(s) <= p:
         raise ShapeError(
