@@ -25,31 +25,36 @@ from spectrank.linalg.ensembles.law import Law, Matrices, Profiles, SpectralMome
 from spectrank.linalg.ensembles.profiles import tempered
 from spectrank.linalg.haar import Draws
 
-# E sum t^2 self-averages over the p values of one draw: relative deviation about 1/p.
+# E sum t^2 self-averages over the p values of a draw, so large matrices need few draws.
 _NUM_VALUES = 1 << 14
+_NUM_DRAWS = (8, 2048)
 _SEED = 20211005
 
 
-def gaussian_log_values(m: int, n: int, rng: np.random.Generator) -> Profiles:
-    """Draw log(s / s_1) of a Gaussian (m, n) matrix in O(p^2).
+def gaussian_log_values(m: int, n: int, num: int, rng: np.random.Generator) -> Profiles:
+    """Draw log(s / s_1) of Gaussian (m, n) matrices, each in O(p^2).
 
     Args:
         m: Number of rows.
         n: Number of columns.
+        num: Number of matrices.
         rng: Source of randomness.
 
     Returns:
-        (p,) float64, descending from 0.
+        (num, p) float64, each descending from 0.
     """
     long, short = max(m, n), min(m, n)
     # The tridiagonal form of [0 B; B^T 0] has the singular values and their negatives,
     # each to rounding of the largest; B^T B would lose half the digits.
-    off = np.empty(2 * short - 1)
-    off[0::2] = np.sqrt(rng.chisquare(np.arange(long, long - short, -1)))
-    off[1::2] = np.sqrt(rng.chisquare(np.arange(short - 1, 0, -1)))
-    values = eigvalsh_tridiagonal(np.zeros(2 * short), off)[: short - 1 : -1]
-    s = torch.from_numpy(np.maximum(values, np.finfo(float).tiny))
-    return (s / s[0]).log()
+    off = np.empty((num, 2 * short - 1))
+    off[:, 0::2] = np.sqrt(
+        rng.chisquare(np.arange(long, long - short, -1), (num, short))
+    )
+    off[:, 1::2] = np.sqrt(rng.chisquare(np.arange(short - 1, 0, -1), (num, short - 1)))
+    zeros = np.zeros(2 * short)
+    values = np.stack([eigvalsh_tridiagonal(zeros, row) for row in off])
+    s = np.maximum(values[:, : short - 1 : -1], np.finfo(float).tiny)
+    return torch.from_numpy(np.log(s / s[:, :1]))
 
 
 @final
@@ -76,11 +81,10 @@ class TemperLaw(Law):
     def moments(self) -> SpectralMoments:
         """a1 exact, a2 a mean over drawn spectra with its standard error."""
         p = min(self.m, self.n)
-        num = max(_NUM_VALUES // p, 8)
+        fewest, most = _NUM_DRAWS
+        num = min(max(_NUM_VALUES // p, fewest), most)
         rng = np.random.default_rng(_SEED)
-        logs = torch.stack(
-            [gaussian_log_values(self.m, self.n, rng) for _ in range(num)]
-        )
+        logs = gaussian_log_values(self.m, self.n, num, rng)
         a2 = tempered(logs, self.r).square().sum(-1)
         stderr = float(a2.std()) / math.sqrt(num)
         return SpectralMoments(self.r, self.r**2, float(a2.mean()), stderr)
