@@ -134,18 +134,18 @@ def normalised_profile(
         ShapeError: If it is not 1-D or has no or too many values.
         DomainError: If the values are not descending, finite and non-negative.
     """
+    if isinstance(profile, Tensor) and profile.is_complex():
+        raise ArgumentTypeError(
+            f"singular values are real, got {profile.dtype}; pass their moduli"
+        )
     try:
-        given = torch.as_tensor(profile).detach()
+        # At once in float64: a list of floats would pass through float32.
+        s = torch.as_tensor(profile, dtype=torch.float64, device="cpu").detach()
     except (TypeError, ValueError, RuntimeError) as error:
         raise ArgumentTypeError(
             f"a profile is a tensor or a sequence of numbers, got {profile!r} "
             f"({error}); pass e.g. [1.0, 0.5, 0.25]"
         ) from error
-    if given.is_complex():
-        raise ArgumentTypeError(
-            f"singular values are real, got {given.dtype}; pass their moduli"
-        )
-    s = given.to(device="cpu", dtype=torch.float64)
     p = min(m, n)
     if s.ndim != 1 or not 1 <= len(s) <= p:
         raise ShapeError(
