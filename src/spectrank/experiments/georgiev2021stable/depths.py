@@ -1,0 +1,105 @@
+"""The experiment over depths, at equal widths and one spectral norm."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from spectrank.experiments.claims import Claim
+from spectrank.experiments.georgiev2021stable import claims as c
+from spectrank.experiments.georgiev2021stable.estimates import (
+    curvatures,
+    log_means,
+    slopes,
+)
+from spectrank.experiments.georgiev2021stable.figures import axes, line, listed
+from spectrank.experiments.georgiev2021stable.networks import (
+    Point,
+    spectral_mean_signal,
+)
+from spectrank.experiments.georgiev2021stable.protocol import (
+    DIMENSIONS,
+    Answer,
+    Design,
+    Size,
+)
+from spectrank.experiments.verdicts import Row, judge
+from spectrank.random_nets import RandomMLP
+
+_DEPTHS = (1, 2, 4, 6)
+_WIDTH = 64
+_RANKS = (3.0, 4.5, 7.0)
+# A layer of stable rank 4.5 then keeps the mean signal: 3 lets it vanish, 7 explode.
+_SIGMA = math.sqrt(2.0 * _WIDTH / 4.5)
+
+
+def depth(data: str, size: Size) -> Design:
+    """Vary the depth at equal widths, for three stable ranks.
+
+    Args:
+        data: Name of the inputs' data set.
+        size: How much is drawn.
+
+    Returns:
+        The design.
+    """
+    protocol = (
+        f"ReLU networks of {listed(_DEPTHS)} layers of width {_WIDTH} on "
+        f"{DIMENSIONS[data]} inputs, spectrum mp-spike, spectral norm {_SIGMA:.4g}, "
+        f"separate networks for each depth; {size.text(data)}"
+    )
+    exponential = [
+        c.depth_slope(r, _SIGMA**2 * r / (2.0 * _WIDTH), data, protocol) for r in _RANKS
+    ]
+    straight = c.depth_straight(data, protocol)
+    figures: dict[str, Mapping[str, str]] = {}
+    for claim in (*exponential, straight):
+        figures |= axes(claim, "number of layers", x_scale="linear")
+    return Design(
+        name="depth",
+        data=data,
+        size=size,
+        points=tuple(_point(data, r, num) for r in _RANKS for num in _DEPTHS),
+        claims=(*exponential, straight),
+        answer=_answer(exponential, straight, data),
+        figures=figures,
+    )
+
+
+def _answer(exponential: Sequence[Claim], straight: Claim, data: str) -> Answer:
+    x = np.array(_DEPTHS, dtype=np.float64)
+
+    def answer(signals: np.ndarray, seed: int) -> list[Row]:
+        rows: list[Row] = []
+        bends = []
+        by_rank = np.split(signals, len(_RANKS), axis=1)
+        for r, claim, found in zip(_RANKS, exponential, by_rank, strict=True):
+            logs = log_means(found)
+            rows.append(judge(claim, slopes(x, logs)))
+            bends.append(curvatures(x, logs))
+            expected = [
+                spectral_mean_signal(_widths(data, n), [_SIGMA] * n, [r] * n)
+                for n in _DEPTHS
+            ]
+            for target in (claim, straight):
+                series = f"stable rank {r:g}"
+                rows += line(target, series, x, found, expected, seed)
+        return [*rows, judge(straight, np.mean(bends, axis=0))]
+
+    return answer
+
+
+def _widths(data: str, num_layers: int) -> tuple[int, ...]:
+    return (DIMENSIONS[data], *(_WIDTH,) * num_layers)
+
+
+def _point(data: str, rank: float, num_layers: int) -> Point:
+    law = RandomMLP(
+        _widths(data, num_layers),
+        stable_rank=(rank,) * num_layers,
+        norm="spectral",
+        sigma=_SIGMA,
+    )
+    return Point(f"rank {rank:g}, depth {num_layers}", law)

@@ -1,0 +1,93 @@
+"""Points and axes of the claims' figures, and names of networks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from spectrank.experiments.claims import Claim
+from spectrank.experiments.verdicts import Row, figure_point
+
+METRIC = "mean_signal"
+"""The mean over networks of |h_L|^2 / |x|^2."""
+
+
+def line(
+    claim: Claim,
+    series: str,
+    x: np.ndarray,
+    signals: np.ndarray,
+    expected: Sequence[float] | np.ndarray,
+    seed: int,
+) -> list[Row]:
+    """Return the points of one line: mean signal with interval, and prediction.
+
+    Args:
+        claim: Whose figure.
+        series: Label of the line.
+        x: (P,) abscissae.
+        signals: (R, P, K).
+        expected: (P,) predictions.
+        seed: Base seed.
+
+    Returns:
+        One row a point.
+    """
+    means = signals.mean(-1)
+    return [
+        figure_point(
+            claim,
+            metric=METRIC,
+            series=series,
+            x=float(x[i]),
+            estimates=means[:, i],
+            predicted=float(expected[i]),
+            seed=seed,
+        )
+        for i in range(len(x))
+    ]
+
+
+def axes(
+    claim: Claim,
+    x: str,
+    *,
+    y: str = "mean signal |h_L|^2 / |x|^2",
+    x_scale: str = "log",
+    y_scale: str = "log",
+) -> dict[str, Mapping[str, str]]:
+    """Return the title and axes of a claim's figure.
+
+    Args:
+        claim: Whose figure.
+        x: Title of the abscissa.
+        y: Title of the ordinate.
+        x_scale: ``log`` or ``linear``.
+        y_scale: ``log`` or ``linear``.
+
+    Returns:
+        The claim's key to them.
+    """
+    return {
+        claim.key: {
+            "title": claim.statement,
+            "x": x,
+            "y": y,
+            "x_scale": x_scale,
+            "y_scale": y_scale,
+        }
+    }
+
+
+def listed(numbers: Sequence[float], separator: str = ", ") -> str:
+    """Return numbers as text.
+
+    Args:
+        numbers: The numbers.
+        separator: Between them.
+
+    Returns:
+        Such as ``2, 1.5, 2.5``.
+    """
+    return separator.join(f"{x:g}" for x in numbers)

@@ -1,0 +1,143 @@
+"""How the claims are measured: inputs, sizes, and a part from a design.
+
+A design is a list of points, at each of which every seed draws networks of its own.
+Stable ranks stay where the sample mean has an honest standard error: the relative
+second moment of a signal is about exp(sum of 2/rho - 2/n + 3/m over the layers), and
+that exponent stays below 2 at every point.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from types import MappingProxyType
+from typing import Any, final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from spectrank.experiments.claims import Claim
+from spectrank.experiments.data import fit_standardiser, load, unit_norm
+from spectrank.experiments.georgiev2021stable.claims import KEY
+from spectrank.experiments.georgiev2021stable.networks import Point, measure
+from spectrank.experiments.papers import Part, PartResult, Tick
+from spectrank.experiments.verdicts import Row
+
+DIMENSIONS = MappingProxyType(
+    {"digits": 64, "mnist": 784, "fashion-mnist": 784, "cifar10": 3072}
+)
+"""Data set to the number of numbers in an input."""
+
+Answer = Callable[[np.ndarray, int], Sequence[Row]]
+
+
+@final
+@dataclass(frozen=True)
+class Size:
+    """How much is drawn.
+
+    Attributes:
+        num_seeds: Independent replicates of each design.
+        num_networks: Networks for each point and replicate.
+        num_inputs: Inputs over which a network's signal is averaged.
+    """
+
+    num_seeds: int
+    num_networks: int
+    num_inputs: int
+
+    def text(self, data: str) -> str:
+        """Return the size in words, for a claim's protocol.
+
+        Args:
+            data: Name of the data set.
+
+        Returns:
+            A clause.
+        """
+        return (
+            f"{self.num_seeds} seeds x {self.num_networks} networks at each point; "
+            f"|h_L|^2 / |x|^2 averaged over {self.num_inputs} training inputs of "
+            f"{data}, standardised, of length 1"
+        )
+
+
+@final
+@dataclass(frozen=True)
+class Design:
+    """An experiment before it is run.
+
+    Attributes:
+        name: Of the experiment.
+        data: Name of the inputs' data set.
+        size: How much is drawn.
+        points: Where.
+        claims: What it answers.
+        answer: Maps (R, P, K) signals and the seed to rows.
+        figures: Claim key to title and axes.
+    """
+
+    name: str
+    data: str
+    size: Size
+    points: tuple[Point, ...]
+    claims: tuple[Claim, ...]
+    answer: Answer
+    figures: Mapping[str, Mapping[str, str]]
+
+    def part(self) -> Part:
+        """Return the experiment in the form that is run.
+
+        Returns:
+            The part.
+        """
+        name = f"{self.name}-{self.data}"
+        return Part(
+            name=name,
+            claims=self.claims,
+            settings=self._settings(),
+            num_steps=self.size.num_seeds * len(self.points),
+            run=lambda seed, tick: self._run(name, seed, tick),
+        )
+
+    def _run(self, name: str, seed: int, tick: Tick) -> PartResult:
+        inputs, sums = standard_inputs(self.data, self.size.num_inputs)
+        found = measure(
+            self.points,
+            inputs,
+            num_seeds=self.size.num_seeds,
+            num_networks=self.size.num_networks,
+            seed=seed,
+            stream=(KEY, name),
+            tick=tick,
+        )
+        rows = tuple(self.answer(found, seed))
+        return PartResult(rows, self.figures, {self.data: sums})
+
+    def _settings(self) -> dict[str, Any]:
+        return {
+            "data": self.data,
+            "size": asdict(self.size),
+            "points": [[point.label, repr(point.law)] for point in self.points],
+            "sigma": [point.law.sigma for point in self.points],
+        }
+
+
+def standard_inputs(data: str, num_inputs: int) -> tuple[Tensor, Mapping[str, str]]:
+    """Return training inputs, standardised by feature, then scaled to length 1.
+
+    The law of |h_L|^2 / |x|^2 is the same for every x; centred inputs point in more
+    different directions, so that their average varies less from net to net.
+
+    Args:
+        data: Name of the data set.
+        num_inputs: How many.
+
+    Returns:
+        (N, d) float64, and the checksums of the data.
+    """
+    dataset = load(data)
+    rows = dataset.rows(dtype=torch.float32)
+    standardise = fit_standardiser(rows)
+    return unit_norm(standardise(rows[:num_inputs].double())), dataset.sha256
