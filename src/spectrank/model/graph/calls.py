@@ -42,6 +42,7 @@ _RENAMED = {
     "concat": "cat",
     "concatenate": "cat",
     "arctan": "atan",
+    "matrix_H": "mH",
     "_softmax": "softmax",
     "_log_softmax": "log_softmax",
     "special_softmax": "softmax",

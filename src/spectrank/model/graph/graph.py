@@ -16,6 +16,7 @@ from spectrank.model.graph.links import links
 from spectrank.model.graph.nodes import Link, Node
 from spectrank.model.graph.normalised import Normalisation, norms_after
 from spectrank.model.graph.plain import as_dict, from_dict
+from spectrank.model.graph.sharing import reused
 from spectrank.model.graph.show import layer_list
 from spectrank.model.graph.signature import signature
 
@@ -102,12 +103,11 @@ class Graph:
 
     @property
     def reused(self) -> dict[str, tuple[str, ...]]:
-        """Name of each parameter that several nodes hold, to their ids."""
-        found: dict[str, list[str]] = {}
-        for node in self.nodes:
-            for name in dict.fromkeys(node.parameters.values()):
-                found.setdefault(name, []).append(node.id)
-        return {name: tuple(ids) for name, ids in found.items() if len(ids) > 1}
+        """Name of each parameter that several nodes hold, to their ids.
+
+        Nodes that hold different rows of one parameter do not share it.
+        """
+        return reused(self.nodes)
 
     def find(self, name: str) -> tuple[Node, ...]:
         """Nodes of a name, or that hold a parameter of that name.

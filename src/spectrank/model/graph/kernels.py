@@ -31,7 +31,7 @@ def _convolution(reader: Reader, call: Call) -> Value:
     ]
     attributes = call.attributes("bias")
     transposed = bool(attributes.pop("transposed", "transpose" in call.name))
-    value = weight_of(reader, weight)[0]
+    value = weight_of(reader, call, weight)[0]
     op, rank = call.name, len(reader.shape(value) or ()) - 2
     if op == "convolution":
         op = f"conv_transpose{rank}d" if transposed else f"conv{rank}d"
@@ -61,7 +61,7 @@ def _convolution(reader: Reader, call: Call) -> Value:
 
 def _embedding(reader: Reader, call: Call) -> Value:
     weight = reader.value(call.arguments["weight"])
-    value = weight_of(reader, weight)[0]
+    value = weight_of(reader, call, weight)[0]
     others = [
         reader.value(node)
         for key, item in call.arguments.items()

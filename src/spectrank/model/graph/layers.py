@@ -26,11 +26,12 @@ def product(reader: Reader, call: Call) -> Value:
     return None if handler is None else handler(reader, call)
 
 
-def weight_of(reader: Reader, value: Value) -> tuple[Value, str | None]:
+def weight_of(reader: Reader, call: Call, value: Value) -> tuple[Value, str | None]:
     """The parameter that a value is; of a parametrised weight the computed name.
 
     Args:
         reader: Of the graph.
+        call: What uses it.
         value: What stands in the place of a weight.
 
     Returns:
@@ -42,9 +43,13 @@ def weight_of(reader: Reader, value: Value) -> tuple[Value, str | None]:
     origin = reader.origins[value.id]
     if origin.fed or not origin.parameters:
         return value, None
-    name = reader.names.computed_weight(origin.parameters, origin.path)
     shape = reader.shape(value)
-    if name is None or shape is None:
+    if shape is None:
+        return value, None
+    name = reader.names.computed_weight(
+        origin.parameters, shape, made=origin.path, used=call.path, op=call.name
+    )
+    if name is None:
         return value, None
     factors = ", ".join(sorted(origin.parameters))
     strides = [1] * len(shape)
@@ -90,7 +95,7 @@ def learned_layer(
     for role, given in values.items():
         if given is None:
             continue
-        value, how = weight_of(reader, given)
+        value, how = weight_of(reader, call, given)
         if not isinstance(value, Learned):
             return _not_a_parameter(reader, call, op, role, value)
         parameters[role] = value.name
@@ -151,7 +156,7 @@ def linear_layer(
     Returns:
         The value of the node.
     """
-    value, how = weight_of(reader, weight)
+    value, how = weight_of(reader, call, weight)
     attributes: dict[str, Any] = {} if axis == -1 else {"axis": axis}
     matrices: tuple[MatrixView, ...] = ()
     note = how
@@ -194,7 +199,7 @@ def _linear(reader: Reader, call: Call) -> Value:
 
 def _matmul(reader: Reader, call: Call) -> Value:
     first, second = reader.inputs(call)
-    left, right = weight_of(reader, first)[0], weight_of(reader, second)[0]
+    left, right = weight_of(reader, call, first)[0], weight_of(reader, call, second)[0]
     ranks = [len(reader.shape(v) or ()) for v in (left, right)]
     if isinstance(left, Learned) == isinstance(right, Learned):
         return _activations(reader, call, [first, second])
@@ -219,7 +224,7 @@ def _activations(reader: Reader, call: Call, inputs: Sequence[Value]) -> Value:
 def _addmm(reader: Reader, call: Call) -> Value:
     bias, first, second = reader.inputs(call)
     plain = call.arguments.get("beta", 1) == 1 and call.arguments.get("alpha", 1) == 1
-    learned = isinstance(weight_of(reader, second)[0], Learned)
+    learned = isinstance(weight_of(reader, call, second)[0], Learned)
     if not plain or not learned or call.name in {"baddbmm", "addbmm"}:
         return reader.unknown(call, f"{call.name} of this form")
     return linear_layer(reader, call, first, second, bias, transposed=True)
@@ -228,7 +233,7 @@ def _addmm(reader: Reader, call: Call) -> Value:
 def _einsum(reader: Reader, call: Call) -> Value:
     inputs = reader.inputs(call)
     equation = str(call.arguments["equation"]).replace(" ", "")
-    learned = [isinstance(weight_of(reader, v)[0], Learned) for v in inputs]
+    learned = [isinstance(weight_of(reader, call, v)[0], Learned) for v in inputs]
     if sum(learned) == 0:
         return _activations(reader, call, inputs)
     found = _einsum_linear(equation, learned)

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from spectrank.model.parametrized import computed_weights, parametrized_prefixes
-from spectrank.model.weights import storage_key
+from spectrank.model.weights import known_shape, storage_key
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,7 @@ class Names:
         frozen: First names of those that need no gradient.
         buffers: Every name of a buffer.
         computed: Of each parametrised weight the names of its factors.
+        shapes: First name to the shape of the parameter.
         by_module: Paths of the modules whose forward pass is torch's own.
     """
 
@@ -30,6 +31,7 @@ class Names:
     frozen: tuple[str, ...]
     buffers: frozenset[str]
     computed: Mapping[str, frozenset[str]]
+    shapes: Mapping[str, tuple[int, ...]]
     by_module: frozenset[str]
 
     @classmethod
@@ -58,6 +60,10 @@ class Names:
                 name for name, _ in model.named_buffers(remove_duplicate=False)
             ),
             computed=_computed(model, first),
+            shapes={
+                name: known_shape(parameter)
+                for name, parameter in model.named_parameters(remove_duplicate=False)
+            },
             by_module=frozenset(
                 path
                 for path, module in model.named_modules(remove_duplicate=False)
@@ -65,24 +71,40 @@ class Names:
             ),
         )
 
-    def computed_weight(self, factors: frozenset[str], path: str) -> str | None:
+    def computed_weight(
+        self,
+        factors: frozenset[str],
+        shape: tuple[int, ...],
+        *,
+        made: str,
+        used: str,
+        op: str,
+    ) -> str | None:
         """Name of the parametrised weight that a value is, if it is one for certain.
 
         Args:
             factors: First names of the parameters it is computed from.
-            path: Module path in which the value was computed.
+            shape: Of the value.
+            made: Module path in which the value was computed.
+            used: Module path in which it is used.
+            op: What uses it as a weight.
 
         Returns:
-            Such as ``fc.weight``; None where the value is something else.
+            Such as ``fc.weight``; None where the value is something else, such as a
+            step on the way to the weight.
         """
         for weight, own in self.computed.items():
             if own != factors:
                 continue
             owner, _, local = weight.rpartition(".")
-            made_in = f"{owner}.parametrizations.{local}".lstrip(".")
-            inside = path == made_in or path.startswith(f"{made_in}.")
-            # The older hooks compute in the layer itself, before its own forward.
-            if inside or (path == owner and owner in self.by_module):
+            inner = f"{owner}.parametrizations.{local}".lstrip(".")
+            if _inside(made, inner) and not _inside(used, inner):
+                return weight
+            # The older hooks compute in the layer itself, before its own forward,
+            # with products of matrices and vectors that are no weights.
+            own_forward = made == used == owner and owner in self.by_module
+            sized = any(self.shapes[factor] == shape for factor in factors)
+            if own_forward and sized and op not in _PRODUCTS:
                 return weight
         return None
 
@@ -104,6 +126,13 @@ def _computed(model: nn.Module, first: Mapping[str, str]) -> dict[str, frozenset
             factors = frozenset(first[name] for name in names if name in first)
             found[prefix + item.tensor_name] = factors
     return found
+
+
+_PRODUCTS = frozenset(["matmul", "mm", "bmm", "mv", "dot", "inner", "einsum", "addmm"])
+
+
+def _inside(path: str, outer: str) -> bool:
+    return path == outer or path.startswith(f"{outer}.")
 
 
 def layer_name(names: Sequence[str], path: str, op: str) -> str:

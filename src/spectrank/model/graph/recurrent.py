@@ -84,7 +84,7 @@ def _append(
     matrices: list[MatrixView] = []
     first = ""
     for role, value in values.items():
-        weight = weight_of(reader, value)[0] if value is not None else None
+        weight = weight_of(reader, call, value)[0] if value is not None else None
         if isinstance(weight, Learned):
             first = first or weight.name
             if role.startswith("weight"):

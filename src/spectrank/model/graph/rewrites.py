@@ -10,9 +10,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from spectrank.model.graph.activations import name_activations
+from spectrank.model.graph.edits import Nodes, collapsed, pruned, readers, redirect
 from spectrank.model.graph.nodes import Node
-
-Nodes = dict[str, Node]
 
 
 def rewritten(nodes: Mapping[str, Node]) -> Nodes:
@@ -24,56 +23,10 @@ def rewritten(nodes: Mapping[str, Node]) -> Nodes:
     Returns:
         The same graph with fewer nodes.
     """
-    found = pruned(dict(nodes))
+    found = pruned(collapsed(dict(nodes)))
     for rewrite in (name_rms_norms, name_activations, fold_batches, add_biases):
         found = pruned(rewrite(found))
     return found
-
-
-def pruned(nodes: Nodes) -> Nodes:
-    """Keep the inputs, the outputs and what the outputs depend on.
-
-    Args:
-        nodes: Id to node, inputs first.
-
-    Returns:
-        A part of them, in order.
-    """
-    needed = {id_ for id_, node in nodes.items() if node.kind in {"output", "input"}}
-    for id_ in reversed(list(nodes)):
-        if id_ in needed:
-            needed.update(nodes[id_].inputs)
-    return {id_: node for id_, node in nodes.items() if id_ in needed}
-
-
-def readers(nodes: Mapping[str, Node]) -> dict[str, list[str]]:
-    """Which nodes read each node; one that reads it twice stands there twice.
-
-    Args:
-        nodes: Id to node.
-
-    Returns:
-        Id to ids.
-    """
-    found: dict[str, list[str]] = {id_: [] for id_ in nodes}
-    for id_, node in nodes.items():
-        for source in node.inputs:
-            found[source].append(id_)
-    return found
-
-
-def redirect(nodes: Nodes, old: str, new: str) -> None:
-    """Make every reader of one node read another; in place.
-
-    Args:
-        nodes: Id to node.
-        old: Id that is read no more.
-        new: Id that is read instead.
-    """
-    for id_, node in nodes.items():
-        if old in node.inputs and id_ != new:
-            inputs = tuple(new if item == old else item for item in node.inputs)
-            nodes[id_] = replace(node, inputs=inputs)
 
 
 # ---- RMS normalisation written by hand: x * rsqrt(mean(x^2) + eps) ----------------

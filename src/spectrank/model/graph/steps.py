@@ -79,6 +79,20 @@ def _constant(reader: Reader, call: Call) -> Value:
     return reader.emit("constant", "constant", call=call, note=f"made by {call.name}")
 
 
+def _filled(reader: Reader, call: Call) -> Value:
+    inputs = reader.inputs(call)
+    if not all(reader.fixed(value) for value in inputs[1:]):
+        return reader.emit("reshape", "expand", inputs[1:], call=call)
+    return _constant(reader, call)
+
+
+def _copied(reader: Reader, call: Call) -> Value:
+    target, source = reader.inputs(call)
+    if reader.shape(source) == reader.shape(target) and isinstance(source, Ref):
+        return source
+    return reader.emit("reshape", "expand", [source], call=call)
+
+
 def _elementwise(reader: Reader, call: Call) -> Value:
     attributes = call.attributes()
     # pow.Scalar and where.ScalarSelf call a number "self".
@@ -222,6 +236,8 @@ _HANDLERS: tuple[tuple[frozenset[str], Any], ...] = (
     (FACTORIES, _constant),
     (ELEMENTWISE, _elementwise),
     (RESHAPES, _reshape),
+    (frozenset(["fill", "zero"]), _filled),
+    (frozenset(["copy"]), _copied),
     (POOLS, _pool),
     (SOFTMAXES, _softmax),
     (NORMS, _norm),

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, fx
 from torch.export.graph_signature import ConstantArgument, InputKind
 
-from spectrank.model.graph.calls import Call, bind, nodes_in, shape_of
+from spectrank.model.graph.calls import Call, bind, nodes_in, shape_of, storage_of
 from spectrank.model.graph.catalogue import ASSERTIONS
-from spectrank.model.graph.parameters import Learned
+from spectrank.model.graph.parameters import Layout, Learned
 from spectrank.model.graph.reader import Reader, Ref, Value
 from spectrank.model.graph.tracing import PREFIX, Trace
 
@@ -38,6 +38,7 @@ def read_program(
     """
     program = trace.program
     names = iter(trace.input_names)
+    given: dict[tuple[int | None, Layout], Ref] = {}
     placeholders = [n for n in program.graph.nodes if n.op == "placeholder"]
     specs = program.graph_signature.input_specs
     for node, spec in zip(placeholders, specs, strict=True):
@@ -49,7 +50,7 @@ def read_program(
             if isinstance(spec.arg, ConstantArgument):
                 value = spec.arg.value
             else:
-                value = reader.emit("input", "input", name=name, shape=shape)
+                value = _input(reader, node, name, given)
         elif target in reader.names.first:
             first = reader.names.first[target]
             value = reader.bind_parameter(first, node.meta.get("val"))
@@ -57,6 +58,26 @@ def read_program(
             value = reader.emit("constant", "constant", name=target, shape=shape)
         reader.set(node, value)
     return _walk(reader, program.graph_module, handle, prefix, prefix.removesuffix("."))
+
+
+def _input(
+    reader: Reader,
+    node: fx.Node,
+    name: str,
+    given: dict[tuple[int | None, Layout], Ref],
+) -> Ref:
+    """An input; a tensor that was passed twice is one input, whatever its names."""
+    result = node.meta["val"]
+    key = (storage_of(result), Layout.of(result))
+    if key in given:
+        before = reader.nodes[given[key].id]
+        known = f"{before.note}, {name}" if before.note else f"passed again as {name}"
+        reader.nodes[before.id] = replace(before, note=known)
+        return given[key]
+    found = reader.emit("input", "input", name=name, shape=shape_of(result))
+    if key[0] is not None:
+        given[key] = found
+    return found
 
 
 def splice(
