@@ -1,0 +1,226 @@
+"""Followers: how the norms of one matrix are known from tick to tick."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from spectrank.linalg.gram import gram_eigenvalues, gram_error, trace_norm
+from spectrank.linalg.routes import singular_values_of
+from spectrank.linalg.spectrum import Spectrum, without_values
+from spectrank.linalg.value import Value
+from spectrank.train.tracker.enclose import enclose
+from spectrank.train.tracker.warm import WarmStart
+
+# Up to this shorter side the Gram matrix is cheaper than to keep a vector warm.
+SMALL = 32
+_RANGE = (2.0**-900, 2.0**900)
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How full enclosures are made, and how often.
+
+    Attributes:
+        rtol: Their relative width.
+        failure_probability: Of the upper end of each.
+        refresh: Optimizer steps between two of one matrix.
+        num_products: Half steps of power iteration at a tick.
+        seed: From which the seeds of all random vectors are made.
+    """
+
+    rtol: float
+    failure_probability: float
+    refresh: int
+    num_products: int
+    seed: int
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """The norms of a matrix at one tick.
+
+    Attributes:
+        norms: With both ends.
+        lag: By which share the carried vector's value fell short of that of the full
+            enclosure made at the same tick; None where none was made.
+    """
+
+    norms: Spectrum
+    lag: float | None = None
+
+
+class Follower(ABC):
+    """Knows the norms of one moving matrix."""
+
+    @abstractmethod
+    def tick(self, k: int, W: Tensor, step: int) -> None:
+        """Look at the matrix.
+
+        Args:
+            k: Number of the tick since the last ``read``.
+            W: (m, n) matrix as it is now; not changed, not kept.
+            step: Optimizer steps finished.
+        """
+
+    @abstractmethod
+    def read(self, num_ticks: int) -> list[Reading]:
+        """Return the norms at the ticks since the last call.
+
+        Args:
+            num_ticks: How many there were.
+        """
+
+
+@final
+class WarmFollower(Follower):
+    """Carries a vector, and encloses afresh now and then.
+
+    Args:
+        shape: (m, n).
+        pace: How full enclosures are made.
+        place: Position among the matrices and their number: enclosures take turns.
+        num_ticks: Ticks between two readings, at most.
+        scratch: Where differences from the anchor are formed; None without anchors.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, int],
+        pace: Pace,
+        *,
+        place: tuple[int, int],
+        num_ticks: int,
+        scratch: dict[tuple[int, int], Tensor] | None,
+    ) -> None:
+        self._pace = pace
+        self._place = place
+        self._warm = WarmStart(shape, num_ticks=num_ticks, scratch=scratch)
+        self._full: list[Spectrum | None] = [None] * num_ticks
+        self._carried = [False] * num_ticks
+        self._due: int | None = None
+        self._num_drawn = 0
+
+    def tick(self, k: int, W: Tensor, step: int) -> None:
+        """Move the vector on; enclose in full where that is due or there is none."""
+        ready = self._warm.ready
+        if ready:
+            self._warm.tick(k, W, self._pace.num_products)
+        self._carried[k] = ready
+        self._full[k] = None
+        if ready and self._due is not None and step < self._due:
+            return
+        enclosed = enclose(
+            W,
+            rtol=self._pace.rtol,
+            failure_probability=self._pace.failure_probability,
+            seed=self._draw(),
+        )
+        self._full[k] = enclosed.spectrum
+        self._warm.restart(W, enclosed, self._draw())
+        self._due = step + (self._pace.refresh if self._due else self._first())
+
+    def read(self, num_ticks: int) -> list[Reading]:
+        """Return what the full enclosures and, between them, the vector tell."""
+        ticks = self._warm.read(num_ticks)
+        readings = []
+        for k, tick in enumerate(ticks):
+            norms = None
+            if self._carried[k]:
+                norms = self._warm.norms(k, tick, rtol=self._pace.rtol)
+            full = self._full[k]
+            if full is not None:
+                readings.append(Reading(full, _lag(norms, full)))
+            elif norms is not None:
+                readings.append(Reading(norms))
+            else:
+                readings.append(Reading(self._lost(tick.frobenius)))
+        return readings
+
+    def _lost(self, frobenius: float) -> Spectrum:
+        """Say why a tick has no norms, and have the next one start anew."""
+        self._warm.forget()
+        shape = self._warm.shape
+        if math.isfinite(frobenius):
+            reason = (
+                "the norms left the range of the products since the last full "
+                "enclosure; the next one scales anew"
+            )
+            return without_values(shape, math.nan, "not_converged", reason)
+        reason = "the matrix has NaN or infinite entries, or its norms overflow"
+        return without_values(shape, math.nan, "nonfinite", reason)
+
+    def _first(self) -> int:
+        place, count = self._place
+        return max(self._pace.refresh * (place + 1) // count, 1)
+
+    def _draw(self) -> int:
+        """Return the next seed; no two vectors of a run share one."""
+        self._num_drawn += 1
+        return (self._pace.seed << 64) + (self._place[0] << 40) + self._num_drawn
+
+
+def _lag(carried: Spectrum | None, full: Spectrum) -> float | None:
+    if carried is None or full.status != "ok":
+        return None
+    return max(0.0, 1.0 - carried.sigma_max.value / full.sigma_max.value)
+
+
+@final
+class SmallFollower(Follower):
+    """Takes the Gram matrix of the shorter side at every tick: all values, no luck.
+
+    Args:
+        shape: (m, n) with a short side.
+        num_ticks: Ticks between two readings, at most.
+    """
+
+    def __init__(self, shape: tuple[int, int], *, num_ticks: int) -> None:
+        self._shape = shape
+        self._num_ticks = num_ticks
+        self._grams: Tensor | None = None
+
+    def tick(self, k: int, W: Tensor, step: int) -> None:
+        """Record the float64 Gram matrix."""
+        a = W.to(torch.float64)
+        a = a if a.shape[0] >= a.shape[1] else a.T
+        order = a.shape[1]
+        if self._grams is None:
+            self._grams = torch.empty(
+                (self._num_ticks, order, order), dtype=torch.float64, device=W.device
+            )
+        torch.mm(a.T, a, out=self._grams[k])
+
+    def read(self, num_ticks: int) -> list[Reading]:
+        """Return norms from the eigenvalues of the Gram matrices."""
+        assert self._grams is not None
+        grams = self._grams[:num_ticks].cpu()
+        return [Reading(self._norms(gram)) for gram in grams]
+
+    def _norms(self, gram: Tensor) -> Spectrum:
+        total = float(gram.trace())
+        if total == 0.0:
+            return without_values(self._shape, 0.0, "degenerate", "the matrix is zero")
+        if not _RANGE[0] < total < _RANGE[1]:
+            reason = "the matrix has NaN, infinite or extremely scaled entries"
+            return without_values(self._shape, math.nan, "nonfinite", reason)
+        eigenvalues = gram_eigenvalues(gram)
+        if eigenvalues is None:
+            reason = "every LAPACK driver failed to converge"
+            return without_values(self._shape, math.nan, "not_converged", reason)
+        rows, cols = max(self._shape), min(self._shape)
+        sigma, error = singular_values_of(eigenvalues, gram_error(rows, cols))
+        return Spectrum(
+            shape=self._shape,
+            frobenius=trace_norm(gram, rows),
+            sigma_max=Value.around(float(sigma[0]), float(error[0])),
+            schatten4=None,
+            sigma=sigma,
+            sigma_error=error,
+            route="gram",
+        )

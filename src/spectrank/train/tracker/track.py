@@ -1,0 +1,350 @@
+r"""`Tracker`: per-layer metrics of a model while it trains.
+
+What a row is worth, for metrics of the norms (stable rank, spectral and Frobenius
+norm), on matrices whose shorter side is above 32:
+
+- Rows of a full enclosure (``route`` lanczos-...), every ``refresh`` steps: both ends,
+  ``rtol`` wide in the spectral norm, at the stated failure probability.
+- Rows between (``route`` warm-start): the value follows a carried singular vector. Its
+  spectral norm can only be too small and its stable rank too large, and that end is
+  proved. Of the other end only what needs no luck is said: sigma_1 <= ||W||_F, a stable
+  rank of at least 1; or, with ``drift=True``, sigma_1 at the last full enclosure plus
+  the distance the matrix moved since.
+- ``lag``, in rows of a full enclosure: by which share the carried vector fell short.
+
+Smaller matrices are measured in full at every tick. Metrics that read every singular
+value take a full spectrum each time, at their own pace ``spectrum_every``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self, final
+
+import torch
+from torch import Tensor, nn
+
+from spectrank.linalg import (
+    DEFAULT_FAILURE_PROBABILITY,
+    Need,
+    Spectrum,
+    spectrum,
+)
+from spectrank.metrics import Metric
+from spectrank.model import (
+    Skip,
+    WeightMatrix,
+)
+from spectrank.scanning import parse_metrics
+from spectrank.scanning.requests import MetricRequest
+from spectrank.scanning.rows import skip_row
+from spectrank.table import Table
+from spectrank.train.observers import Observer, Step
+from spectrank.train.sinks import MemorySink, Sink
+from spectrank.train.tracker.follow import (
+    SMALL,
+    Follower,
+    SmallFollower,
+    WarmFollower,
+)
+from spectrank.train.tracker.live import LearningRates, LiveWeight, relocate
+from spectrank.train.tracker.options import (
+    check_sink,
+    make_pace,
+    provenance,
+    weights_of,
+)
+from spectrank.train.tracker.rows import COLUMNS, Moment, left_row, tracked_rows
+
+# Ticks that are kept as numbers on the device before they become rows.
+_BUFFER = 32
+_NORMS: frozenset[Need] = frozenset({"frobenius", "sigma_max"})
+
+
+@dataclass(frozen=True, eq=False)
+class _Slot:
+    """A matrix and how it is followed."""
+
+    live: LiveWeight
+    follower: Follower
+
+
+@final
+class Tracker(Observer):
+    """Measures the matrices of a model while it trains, and leaves the training alone.
+
+    Tell it of steps as any `Observer`: ``tracker.observe(optimizer, loss)`` after
+    ``optimizer.step()``, or ``with tracker.attach(optimizer):``. Rows go to the sink;
+    what is not there yet, at most 32 ticks, goes there with ``flush`` or ``close``.
+
+    Nothing of the model, the optimizer or the global random state is changed: a run
+    with a tracker is bit for bit the run without. Under torch.distributed use it on
+    one rank.
+
+    Cost of a tick: the matrix is read once a product and once for its Frobenius norm
+    (twice more with ``drift``, and a copy of the weights is kept). Cost of a full
+    enclosure: about 15 to 40 products. Cost of a metric that reads every singular
+    value: a full spectrum, 60 ms for 1024 x 1024 on two cores, growing with the cube.
+
+    Args:
+        model: The module that is trained; every matrix that `iter_weights` finds.
+        metrics: As in `scan`. ``stable_rank``, ``spectral_norm`` and
+            ``frobenius_norm`` follow each tick, the others ``spectrum_every``.
+        every: Steps between two ticks.
+        select: Glob pattern(s) of names.
+        views: Glob pattern -> view.
+        sink: Where rows go; a `MemorySink` by default.
+        run: Name of the run, for the column of that name.
+        rtol: Relative width of a full enclosure of the spectral norm. A value between
+            is ``not_converged`` where its vector turned by more than twice this in a
+            step of power iteration.
+        failure_probability: Of the upper end of each full enclosure.
+        refresh: Steps between two full enclosures of a matrix; the matrices take turns.
+        num_products: Half steps of power iteration a tick; by default one, and more
+            where many steps lie between two ticks, up to four.
+        drift: Bound the upper end between full enclosures by the distance moved.
+            Useful for small learning rates: it is the whole of ``||W - W_s||_F``.
+        spectrum_every: Steps between two full spectra, where a metric reads them.
+        seed: Of the random start vectors.
+        first_step: Steps done before, where a run is resumed.
+
+    Raises:
+        ArgumentTypeError: If an argument is of a wrong type.
+        DomainError: If an argument is out of range, or the model has no matrix.
+        UnknownNameError: If a metric or view does not exist.
+
+    Example:
+        >>> import torch
+        >>> model = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Linear(8, 2))
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> tracker = Tracker(model)
+        >>> with tracker.attach(optimizer):
+        ...     for _ in range(3):
+        ...         optimizer.zero_grad()
+        ...         model(torch.ones(4, 8)).square().mean().backward()
+        ...         optimizer.step()
+        >>> rows = tracker.table().where(kind="measurement", subject="0.weight")
+        >>> rows.frame["step"].to_list()
+        [1, 2, 3]
+        >>> sorted(tracker.latest)
+        ['0.weight', '1.weight']
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        metrics: str | Metric | Iterable[str | Metric] = "stable_rank",
+        every: int = 1,
+        *,
+        select: str | Sequence[str] | None = None,
+        views: Mapping[str, str] | None = None,
+        sink: Sink | None = None,
+        run: str | None = None,
+        rtol: float = 0.05,
+        failure_probability: float = DEFAULT_FAILURE_PROBABILITY,
+        refresh: int = 1000,
+        num_products: int | None = None,
+        drift: bool = False,
+        spectrum_every: int = 100,
+        seed: int = 0,
+        first_step: int = 0,
+    ) -> None:
+        super().__init__(first_step=first_step)
+        self._pace = make_pace(
+            every=every,
+            spectrum_every=spectrum_every,
+            rtol=rtol,
+            failure_probability=failure_probability,
+            refresh=refresh,
+            num_products=num_products,
+            seed=seed,
+        )
+        self._model, self._views, self._run = model, views, run
+        self._every, self._spectrum_every = every, spectrum_every
+        self._scratch: dict[tuple[int, int], Tensor] | None = {} if drift else None
+        requests = parse_metrics(metrics)
+        self._fast = [r for r in requests if r.needs <= _NORMS]
+        self._slow = [r for r in requests if not r.needs <= _NORMS]
+        self._sink: Sink = MemorySink() if sink is None else sink
+        check_sink(self._sink)
+        weights = weights_of(model, select, views)
+        # Rows ready for the sink; what is no matrix is told once.
+        self._rows: list[dict[str, Any]] = [
+            {**skip_row(w), "metric": "track", "run": run}
+            for w in weights
+            if isinstance(w, Skip)
+        ]
+        matrices = [w for w in weights if isinstance(w, WeightMatrix)]
+        self._num_places = len(matrices)
+        self._slots = [
+            self._slot(LiveWeight(w, model), i) for i, w in enumerate(matrices)
+        ]
+        self._moments: list[Moment] = []
+        self._rates = LearningRates.of(())
+        self._last_look: int | None = None
+        self._latest: dict[str, float] = {}
+        settings = {
+            "every": every,
+            "select": [select] if isinstance(select, str) else select,
+            "views": dict(views) if views else None,
+            "rtol": rtol,
+            "failure_probability": failure_probability,
+            "refresh": refresh,
+            "num_products": self._pace.num_products,
+            "drift": drift,
+            "spectrum_every": spectrum_every,
+        }
+        self._provenance = provenance(model, requests, seed, settings)
+
+    def on_step(self, step: Step) -> None:
+        """Measure, where this step is one of those to measure."""
+        fast = bool(self._fast) and step.index % self._every == 0
+        slow = bool(self._slow) and step.index % self._spectrum_every == 0
+        if fast or slow:
+            self._look(step, fast, slow)
+
+    def measure(self) -> None:
+        """Measure now, with every metric; once a step. For step 0, or the last one."""
+        if self._last_look != self._step:
+            step = Step(self._step, (), None)
+            self._look(step, bool(self._fast), bool(self._slow))
+
+    def flush(self) -> None:
+        """Bring all rows into the sink and have it make them safe."""
+        self._drain()
+        self._sink.flush()
+
+    def close(self) -> None:
+        """Bring all rows into the sink and close it; detach where attached."""
+        if self._attachment is not None:
+            self._attachment.remove()
+        self._drain()
+        self._sink.close()
+
+    def table(self) -> Table:
+        """Return all rows so far, from the sink."""
+        self._drain()
+        return self._sink.table()
+
+    @property
+    def latest(self) -> dict[str, float]:
+        """The newest value of the first metric, by name; for a progress bar."""
+        self._drain()
+        return dict(self._latest)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _look(self, step: Step, fast: bool, slow: bool) -> None:
+        self._last_look = step.index
+        self._relocate(step.index)
+        if not self._rates.fits(step.optimizers):
+            self._rates = LearningRates.of(step.optimizers)
+        rates = [self._rates.rate(slot.live.parameter) for slot in self._slots]
+        moment = Moment(step.index, step.loss, rates)
+        with torch.no_grad(), contextlib.ExitStack() as stack:
+            for kind in {kind for slot in self._slots if (kind := _casting(slot))}:
+                stack.enter_context(torch.autocast(kind, enabled=False))
+            if fast:
+                for slot in self._slots:
+                    matrix = slot.live.matrix()
+                    slot.follower.tick(len(self._moments), matrix, step.index)
+                self._moments.append(moment)
+            if slow:
+                self._drain()
+                self._take_spectra(moment)
+        if len(self._moments) == _BUFFER:
+            self._drain()
+
+    def _take_spectra(self, moment: Moment) -> None:
+        needs = frozenset[Need]().union(*(request.needs for request in self._slow))
+        for slot, rate in zip(self._slots, moment.rates, strict=True):
+            s = spectrum(
+                slot.live.matrix(),
+                needs,
+                failure_probability=self._pace.failure_probability,
+                seed=self._pace.seed,
+            )
+            self._add(slot, s, self._slow, moment, rate, None)
+        self._drain()
+
+    def _drain(self) -> None:
+        """Turn the ticks since the last time into rows, and hand rows to the sink."""
+        moments, self._moments = self._moments, []
+        readings = [slot.follower.read(len(moments)) for slot in self._slots]
+        for k, moment in enumerate(moments):
+            for slot, read, rate in zip(
+                self._slots, readings, moment.rates, strict=True
+            ):
+                self._add(slot, read[k].norms, self._fast, moment, rate, read[k].lag)
+        if self._rows:
+            rows, self._rows = self._rows, []
+            self._sink.append(
+                Table.from_rows(rows, provenance=self._provenance, columns=COLUMNS)
+            )
+
+    def _add(
+        self,
+        slot: _Slot,
+        norms: Spectrum,
+        requests: Sequence[MetricRequest],
+        moment: Moment,
+        rate: float | None,
+        lag: float | None,
+    ) -> None:
+        rows = tracked_rows(
+            slot.live.weight,
+            norms,
+            requests,
+            run=self._run,
+            moment=moment,
+            rate=rate,
+            lag=lag,
+        )
+        if requests is (self._fast or self._slow):
+            self._latest[slot.live.weight.name] = rows[0]["value"]
+        self._rows += rows
+
+    def _relocate(self, step: int) -> None:
+        """Follow parameters that were replaced, moved or cast; say which are gone."""
+        for i, slot in enumerate(self._slots):
+            if slot.live.replaced:
+                self._drain()
+                live = relocate(slot.live.weight, self._model, self._views)
+                if live is not None:
+                    self._slots[i] = self._slot(live, i)
+                    continue
+                self._rows.append(left_row(slot.live.weight, self._run, step))
+                self._latest.pop(slot.live.weight.name, None)
+        self._slots = [slot for slot in self._slots if not slot.live.replaced]
+
+    def _slot(self, live: LiveWeight, place: int) -> _Slot:
+        shape = live.weight.shape
+        if min(shape) <= SMALL:
+            return _Slot(live, SmallFollower(shape, num_ticks=_BUFFER))
+        follower = WarmFollower(
+            shape,
+            self._pace,
+            place=(place, self._num_places),
+            num_ticks=_BUFFER,
+            scratch=self._scratch,
+        )
+        return _Slot(live, follower)
+
+
+def _casting(slot: _Slot) -> str | None:
+    """Return the device type whose autocast would round the products."""
+    parameter = slot.live.parameter
+    kind = "cpu" if parameter is None else parameter.device.type
+    return kind if torch.is_autocast_enabled(kind) else None
