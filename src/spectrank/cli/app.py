@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from spectrank.cli.metrics import metrics_command
+from spectrank.cli.reproduce import reproduce_command
 from spectrank.cli.scan import scan_command
 from spectrank.errors import SpectrankError, SpectrankWarning
 
@@ -37,6 +38,14 @@ app.command(
     ),
 )(scan_command)
 app.command("metrics")(metrics_command)
+app.command(
+    "reproduce",
+    help=(
+        "Put the claims of a paper to the test. Exit codes: 0 done, whatever the "
+        "verdicts; 1 with --strict unless all are reproduced; 2 unusable options or "
+        "no data."
+    ),
+)(reproduce_command)
 
 
 def _version(wanted: bool) -> None:

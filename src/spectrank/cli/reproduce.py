@@ -1,0 +1,269 @@
+"""``spectrank reproduce``: the claims of a paper, put to the test."""
+
+from __future__ import annotations
+
+import math
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from spectrank.experiments import Paper, Progress
+    from spectrank.table import Table
+
+_COLOURS = {
+    "reproduced": "green",
+    "contradicted": "red",
+    "inconclusive": "yellow",
+    "not_applicable": "dim",
+}
+# Below this many columns a claim is a block of lines instead of a row.
+_WIDE = 100
+
+
+def reproduce_command(
+    key: Annotated[
+        str | None,
+        typer.Argument(
+            help="Of the paper; without it the papers and their claims are listed."
+        ),
+    ] = None,
+    full: Annotated[
+        bool,
+        typer.Option(
+            "--full/--quick",
+            help="All data sets and more seeds, or bundled data in under a minute.",
+        ),
+    ] = False,
+    html: Annotated[
+        Path | None, typer.Option(help="Write a self-contained HTML page.")
+    ] = None,
+    out: Annotated[
+        list[Path] | None,
+        typer.Option(help="Write the table: .parquet, .json or .csv. Repeatable."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Base seed of all random streams.")] = 0,
+    cache: Annotated[
+        Path | None,
+        typer.Option(help="Folder of finished parts; a run that was cut resumes."),
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with 1 unless all are reproduced.")
+    ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="No summary, no progress bar.")
+    ] = False,
+) -> None:
+    """Put the claims of a paper to the test.
+
+    Raises:
+        Exit: With code 1 if ``--strict`` and a claim was not reproduced.
+    """
+    from rich.console import Console
+
+    if key is None:
+        _list(Console())
+        return
+    from spectrank.experiments import get_paper, reproduce
+    from spectrank.table import Table
+
+    # Mistakes in the options cost a second, not a run.
+    paper = get_paper(key)
+    _check_targets(out or [], html)
+    errors = Console(stderr=True)
+    with _ProgressBar(errors, hidden=quiet) as bar:
+        table = reproduce(
+            paper.key,
+            "full" if full else "quick",
+            seed=seed,
+            cache=cache,
+            progress=bar.update,
+        )
+    command = shlex.join(["spectrank", *sys.argv[1:]])
+    table = Table(table.frame, {**table.provenance, "command": command})
+    if not quiet:
+        _summarise(table, Console())
+    _write(table, out or [], html, errors, quiet)
+    verdicts = table.where(kind="claim").frame["verdict"].to_list()
+    if strict and set(verdicts) != {"reproduced"}:
+        raise typer.Exit(1)
+
+
+def _check_targets(out: list[Path], html: Path | None) -> None:
+    """Refuse what cannot be written, or would overwrite each other."""
+    from spectrank.errors import TableError
+    from spectrank.table import check_target
+
+    for path in out:
+        check_target(path)
+    if html is not None and (
+        html.suffix.lower() not in {".html", ".htm"}
+        or not html.absolute().parent.is_dir()
+        or html.is_dir()
+    ):
+        raise TableError(
+            f"a page is an .html file in an existing folder, got {html}; "
+            "create the folder or choose another path"
+        )
+    targets = [path.resolve() for path in [*out, *([html] if html else [])]]
+    if len(set(targets)) < len(targets):
+        raise TableError(
+            "each output is a file of its own, got "
+            f"{', '.join(map(str, targets))}; choose other names"
+        )
+
+
+def _write(
+    table: Table, out: list[Path], html: Path | None, errors: Console, quiet: bool
+) -> None:
+    from spectrank.report import write_html
+
+    written = [path for target in out for path in table.write(target)]
+    if html is not None:
+        written.append(write_html(table, html))
+    if not quiet:
+        for path in written:
+            errors.print(f"wrote {path}", highlight=False, soft_wrap=True)
+
+
+def _list(console: Console) -> None:
+    from rich.padding import Padding
+    from rich.text import Text
+
+    from spectrank.experiments import list_papers
+
+    for paper in list_papers():
+        console.print(Text(paper.key, style="bold cyan"))
+        about = f"{paper.title}. {paper.authors}, {paper.identifier}."
+        console.print(Padding(Text(about), (0, 0, 0, 2)))
+        for mode, cost in paper.cost.items():
+            console.print(Padding(Text(f"--{mode}: {cost}", "dim"), (0, 0, 0, 2)))
+        console.print()
+        for claim in paper.claims("quick"):
+            name = claim.key.removeprefix(f"{paper.key}.")
+            console.print(Padding(Text(name, style="bold"), (0, 0, 0, 2)))
+            quantity = claim.quantity.replace("_", " ")
+            about = f"{claim.statement}\n{quantity} {claim.relation_text}"
+            lines = Text.assemble(about, (f"\n{claim.whose}", "dim"))
+            console.print(Padding(lines, (0, 0, 0, 4)))
+        _print_full_only(paper, console)
+
+
+def _print_full_only(paper: Paper, console: Console) -> None:
+    more = len(paper.claims("full")) - len(paper.claims("quick"))
+    if more:
+        console.print(f"  and {more} more with --full", style="dim", highlight=False)
+
+
+def _summarise(table: Table, console: Console) -> None:
+    from rich.padding import Padding
+    from rich.table import Table as Grid
+    from rich.text import Text
+
+    claims = list(table.where(kind="claim"))
+    paper = table.provenance["paper"]
+    console.print(
+        Text(f"{paper['title']} ({paper['identifier']})", style="bold"),
+        Text(f"mode {table.provenance['mode']}, seed {table.provenance['seed']}"),
+        sep="\n",
+    )
+    if console.width >= _WIDE:
+        grid = Grid(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+        for title, width in (("verdict", 14), ("claim", None), ("measured", 27)):
+            grid.add_column(title, width=width)
+        grid.add_column("expected", width=20)
+        for row in claims:
+            claim = Text.assemble((row["statement"], ""), (f"\n{row['whose']}", "dim"))
+            grid.add_row(_verdict(row), claim, _measured(row), row["relation"])
+        console.print(grid, highlight=False)
+    else:
+        for row in claims:
+            console.print(_verdict(row), Text(_name(row), style="bold"))
+            lines = Text.assemble(
+                f"{row['statement']}\n",
+                (f"{row['whose']}\n", "dim"),
+                f"measured {_measured(row)}\nexpected {row['relation']}",
+            )
+            console.print(Padding(lines, (0, 0, 0, 2)))
+    _print_reasons(claims, console)
+    counts = {v: sum(row["verdict"] == v for row in claims) for v in _COLOURS}
+    parts = [f"{n} {v.replace('_', ' ')}" for v, n in counts.items() if n]
+    seconds = table.provenance["seconds"]
+    console.print(
+        f"{len(claims)} claims: {', '.join(parts)}; {seconds:.0f} s", highlight=False
+    )
+
+
+def _print_reasons(claims: list[dict[str, Any]], console: Console) -> None:
+    """Say why, where the answer is not a plain yes."""
+    for row in claims:
+        if row["verdict"] != "reproduced":
+            console.print(f"{_name(row)}: {row['reason']}", highlight=False)
+
+
+def _verdict(row: dict[str, Any]) -> Any:
+    from rich.text import Text
+
+    word = str(row["verdict"])
+    return Text(word.replace("_", " "), style=_COLOURS[word])
+
+
+def _name(row: dict[str, Any]) -> str:
+    return str(row["subject"]).partition(".")[2]
+
+
+def _measured(row: dict[str, Any]) -> str:
+    if row["value"] is None:
+        return "nothing"
+    half = (row["upper"] - row["lower"]) / 2
+    # Two digits of the uncertainty; all of the value where there is none.
+    if not 0.0 < half < 1e6:
+        return f"{row['value']:.4g}"
+    digits = max(0, 1 - math.floor(math.log10(half)))
+    value, low, high = (f"{row[k]:.{digits}f}" for k in ("value", "lower", "upper"))
+    return f"{value} [{low}, {high}]"
+
+
+class _ProgressBar:
+    """Part, steps done, time left."""
+
+    def __init__(self, console: Console, *, hidden: bool) -> None:
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            TextColumn,
+            TimeRemainingColumn,
+        )
+        from rich.progress import Progress as Bar
+
+        self._bar = Bar(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(compact=True),
+            console=console,
+            transient=True,
+            disable=hidden or not console.is_terminal,
+        )
+        self._task = self._bar.add_task("", total=None)
+
+    def __enter__(self) -> _ProgressBar:
+        self._bar.__enter__()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._bar.__exit__(*exception)  # type: ignore[arg-type]
+
+    def update(self, p: Progress) -> None:
+        """Show where the run stands."""
+        self._bar.update(
+            self._task,
+            description=p.part or "done",
+            total=p.num_steps,
+            completed=p.num_done,
+        )
