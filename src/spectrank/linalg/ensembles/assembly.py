@@ -61,7 +61,7 @@ def _polar(c: float, others: Tensor, m: int, n: int, draws: Draws) -> Tensor:
         V = frame(short, len(others), draws)
         weights = ((others - c) / c).to(draws.dtype)
         W = W + (W @ V * weights) @ V.mT
-    return W if m >= n else W.mT.contiguous()
+    return W if m >= n else W.mT
 
 
 def _qr_cost(m: int, k: int) -> float:

@@ -125,7 +125,8 @@ class Ensemble:
         draws = make_draws(generator, num=num, dtype=dtype, device=device)
         _check_range(size, dtype)
         W = self.law.draw(draws)
-        return (W if size == 1.0 else W.mul_(size)).to(dtype)
+        # QR gives columns; a weight is stored by rows.
+        return (W if size == 1.0 else W.mul_(size)).to(dtype).contiguous()
 
     def sample_(
         self,

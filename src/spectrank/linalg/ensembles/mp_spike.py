@@ -49,7 +49,8 @@ def largest_typical(m: int, n: int) -> float:
     Returns:
         The limit; 1 for a vector.
     """
-    edge = 1.0 + m * n / (math.sqrt(m) + math.sqrt(n)) ** 2
+    # (sqrt m + sqrt n)^2, without rounding where mn is a square: 1 + n/4 is a request.
+    edge = 1.0 + m * n / (m + n + 2.0 * math.sqrt(m * n))
     return min(max(edge, 2.0), float(min(m, n)))
 
 
