@@ -87,20 +87,22 @@ class Batch:
 
         Raises:
             DomainError: The records were dropped.
-        """
-        if self._records is None:
-            raise DomainError(
-                "records are read inside the loop, those of batch "
-                f"{self.index} were dropped when the next one began; "
-                "keep the tensors that you need"
-            )
-        return self._records.get(name, ())
+        """  # noqa: DOC502 - raised by the function called
+        return self._held().get(name, ())
 
     @property
     def layers(self) -> tuple[str, ...]:
         """Names of the layers that ran, in the order of the model."""
-        return tuple(self._records or ())
+        return tuple(self._held())
 
     def drop(self) -> None:
         """Let go of the records."""
         self._records = None
+
+    def _held(self) -> Mapping[str, tuple[LayerBatch, ...]]:
+        if self._records is None:
+            raise DomainError(
+                f"records are read inside the loop, those of batch {self.index} are "
+                "dropped when it goes on; keep the tensors that you need"
+            )
+        return self._records
