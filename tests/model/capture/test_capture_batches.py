@@ -1,0 +1,317 @@
+"""How batches are read, what accumulators are fed, and every refusal."""
+
+import warnings
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from spectrank.errors import (
+    ArgumentTypeError,
+    DomainError,
+    ShapeError,
+    UnknownNameError,
+)
+from spectrank.model.capture import Accumulator, LayerBatch, ModelCall, capture
+
+N, D, C = 6, 5, 3
+LOSS = {"gradients": "loss", "loss": "cross_entropy"}
+
+
+def draw(*shape, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=generator)
+
+
+X, Y = draw(N, D), torch.tensor([0, 2, 1, 1, 0, 2])
+
+
+class Two(nn.Module):
+    def __init__(self):
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(3)
+            self.fc = nn.Linear(D, C)
+
+    def forward(self, a, b=None):
+        return self.fc(a if b is None else a + b)
+
+
+def first_batch(batch, model=None, layers=None, **options):
+    with capture(model or Two(), layers, **options) as taps:
+        return next(taps.over([batch]))
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        (X, Y),
+        [X, Y],
+        (X, Y, torch.arange(N), "beside"),
+        {"x": X, "labels": Y},
+        {"a": X, "label": Y},
+        {"a": X, "targets": Y},
+        {"b": X / 4, "a": 3 * X / 4, "target": Y},
+        ({"a": 3 * X / 4, "b": X / 4}, Y),
+        ((3 * X / 4, X / 4), Y),
+        (X, Y[:, None].squeeze(1)),
+    ],
+)
+def test_the_customs_of_loaders_are_understood(batch):
+    seen = first_batch(batch, **LOSS)
+    layer = Two().fc
+    logits = layer(X)
+    expected = torch.softmax(logits, 1) - F.one_hot(Y, C)
+    assert torch.allclose(seen.outputs, logits, atol=1e-6)
+    assert torch.allclose(seen["fc"].output_gradients, expected, atol=1e-6)
+    assert torch.equal(seen.labels, Y)
+    assert seen.num_samples == N
+
+
+def test_a_batch_without_targets_runs_without_a_loss():
+    for batch in (X, (X,), {"a": X}):
+        seen = first_batch(batch)
+        assert seen.targets is seen.loss is seen.labels is None
+        assert seen.num_samples == N
+        with pytest.raises(DomainError, match="needs targets, the batch has none"):
+            first_batch(batch, **LOSS)
+
+
+def test_floating_targets_are_no_labels():
+    seen = first_batch((X, draw(N, C)), gradients="loss", loss="mse")
+    assert seen.labels is None
+    # A column of labels is a label per sample.
+    assert torch.equal(first_batch((X, Y[:, None])).labels, Y)
+
+
+def test_unpack_and_forward_replace_the_customs():
+    def unpack(batch):
+        return ModelCall(args=(batch["features"],), targets=batch["class"])
+
+    seen = first_batch({"features": X, "class": Y, "id": 3}, unpack=unpack, **LOSS)
+    assert torch.equal(seen.labels, Y)
+
+    def forward(model, call):
+        return model(call.args[0]) + model(call.args[0], call.args[0])
+
+    seen = first_batch((X, Y), forward=forward, **LOSS)
+    assert len(seen.calls("fc")) == 2
+    total = seen.calls("fc")[0].outputs + seen.calls("fc")[1].outputs
+    assert torch.equal(seen.outputs, total)
+
+
+def test_a_batch_that_is_not_understood_is_told_the_way_out():
+    with pytest.raises(ArgumentTypeError, match="got str; pass unpack= to capture"):
+        first_batch("text")
+    with pytest.raises(ArgumentTypeError, match="got tuple; pass unpack="):
+        first_batch(())
+    with pytest.raises(DomainError, match=r"arguments of Two\.forward, got id; pass"):
+        first_batch({"a": X, "labels": Y, "id": 3})
+    with pytest.raises(DomainError, match="under one key, got labels, target; pass"):
+        first_batch({"a": X, "labels": Y, "target": Y})
+    with pytest.raises(ArgumentTypeError, match="unpack must return a ModelCall"):
+        first_batch((X, Y), unpack=lambda batch: batch)
+
+
+class Gives(nn.Module):
+    def __init__(self, wrap):
+        super().__init__()
+        self.fc = nn.Linear(D, C)
+        self.wrap = wrap
+
+    def forward(self, x):
+        return self.wrap(self.fc(x))
+
+
+class Output:
+    def __init__(self, logits):
+        self.logits = logits
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda z: z,
+        lambda z: (z, None),
+        lambda z: [z],
+        lambda z: {"logits": z, "hidden": z[:1]},
+        Output,
+    ],
+)
+def test_logits_are_found_in_what_models_return(wrap):
+    seen = first_batch((X, Y), Gives(wrap), **LOSS)
+    assert torch.equal(seen.outputs, seen["fc"].outputs)
+    assert float(seen["fc"].output_gradients.abs().max()) > 0.0
+
+
+def test_a_model_without_logits_is_captured_but_has_no_loss():
+    model = Gives(lambda z: {"hidden": z})
+    assert first_batch((X, Y), model)["fc"].outputs.shape == (N, C)
+    assert first_batch((X, Y), model).outputs is None
+    with pytest.raises(ArgumentTypeError, match="got dict; pass forward= to capture"):
+        first_batch((X, Y), model, **LOSS)
+
+
+class Mean:
+    def __init__(self):
+        self.total, self.count = 0.0, 0
+
+    def update(self, batch):
+        rows = batch.output_rows()
+        self.total, self.count = self.total + rows.sum(0), self.count + len(rows)
+
+
+def test_run_feeds_objects_and_callables_with_every_call_of_their_layer():
+    layer = nn.Linear(D, D)
+    model = nn.Sequential(layer, nn.Tanh(), layer)
+    batches = [(X[:4], Y[:4]), (X[4:], Y[4:])]
+    mean, calls = Mean(), []
+    assert isinstance(mean, Accumulator)
+    with capture(model) as taps:
+        count = taps.run(batches, {"0": [mean, lambda seen: calls.append(seen.call)]})
+        taps.run(batches, {"0": calls.append})
+    assert count == N
+    assert calls[:4] == [0, 1, 0, 1]
+    assert isinstance(calls[4], LayerBatch)
+    rows = torch.cat([layer(X), model(X)])
+    assert mean.count == len(rows) == 2 * N
+    assert torch.allclose(mean.total, rows.sum(0), atol=1e-5)
+
+
+def test_accumulators_of_strange_layers_are_refused():
+    with (
+        capture(Two()) as taps,
+        pytest.raises(UnknownNameError, match="got fc2; captured are fc"),
+    ):
+        taps.run([X], {"fc2": Mean()})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"gradients": "all"}, "gradients must be one of None, 'loss', 'logits'"),
+        ({"mode": "test"}, "mode must be one of None, 'eval', 'train'"),
+        ({"autocast": torch.int8}, "autocast must be one of None, torch.bfloat16"),
+        ({"batch_axis": 2}, "batch_axis must be one of None, 0, 1"),
+        ({"gradients": "loss"}, "gradients='loss' needs a loss"),
+        (
+            {"gradients": "loss", "loss": nn.CTCLoss()},
+            "sum of a loss must be known: CTCLoss takes more",
+        ),
+    ],
+)
+def test_options_outside_their_range_are_refused(options, message):
+    with pytest.raises(DomainError, match=message):
+        capture(Two(), **options)
+
+
+def test_losses_that_are_none_are_refused():
+    with pytest.raises(UnknownNameError, match="must be one of cross_entropy, nll"):
+        capture(Two(), gradients="loss", loss="entropy")
+    with pytest.raises(ArgumentTypeError, match="a name, an nn loss or a callable"):
+        capture(Two(), gradients="loss", loss=3)
+    for wrong in (lambda o, b: o, lambda o, b: 1.0):
+        with pytest.raises(ShapeError, match="must return a scalar tensor"):
+            first_batch((X, Y), gradients="loss", loss=wrong)
+    with pytest.raises(ShapeError, match=r"needs outputs \(N, c\) or \(N,\)"):
+        first_batch(draw(N, 4, D), gradients="logits")
+
+
+def test_a_pass_outside_its_context_is_refused():
+    taps = capture(Two())
+    with pytest.raises(DomainError, match="write 'with capture"):
+        next(taps.over([X]))
+    with taps:
+        pass
+    with pytest.raises(DomainError, match="is not entered"):
+        taps.run([X], {"fc": Mean()})
+
+
+def test_a_dtype_casts_what_is_floating_and_nothing_else():
+    model = Two().double()
+    seen = first_batch((X, Y), model, dtype=torch.float64, **LOSS)
+    assert seen["fc"].inputs.dtype == torch.float64
+    assert seen.labels.dtype == torch.int64
+    assert X.dtype == torch.float32
+    # A regression target of another precision than the outputs is no error.
+    first_batch((X.double(), draw(N, C)), model, gradients="loss", loss="mse")
+
+
+def tiny(name, **options):
+    transformers = pytest.importorskip("transformers")
+    with warnings.catch_warnings(), torch.random.fork_rng():
+        warnings.simplefilter("ignore")
+        torch.manual_seed(5)
+        if name == "bert":
+            config = transformers.BertConfig(
+                vocab_size=20, hidden_size=8, num_hidden_layers=2,
+                num_attention_heads=2, intermediate_size=16, num_labels=C,
+            )  # fmt: skip
+            return transformers.BertForSequenceClassification(config).double()
+        config = transformers.GPT2Config(
+            vocab_size=20, n_embd=8, n_layer=2, n_head=2, n_positions=12,
+            bos_token_id=0, eos_token_id=0,
+        )  # fmt: skip
+        return transformers.GPT2LMHeadModel(config).double()
+
+
+def sentences():
+    generator = torch.Generator().manual_seed(2)
+    ids = torch.randint(20, (4, 7), generator=generator)
+    mask = torch.ones(4, 7, dtype=torch.long)
+    mask[1, 4:] = mask[3, 2:] = 0
+    return ids, mask
+
+
+def test_bert_is_captured_from_its_own_batches():
+    model = tiny("bert").eval()
+    ids, mask = sentences()
+    y = torch.tensor([0, 2, 1, 0])
+    batch = {"input_ids": ids, "attention_mask": mask, "labels": y}
+    seen = first_batch(batch, model, **LOSS)
+    loss = F.cross_entropy(model(ids, mask).logits, y, reduction="sum")
+    for name in ("bert.encoder.layer.0.intermediate.dense", "classifier"):
+        weight = model.get_submodule(name).weight
+        expected = torch.autograd.grad(loss, weight, retain_graph=True)[0]
+        deltas = seen[name].gradient_rows(select="all")
+        outer = deltas.T @ seen[name].input_rows(select="all")
+        assert torch.allclose(outer, expected, rtol=0, atol=1e-12)
+    rows = seen["bert.encoder.layer.1.output.dense"]
+    assert len(rows.output_rows()) == int(mask.sum())
+    assert torch.equal(rows.row_labels(), y.repeat_interleave(mask.sum(1)))
+    assert seen["bert.embeddings.word_embeddings"].input_rows().dtype == torch.int64
+
+
+def test_gpt2_is_captured_with_the_shifted_loss_and_refused_without():
+    model = tiny("gpt2").eval()
+    ids, mask = sentences()
+    labels = ids.masked_fill(mask == 0, -100)
+    batch = {"input_ids": ids, "attention_mask": mask, "labels": labels}
+    with pytest.raises(DomainError, match="pass loss='causal_cross_entropy'"):
+        capture(model, **LOSS)
+    seen = first_batch(batch, model, gradients="loss", loss="causal_cross_entropy")
+    # The library's own loss is the mean over shifted labels, in float32.
+    own = model(**batch).loss * (labels[:, 1:] != -100).sum()
+    assert torch.allclose(seen.loss, own.double(), rtol=1e-5)
+    layer = model.transformer.h[0].mlp.c_fc
+    record = seen["transformer.h.0.mlp.c_fc"]
+    outer = record.input_rows(select="all").T @ record.gradient_rows(select="all")
+    expected = torch.autograd.grad(seen_sum(model, batch), layer.weight)[0]
+    assert torch.allclose(outer, expected, rtol=0, atol=1e-12)
+    assert seen["lm_head"].tied_to == ("transformer.wte",)
+    # A callable may let the model read its labels.
+    other = first_batch(
+        batch,
+        model,
+        gradients="loss",
+        loss=lambda out, b: out.loss * (b["labels"][:, 1:] != -100).sum(),
+    )
+    again = other["transformer.h.0.mlp.c_fc"].output_gradients
+    assert torch.allclose(again, record.output_gradients, rtol=0, atol=1e-6)
+
+
+def seen_sum(model, batch):
+    inputs = {key: batch[key] for key in ("input_ids", "attention_mask")}
+    logits = model(**inputs).logits[:, :-1].flatten(0, 1)
+    return F.cross_entropy(logits, batch["labels"][:, 1:].flatten(), reduction="sum")
