@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import bootstrap, t
+from scipy.special import stdtrit
+from scipy.stats import bootstrap
 
 from spectrank.errors import DomainError
 
@@ -55,7 +56,7 @@ def student_interval(estimates: np.ndarray, *, confidence: float = 0.95) -> Inte
     num = len(estimates)
     mean = float(np.mean(estimates))
     error = float(np.std(estimates, ddof=1)) / math.sqrt(num)
-    half = float(t.ppf(0.5 + confidence / 2, num - 1)) * error
+    half = float(stdtrit(num - 1, 0.5 + confidence / 2)) * error
     return Interval(mean, mean - half, mean + half, error, num)
 
 
