@@ -11,26 +11,42 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from spectrank import errors as errors
+    from spectrank import experiments as experiments
     from spectrank import linalg as linalg
     from spectrank import metrics as metrics
     from spectrank import model as model
     from spectrank import report as report
     from spectrank import scanning as scanning
     from spectrank import testing as testing
+    from spectrank import train as train
     from spectrank.linalg import Spectrum as Spectrum
     from spectrank.linalg import Value as Value
     from spectrank.linalg import spectrum as spectrum
     from spectrank.metrics import Metric as Metric
     from spectrank.metrics import get_metric as get_metric
     from spectrank.metrics import list_metrics as list_metrics
+    from spectrank.model import Graph as Graph
     from spectrank.model import WeightMatrix as WeightMatrix
+    from spectrank.model import capture as capture
+    from spectrank.model import graph as graph
     from spectrank.model import iter_matrices as iter_matrices
+    from spectrank.random_nets import RandomMLP as RandomMLP
     from spectrank.report import write_html as write_html
     from spectrank.scanning import scan as scan
     from spectrank.table import Table as Table
 
 _MODULES = frozenset(
-    ["errors", "linalg", "metrics", "model", "report", "scanning", "testing"]
+    [
+        "errors",
+        "experiments",
+        "linalg",
+        "metrics",
+        "model",
+        "report",
+        "scanning",
+        "testing",
+        "train",
+    ]
 )
 _NAMES = {
     "Spectrum": "linalg",
@@ -39,8 +55,12 @@ _NAMES = {
     "Metric": "metrics",
     "get_metric": "metrics",
     "list_metrics": "metrics",
+    "Graph": "model",
     "WeightMatrix": "model",
+    "capture": "model",
+    "graph": "model",
     "iter_matrices": "model",
+    "RandomMLP": "random_nets",
     "write_html": "report",
     "scan": "scanning",
     "Table": "table",

@@ -30,6 +30,7 @@ from spectrank.model import (
     Source,
     WeightMatrix,
     describe,
+    graph,
     iter_weights,
     unmatched_patterns,
 )
@@ -74,6 +75,7 @@ def scan(
     failure_probability: float = DEFAULT_FAILURE_PROBABILITY,
     seed: int = 0,
     spectra: bool = True,
+    example_input: Any = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> Table:
     """Measure every weight matrix of a module, a state dict, a file or a folder.
@@ -94,6 +96,9 @@ def scan(
         failure_probability: Of each probabilistic upper end.
         seed: Of the random starts.
         spectra: Whether full spectra, where computed, become rows.
+        example_input: What the module takes: a tensor, a tuple of arguments or a dict
+            of keyword arguments. With it the table also carries which layer feeds
+            which, and the page draws it.
         progress: Called before each matrix and at the end.
 
     Returns:
@@ -111,6 +116,7 @@ def scan(
     provenance = environment()
     # Descriptions only; the tensors come one by one.
     _check_types(select, views)
+    wiring = _wiring(source, example_input)
     weights = list(iter_weights(source, select=select, views=views))
     _check_patterns(weights, select, views)
     info = describe(source)
@@ -140,6 +146,7 @@ def scan(
     provenance |= {
         **described(info, digest.result(), _device(source)),
         **defined(requests),
+        **wiring,
         "seed": seed,
         "settings": {
             "metrics": [request.text for request in requests],
@@ -166,6 +173,18 @@ def _check_types(select: object, views: object) -> None:
             f"views maps patterns to views, got {type(views).__name__}; "
             "e.g. views={'*.c_fc.weight': 'linear'}"
         )
+
+
+def _wiring(source: Source, example_input: Any) -> dict[str, Any]:
+    """Which layer feeds which, for the provenance; empty without an input."""
+    if example_input is None:
+        return {}
+    if not isinstance(source, nn.Module):
+        raise ArgumentTypeError(
+            "example_input needs a module that can be traced, got a source of type "
+            f"{type(source).__name__}; leave it out, or pass the module"
+        )
+    return {"graph": graph(source, example_input).as_dict()}
 
 
 def _check_patterns(
