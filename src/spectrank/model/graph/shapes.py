@@ -46,8 +46,8 @@ def regroup(before: Shape, after: Shape) -> Form | None:
 
     Returns:
         ``flatten`` where the last axes become one, else ``reshape`` with groups
-        [number of axes, [sizes they become]], the first size of each left open as -1;
-        None where the sizes stay.
+        [number of axes, [sizes they become]], the first size of each and those of the
+        first axis left open as -1; None where the sizes stay.
     """
     if before == after:
         return None
@@ -76,7 +76,9 @@ def regroup(before: Shape, after: Shape) -> Form | None:
                 left, i = left * before[i], i + 1
             else:
                 right, j = right * after[j], j + 1
-        groups.append([i - first_i, [-1, *after[first_j + 1 : j]]])
+        told = list(after[first_j + 1 : j])
+        # What the first axis becomes depends on the size of the batch.
+        groups.append([i - first_i, [-1, *(told if first_i else [-1] * len(told))]])
     return "reshape", {"groups": groups}
 
 
