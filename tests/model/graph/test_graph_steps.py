@@ -461,6 +461,56 @@ def test_an_index_into_a_learned_table_is_an_embedding(rerun: Any) -> None:
     assert layer.matrices == (MatrixView("table", "embedding", (7, 3)),)
 
 
+class Rotary(nn.Module):
+    """Packed query, key and value, of unlike sizes, with rotated queries and keys."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.packed, self.out = nn.Linear(8, 16), nn.Linear(8, 8)
+        self.register_buffer("cos", torch.randn(5, 4))
+        self.register_buffer("sin", torch.randn(5, 4))
+
+    def turned(self, x: Tensor) -> Tensor:
+        left, right = x.chunk(2, -1)
+        return x * self.cos + torch.cat([-right, left], -1) * self.sin
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.packed(x).split([8, 4, 4], -1)
+        q, k, v = [t.unflatten(-1, (-1, 4)).transpose(1, 2) for t in (q, k, v)]
+        q, k = self.turned(q), self.turned(k)
+        k, v = k.expand(-1, 2, -1, -1), v.expand(-1, 2, -1, -1)
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return self.out(y.transpose(1, 2).flatten(2))
+
+
+def test_packed_rows_are_followed_through_a_rotation(rerun: Any) -> None:
+    found = same(rerun, Rotary(), torch.randn(3, 5, 8))
+    packed, out = found.layers
+    assert [(m.part, m.rows) for m in packed.matrices] == [
+        (None, None),
+        ("query", (0, 8)),
+        ("key", (8, 12)),
+        ("value", (12, 16)),
+    ]
+    # One value head serves both query heads.
+    [value] = [a for a in found.into(out) if "attention:value" in " ".join(a.through)]
+    assert found.columns(value) == (12, 13, 14, 15) * 2
+
+
+def test_columns_of_a_gate_and_of_its_linear_branch() -> None:
+    model = Does(
+        lambda m, x: m.down(torch.sigmoid(m.gate(x)) * m.up(x)),
+        gate=nn.Linear(4, 3),
+        up=nn.Linear(4, 3),
+        down=nn.Linear(3, 4),
+    )
+    found = graph(model, torch.randn(2, 4))
+    assert [found.columns(a) for a in found.into(found.layers[-1])] == [(0, 1, 2)] * 2
+    halves = Does(lambda m, x: m.b(F.glu(m.a(x))), a=nn.Linear(4, 6), b=nn.Linear(3, 2))
+    found = graph(halves, torch.randn(2, 4))
+    assert found.columns(found.links[1]) is None
+
+
 def test_recurrent_cells_and_gru(rerun: Any) -> None:
     found = graph(nn.GRU(3, 4, batch_first=True), torch.randn(2, 5, 3))
     [gru] = found.layers

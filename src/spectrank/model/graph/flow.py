@@ -15,7 +15,9 @@ from spectrank.model.graph.nodes import Link, Node
 
 # Of an input that no output of the source feeds.
 NONE = -1
-_SAME_PLACE = frozenset(["elementwise", "norm", "scale", "shift", "sum", "softmax"])
+_SAME_PLACE = frozenset(
+    ["elementwise", "norm", "scale", "shift", "sum", "product", "softmax"]
+)
 
 
 def feature_axis(node: Node) -> int | None:
@@ -81,7 +83,7 @@ def _through(
         if not step.endswith(":value") or value.shape[:-2] != node.shape[:-2]:
             return None
         return value[..., :1, :].expand(node.shape)
-    if node.kind in _SAME_PLACE:
+    if node.kind in _SAME_PLACE and node.op != "glu":
         try:
             return value.expand(node.shape)
         except RuntimeError:
@@ -180,18 +182,16 @@ def rows(
     Returns:
         Role to first and one past the last row; None where they are not three ranges.
     """
-    found: dict[str, tuple[int, int]] = {}
+    found: dict[str, set[int]] = {}
     for way in steps:
         numbers = follow(nodes, way)
-        if numbers is None or not numbers.numel():
+        if numbers is None:
             return None
-        values = torch.unique(numbers)
-        first, last = int(values[0]), int(values[-1]) + 1
-        role = way.reason or ""
-        if len(values) != last - first or found.get(role, (first, last)) != (
-            first,
-            last,
-        ):
-            return None
-        found[role] = (first, last)
-    return found
+        own = set(torch.unique(numbers).tolist()) - {NONE}
+        found.setdefault(way.reason or "", set()).update(own)
+    ranges = {
+        role: (min(own), max(own) + 1)
+        for role, own in found.items()
+        if own and len(own) == max(own) + 1 - min(own)
+    }
+    return ranges if len(ranges) == len(found) else None

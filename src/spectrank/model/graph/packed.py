@@ -52,7 +52,7 @@ def _until_attention(link: Link) -> Link | None:
 
 def _parted(node: Node, found: dict[str, tuple[int, int]] | None) -> Node:
     whole = node.matrices[0]
-    if found is None or not all(last > first for first, last in found.values()):
+    if found is None:
         return node
     ranges = sorted(found.values())
     # One range for two roles is one projection read twice, not two packed in one.
