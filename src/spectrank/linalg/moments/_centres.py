@@ -46,11 +46,28 @@ class Increment:
 
     Attributes:
         rows: (R, d) deviations.
-        classes: (R,) class of each.
+        positions: (R,) position in ``present`` of each row's class.
+        present: (P,) classes, each once.
     """
 
     rows: Float64[Tensor, "R d"]
-    classes: Shaped[Tensor, " R"]
+    positions: Shaped[Tensor, " R"]
+    present: Shaped[Tensor, " P"]
+
+    def by_class(self, values: Tensor) -> Tensor:
+        """Sum (R, ...) values of the rows to (P, ...) values of the classes.
+
+        To be added to a total as one: a total that every row were added to would err
+        in proportion to the number of all rows.
+
+        Args:
+            values: One for each row.
+
+        Returns:
+            One for each class of ``present``.
+        """
+        sums = values.new_zeros(len(self.present), *values.shape[1:])
+        return sums.index_add_(0, self.positions, values)
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,13 +166,14 @@ class Centres:
         y.sub_(means.index_select(0, groups.inverse))
         delta.copy_(self._move(groups.present, means, n, groups.sizes))
         self.counts[groups.present] += groups.sizes
-        increment = Increment(rows, torch.cat((labels, groups.present)))
-        if 2 * len(groups.present) > len(x):
+        each = torch.arange(len(n), device=n.device)
+        positions = torch.cat((groups.inverse, each))
+        if 2 * len(n) > len(x):
             # Rows that are their class's only one are zero now, and so are the means
             # of new classes: with 10,000 classes that is nearly all.
             nonzero = torch.cat(((groups.sizes > 1)[groups.inverse], n > 0))
-            increment = Increment(rows[nonzero], increment.classes[nonzero])
-        return (increment,)
+            rows, positions = rows[nonzero], positions[nonzero]
+        return (Increment(rows, positions, groups.present),)
 
     def merge(self, other: Centres) -> Iterator[Increment]:
         """Take in what another has taken in.
@@ -182,7 +200,8 @@ class Centres:
             self.largest.scatter_reduce_(0, classes, reach, "amax")
             self.counts[tile] += b
             self.num_nonfinite[tile] += other.num_nonfinite[tile].clone()
-            yield Increment(delta, classes)
+            each = torch.arange(len(classes), device=classes.device)
+            yield Increment(delta, each, classes)
 
     def seen_from(self, origin: Float64[Tensor, " d"]) -> Float64[Tensor, "K d"]:
         """Return each class's mean less ``origin``, without cancellation.

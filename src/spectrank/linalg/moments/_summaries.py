@@ -220,7 +220,7 @@ class ClassSummary:
         total = self.shifts.new_zeros(d, d)
         for tile in tiles(len(rows), d, total.device):
             part = (self.shifts[rows[tile]] - centre) * w[tile, None].sqrt()
-            total.addmm_(part.mT, part)
+            total.add_(part.mT @ part)
         return total
 
     def between_variance(

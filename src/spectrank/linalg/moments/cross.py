@@ -94,7 +94,7 @@ class CrossSummary:
             rows = classes[tile]
             left = self.outputs.origin + self.outputs.shifts[rows]
             right = self.inputs.origin + self.inputs.shifts[rows]
-            total.addmm_((left * weights[tile, None]).mT, right)
+            total.add_((left * weights[tile, None]).mT @ right)
         return total if len(classes) else total.fill_(torch.nan)
 
     def moment(self) -> Float64[Tensor, "m n"]:
