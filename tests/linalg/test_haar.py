@@ -10,7 +10,7 @@ from tolerances import FLOAT64, STANDARD_ERRORS
 from spectrank.errors import ArgumentTypeError, DomainError
 from spectrank.linalg.haar import frame, haar, haar_moments
 
-NUM = 12_000
+NUM = 8_000
 SEEDS = (1, 2, 3)
 
 

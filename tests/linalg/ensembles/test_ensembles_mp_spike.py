@@ -97,7 +97,7 @@ MUTANTS = (
 )
 
 
-def failures(sampler, n, r, seed, num=4_000):
+def failures(sampler, n, r, seed, num=3_000):
     """Laws broken: two exact ones of every draw, four by Monte Carlo."""
     W = sampler(n, n, r, num, seed)
     s = torch.linalg.svdvals(W)
@@ -165,7 +165,7 @@ def test_up_to_two_every_draw_succeeds_and_is_exact(m, n, r):
         assert excess == pytest.approx(r - 1.0, rel=1e-6, abs=1e-20)
 
 
-@pytest.mark.parametrize("seed", range(1, 40))
+@pytest.mark.parametrize("seed", range(1, 20))
 def test_the_smallest_bulks_lose_no_digits_to_the_projection(seed):
     # Of a 2 x 2 matrix a single number stays; it may be a thousandth of what was.
     W = ensemble(2, 2, stable_rank=1.5).sample(generator(seed), num=500)
@@ -186,7 +186,7 @@ def test_limits_of_a_square_matrix():
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_the_norm_bound_behind_the_sure_limit_fails_no_more_often_than_stated(seed):
-    M, N, num = 9, 30, 20_000
+    M, N, num = 9, 30, 6_000
     G = torch.randn(num, M, N, dtype=torch.float64, generator=generator(seed))
     top = torch.linalg.matrix_norm(G, 2)
     total = torch.linalg.matrix_norm(G)
@@ -204,7 +204,7 @@ def test_draws_at_the_sure_limit_need_no_look_at_the_bulk(m, n, monkeypatch):
         raise AssertionError("the bulk was measured")
 
     e = ensemble(m, n, stable_rank=largest_sure(m, n))
-    for seed in range(20):
+    for seed in range(8):
         s = torch.linalg.svdvals(e.sample(generator(seed)))
         assert float(s[0]) == pytest.approx(1.0, abs=FLOAT64)
     # A margin below the limit the bound alone decides.

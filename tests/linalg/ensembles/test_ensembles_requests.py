@@ -53,7 +53,7 @@ def requests(draw):
     return m, n, spectrum, float(min(m, n)) if spectrum == "orthogonal" else r
 
 
-@settings(derandomize=True, deadline=None, max_examples=150)
+@settings(derandomize=True, deadline=None, max_examples=60)
 @given(request=requests(), seed=st.integers(0, 2**31))
 @pytest.mark.parametrize("dtype", ACCURACY)
 def test_every_draw_hits_the_stable_rank_and_the_norm(dtype, request, seed):
