@@ -3,7 +3,6 @@
 Everything here is text and numbers for the template, which escapes them.
 """
 
-import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -19,11 +18,10 @@ from spectrank.report._data import (
     finite_or_none,
     whole,
 )
+from spectrank.report._numbers import count_text, number_text, probability_text
 
 _LOWEST = 5
 _NAMED = 3
-_TIMES = "\N{MULTIPLICATION SIGN}"
-_SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _ERROR_KINDS = {
     "certified": "proved: the true value lies inside for certain",
     "rounding": "a stated multiple of the unit roundoff: a tested model, not a proof",
@@ -33,68 +31,10 @@ _ERROR_KINDS = {
 }
 
 
-def count_text(count: float) -> str:
-    """A count for a headline.
-
-    Args:
-        count: A count.
-
-    Returns:
-        The count with a unit: ``22.7 M``.
-    """
-    for scale, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e4, "k")):
-        if count >= scale:
-            unit, scale = ("k", 1e3) if unit == "k" else (unit, scale)
-            return f"{count / scale:.3g} {unit}"
-    return f"{count:g}"
-
-
-def number_text(value: float) -> str:
-    """A number with four significant digits.
-
-    Args:
-        value: A finite number.
-
-    Returns:
-        The digits, in exponent form when very large or small.
-    """
-    if value == 0 or 1e-3 <= abs(value) < 1e6:
-        digits = 3 - math.floor(math.log10(abs(value))) if value else 0
-        return f"{value:.{max(digits, 0)}f}"
-    return f"{value:.3e}"
-
-
-def _probability_text(chance: float) -> str:
-    """A probability with at most two digits, its power of ten as in print."""
-    mantissa, *exponent = f"{chance:.2g}".split("e")
-    if not exponent:
-        return mantissa
-    return f"{mantissa}{_TIMES}10{str(int(exponent[0])).translate(_SUPERSCRIPT)}"
-
-
-def _plain(value: object) -> object:
-    """A provenance value as JSON knows it."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, float):
-        return finite_or_none(value)
-    return value if isinstance(value, str | int | bool | None) else str(value)
-
-
-def _listing(value: object) -> str:
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_listing(item)}" for key, item in value.items())
-    if isinstance(value, list | tuple):
-        return ", ".join(_listing(item) for item in value)
-    return "all" if value is None else str(value)
-
-
 def _skips(frame: pl.DataFrame) -> list[dict[str, Any]]:
     """Skipped tensors grouped by reason, the largest group first."""
     groups: dict[str, list[dict[str, Any]]] = {}
-    for row in frame.filter(pl.col("kind") == "skip").to_dicts():
+    for row in frame.filter(pl.col("kind") == "skip").iter_rows(named=True):
         tied_to, reason = row.get("tied_to"), row.get("reason") or "no reason given"
         if tied_to:
             # One group for all tied weights: each item names its own partner.
@@ -140,10 +80,10 @@ def _errors(measured: Sequence[Row]) -> dict[str, Any]:
             for name in [*_ERROR_KINDS, *sorted(kinds.keys() - _ERROR_KINDS.keys())]
             if kinds[name]
         ],
-        "largest_failure": _probability_text(max(chances)) if chances else None,
+        "largest_failure": probability_text(max(chances)) if chances else None,
         # Boole: the failures need not be independent.
         "joint_failure": (
-            _probability_text(min(math.fsum(chances), 1.0)) if chances else None
+            probability_text(min(math.fsum(chances), 1.0)) if chances else None
         ),
     }
 
@@ -204,32 +144,12 @@ def _figures(
     ]
 
 
-def _facts(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The lines of provenance that a reader looks for first."""
-    settings = provenance.get("settings")
-    lines = [
-        ("Command", provenance.get("command")),
-        ("Input", provenance.get("input")),
-        ("Input hash", provenance.get("input_hash")),
-        ("Model", provenance.get("model")),
-        ("Started", provenance.get("started")),
-        ("Device", provenance.get("device")),
-        ("Seed", provenance.get("seed")),
-    ]
-    for name, value in settings.items() if isinstance(settings, Mapping) else ():
-        lines.append((str(name).capitalize(), _listing(value)))
-    own = provenance.get("spectrank_version")
-    versions = provenance.get("versions")
-    others = _listing(versions) if isinstance(versions, Mapping) and versions else None
-    lines += [("spectrank", own), ("Versions", others)]
-    return [(name, str(value)) for name, value in lines if value is not None]
-
-
-def default_title(provenance: Mapping[str, Any]) -> str:
+def default_title(provenance: Mapping[str, Any], *, measured: bool) -> str:
     """Title of a page when the caller gives none.
 
     Args:
         provenance: Provenance of the table.
+        measured: Whether the table holds measurements or spectra.
 
     Returns:
         The model's name, or the last part of the input path, or a plain phrase.
@@ -238,6 +158,8 @@ def default_title(provenance: Mapping[str, Any]) -> str:
         return str(model)
     if source := provenance.get("input"):
         return PurePath(str(source)).name or str(source)
+    if "graph" in provenance and not measured:
+        return "Wiring of a model"
     return "Scan of weight matrices"
 
 
@@ -247,7 +169,7 @@ def overview(
     """What the template needs besides the charts.
 
     Args:
-        frame: The frame of the table.
+        frame: The frame of the table, without rows that another part of the page shows.
         rows: Its measurement and spectrum rows.
         provenance: Its provenance; every key is optional.
 
@@ -265,8 +187,6 @@ def overview(
         "statuses": Counter(map(effective_status, measured)).most_common(),
         "errors": _errors(measured),
         "lowest": _lowest(measured),
-        "facts": _facts(provenance),
-        "provenance": json.dumps(_plain(provenance), indent=2, ensure_ascii=False),
         "num_measurements": len(measured),
         "num_unshown": frame.height - len(rows) - num_skipped,
     }

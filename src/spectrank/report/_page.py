@@ -8,17 +8,22 @@ import base64
 import hashlib
 import os
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jinja2
 from plotly.offline import get_plotlyjs
 
 from spectrank.errors import TableError
+from spectrank.report._claims import claims_page, claims_title, has_claims
 from spectrank.report._data import payload, safe_json, scan_rows
+from spectrank.report._facts import facts, recorded
 from spectrank.report._overview import default_title, overview
+from spectrank.report._wiring import wiring, without_unknowns
 from spectrank.table import Table
 
-_SCRIPTS = ("report.js", "charts.js", "spectrum.js", "table.js", "start.js")
+_SCAN_SCRIPTS = ("report.js", "charts.js", "spectrum.js", "table.js", "start.js")
 
 
 def _environment(loader: jinja2.BaseLoader) -> jinja2.Environment:
@@ -44,48 +49,104 @@ def _policy(scripts: list[str]) -> str:
     )
 
 
-def render_html(table: Table, *, title: str | None = None) -> str:
-    """The page of a scan as text: one self-contained document.
+def _render(
+    table: Table,
+    title: str,
+    *,
+    template: str,
+    styles: tuple[str, ...],
+    scripts: tuple[str, ...],
+    data: Mapping[str, Any],
+    parts: Mapping[str, Any],
+) -> str:
+    """A page: its own parts in the frame that all pages share."""
+    loader = jinja2.PackageLoader("spectrank.report")
+    environment = _environment(loader)
 
-    It requests nothing from any network and holds about 5 MB of chart library. A table
-    without measurements gives a page that says so.
+    def read(names: tuple[str, ...]) -> str:
+        return "\n".join(loader.get_source(environment, name)[0] for name in names)
+
+    script = f'(() => {{\n"use strict";\n{read(("shared.js", *scripts))}\n}})();'
+    library = get_plotlyjs()
+    return environment.get_template(template).render(
+        title=title,
+        provenance=table.provenance,
+        facts=facts(table.provenance),
+        recorded=recorded(table.provenance),
+        policy=_policy([library, script]),
+        style=read(("report.css", *styles)),
+        data=safe_json(data),
+        library=library,
+        script=script,
+        **parts,
+    )
+
+
+def _scan_page(table: Table, title: str | None) -> str:
+    rows = scan_rows(table.frame)
+    data = payload(rows)
+    drawn = wiring(table.frame, rows, table.provenance)
+    frame = without_unknowns(table.frame) if drawn else table.frame
+    return _render(
+        table,
+        title or default_title(table.provenance, measured=bool(rows)),
+        template="report.html.j2",
+        styles=("wiring.css",),
+        scripts=_SCAN_SCRIPTS,
+        data=data,
+        parts={
+            "overview": overview(frame, rows, table.provenance),
+            "wiring": drawn,
+            "short": {(m["name"], m["view"]): m["short"] for m in data["matrices"]},
+            "repeated": data["repeated"],
+            "num_spectra": sum(spectrum is not None for spectrum in data["spectra"]),
+        },
+    )
+
+
+def _claims_page(table: Table, title: str | None) -> str:
+    texts, data = claims_page(table.frame, table.provenance)
+    return _render(
+        table,
+        title or claims_title(table.provenance),
+        template="claims.html.j2",
+        styles=("claims.css",),
+        scripts=("claims.js",),
+        data=data,
+        parts={"claims": texts},
+    )
+
+
+def render_html(table: Table, *, title: str | None = None) -> str:
+    """The page of a table as text: one self-contained document.
+
+    A table with rows of kind ``claim`` gives the page of these claims: statement,
+    protocol, what was measured, verdict and figure of each. Any other table gives the
+    page of a scan; where its provenance holds a model graph, the page draws it. Either
+    page requests nothing from any network and holds about 5 MB of chart library.
+    A table without measurements gives a page that says so.
 
     Args:
-        table: Result of a scan.
-        title: Title of the page; by default the model or input that the table names.
+        table: Result of a scan, of a model graph or of tried claims.
+        title: Title of the page; by default the model, input or paper that the table
+            names.
 
     Returns:
         An HTML document.
     """
-    loader = jinja2.PackageLoader("spectrank.report")
-    environment = _environment(loader)
-    rows = scan_rows(table.frame)
-    data = payload(rows)
-    code = "\n".join(loader.get_source(environment, name)[0] for name in _SCRIPTS)
-    script = f'(() => {{\n"use strict";\n{code}\n}})();'
-    library = get_plotlyjs()
-    return environment.get_template("report.html.j2").render(
-        title=title or default_title(table.provenance),
-        provenance=table.provenance,
-        overview=overview(table.frame, rows, table.provenance),
-        short={(m["name"], m["view"]): m["short"] for m in data["matrices"]},
-        repeated=data["repeated"],
-        num_spectra=sum(spectrum is not None for spectrum in data["spectra"]),
-        policy=_policy([library, script]),
-        style=loader.get_source(environment, "report.css")[0],
-        data=safe_json(data),
-        library=library,
-        script=script,
-    )
+    page = _claims_page if has_claims(table.frame) else _scan_page
+    return page(table, title)
 
 
 def write_html(table: Table, path: str | Path, *, title: str | None = None) -> Path:
-    """Writes the page of a scan; a reader sees the old file or the whole new one.
+    """Writes the page of a table; a reader sees the old file or the whole new one.
 
     Args:
-        table: Result of a scan.
+        table: Result of a scan, of a model graph or of tried claims; what it holds
+            decides on the page, see ``render_html``.
         path: File to write; its folder must exist.
-        title: Title of the page; by default the model or input that the table names.
+        title: Title of the page; by default the model, input or paper that the table
+            names.
 
     Returns:
         The path written.

@@ -14,6 +14,11 @@ function select(i) {
     if (k === i) row.setAttribute("aria-current", "true");
     else row.removeAttribute("aria-current");
   }
+  for (const box of document.querySelectorAll("#wiring .graph a")) {
+    const chosen = new URLSearchParams(box.getAttribute("href").slice(1)).get("layer") === MATRICES[i].name;
+    if (chosen) box.setAttribute("aria-current", "true");
+    else box.removeAttribute("aria-current");
+  }
   drawCard();
   drawSigma();
   markSelected();
@@ -89,22 +94,12 @@ function wireTable() {
   drawRows();
 }
 
-function wirePage() {
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
-  let width = document.body.clientWidth;
-  new ResizeObserver(() => {
-    if (document.body.clientWidth === width) return;
-    width = document.body.clientWidth;
-    requestAnimationFrame(drawAll);
-  }).observe(document.body);
-  // Paper is white and narrow whatever the screen is.
-  const paper = (printing) => {
-    document.documentElement.toggleAttribute("data-print", printing);
-    drawAll();
-  };
-  addEventListener("beforeprint", () => paper(true));
-  addEventListener("afterprint", () => paper(false));
-  addEventListener("hashchange", () => follow());
+// A drawing wider than its frame begins where the model begins.
+const first = document.querySelector(".graph .node");
+if (first) {
+  const frame = document.querySelector(".wires");
+  const [box, around] = [first, frame].map((node) => node.getBoundingClientRect());
+  frame.scrollLeft = box.left + box.width / 2 - around.left - around.width / 2;
 }
 
 if (METRICS.length) wireLayers();
@@ -112,7 +107,8 @@ if (MATRICES.length) {
   wireSpectrum();
   wireTable();
   select(Math.max(0, addressed(), addressed() < 0 ? SPECTRA.findIndex(Boolean) : 0));
-  wirePage();
+  watchPage(drawAll);
+  addEventListener("hashchange", () => follow());
   follow("instant");
 }
 document.documentElement.dataset.ready = "true";
