@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import math
+import time
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any, Literal, final
 
 from spectrank.errors import DomainError
@@ -181,7 +181,9 @@ class ArmStudy:
             if trial.state.name != "RUNNING":
                 continue
             mark = trial.user_attrs.get(_MARK)
-            age = (datetime.now() - trial.datetime_start).total_seconds()
+            # Optuna's own start has no time zone; ours is good between machines.
+            start = mark["asked"] if mark else trial.datetime_start.timestamp()
+            age = time.time() - start
             if not is_mine(mark) and is_stale(mark, age, self.stale_after):
                 self._finish(trial.number, "FAIL")
 
