@@ -1,6 +1,7 @@
 """How batches are read, what accumulators are fed, and every refusal."""
 
 import warnings
+from collections import OrderedDict, namedtuple
 
 import pytest
 import torch
@@ -143,6 +144,49 @@ def test_logits_are_found_in_what_models_return(wrap):
     seen = first_batch((X, Y), Gives(wrap), **LOSS)
     assert torch.equal(seen.outputs, seen["fc"].outputs)
     assert float(seen["fc"].output_gradients.abs().max()) > 0.0
+
+
+Pair = namedtuple("Pair", ["kept", "z"])
+
+
+class Block(nn.Module):
+    def __init__(self, wrap):
+        super().__init__()
+        self.fc = nn.Linear(D, C)
+        self.wrap = wrap
+
+    def forward(self, x):
+        return self.wrap(self.fc(x))
+
+
+class Outer(nn.Module):
+    def __init__(self, kind, wrap):
+        super().__init__()
+        self.kind, self.block = kind, Block(wrap)
+
+    def forward(self, x):
+        out = self.block(x)
+        assert type(out) is self.kind
+        parts = out.values() if isinstance(out, dict) else out
+        return 2.0 * next(p for p in parts if isinstance(p, torch.Tensor))
+
+
+@pytest.mark.parametrize(
+    ("kind", "wrap"),
+    [
+        (tuple, lambda z: (None, z)),
+        (list, lambda z: [0, z]),
+        (dict, lambda z: {1: None, "z": z}),
+        (OrderedDict, lambda z: OrderedDict(kept=None, z=z)),
+        (Pair, lambda z: Pair(None, z)),
+    ],
+)
+def test_the_first_tensor_of_a_container_is_exchanged_within_it(kind, wrap):
+    seen = first_batch((X, Y), Outer(kind, wrap), ["block", "block.fc"], **LOSS)
+    deltas = seen["block"].output_gradients, seen["block.fc"].output_gradients
+    assert torch.equal(*deltas)
+    expected = 2.0 * (torch.softmax(seen.outputs, 1) - F.one_hot(Y, C))
+    assert torch.allclose(deltas[0], expected, atol=1e-6)
 
 
 def test_a_model_without_logits_is_captured_but_has_no_loss():

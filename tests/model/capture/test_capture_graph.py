@@ -209,3 +209,32 @@ def test_an_operation_in_place_on_the_input_does_not_reach_the_record():
     for options in ({}, {"gradients": "loss", "loss": "cross_entropy"}):
         batch = first_batch(model, (x, labels()), **options)
         assert close(batch["a"].inputs, 2.0 * x)
+
+
+@pytest.mark.parametrize("gradients", [None, "loss"])
+def test_an_operation_in_place_on_the_output_does_not_reach_the_record(gradients):
+    model = seeded(lambda: mlp(inplace=True))
+    x = draw(N, 5)
+    batch = first_batch(model, (x, labels()), gradients=gradients, loss="cross_entropy")
+    assert close(batch["0"].outputs, model[0](x).detach())
+    assert float(batch["0"].outputs.min()) < 0.0
+
+
+def test_a_module_that_calls_itself_keeps_inputs_and_outputs_together():
+    class Recursive(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.eye(5) / 2)
+
+        def forward(self, x, depth=2):
+            h = x @ self.weight
+            return self(h, depth - 1) * 3.0 if depth else h
+
+    model, x = seeded(Recursive), draw(N, 5)
+    calls = first_batch(model, (x, labels()), "").calls("")
+    # Calls are counted as they return: the innermost first.
+    for call, (before, after) in enumerate(
+        [(1 / 4, 1 / 8), (1 / 2, 3 / 8), (1, 9 / 8)]
+    ):
+        assert close(calls[call].inputs, before * x)
+        assert close(calls[call].outputs, after * x)

@@ -169,7 +169,12 @@ def test_torch_wrappers_are_run_as_the_module_they_wrap():
     assert torch.equal(first_batch(wrapped, x)["module.2"].outputs, expected)
     compiled = torch.compile(inner, backend="eager")
     assert torch.equal(first_batch(compiled, x)["_orig_mod.2"].outputs, expected)
+    # A graph compiled before, without hooks, would be run again without hooks.
+    part = nn.Sequential(torch.compile(inner, backend="eager"))
+    part(x)
+    assert torch.equal(first_batch(part, x)["0._orig_mod.2"].outputs, expected)
     inner.compile(backend="eager")
+    inner(x)
     assert torch.equal(first_batch(inner, x)["2"].outputs, expected)
     assert inner._compiled_call_impl is not None
 

@@ -79,6 +79,12 @@ def test_the_output_projection_of_an_attention_is_captured(batch_first, need_wei
     assert seen.row_labels().tolist() == y[seen.row_samples()].tolist()
 
 
+def test_an_attention_tells_the_order_of_its_projection_where_sizes_do_not():
+    model = seeded(lambda: Pooled(batch_first=False))
+    seen = first_batch(model, (draw(N, N, D), labels()))["attention.out_proj"]
+    assert torch.equal(seen.row_samples(), torch.arange(N).repeat(N))
+
+
 def test_the_inputs_of_the_output_projection_are_the_heads_by_hand():
     model = seeded(lambda: Pooled(batch_first=True, bias=False))
     x = draw(N, T, D)

@@ -302,3 +302,18 @@ def test_a_copied_model_gives_the_same_records():
     with capture(twin, gradients="loss", loss="cross_entropy") as taps:
         again = next(taps.over(batches))["attention.out_proj"]
     assert torch.equal(seen.output_gradients, again.output_gradients)
+
+
+def test_without_gradients_no_graph_is_built():
+    class Asks(nn.Module):
+        def forward(self, x):
+            asked.append((torch.is_grad_enabled(), x.requires_grad))
+            return x
+
+    asked = []
+    model = nn.Sequential(nn.Linear(5, C), Asks())
+    with capture(model, "0") as taps:
+        next(taps.over(loader()))
+    with capture(model, "0", gradients="logits") as taps:
+        next(taps.over(loader()))
+    assert asked == [(False, False), (True, True)]

@@ -43,7 +43,8 @@ class LayerBatch:
 
     Attributes:
         name: Of the layer.
-        call: 0 for the first use of the layer in this pass, 1 for the next.
+        call: 0 for the first use of the layer in this batch, 1 for the next, counted
+            as they return.
         inputs: First tensor argument, copied before the layer ran; None where it takes
             none. Indices of an embedding; data of a packed sequence.
         outputs: First tensor that the layer returned, before the user's forward hooks.

@@ -52,9 +52,9 @@ def with_output(output: Any, old: Any, new: Any) -> Any:
     if output is old:
         return new
     if isinstance(output, Mapping):
-        # transformers' ModelOutput is a dataclass of its keys.
         exchanged = {k: new if v is old else v for k, v in output.items()}
-        return type(output)(**exchanged)
+        # transformers' ModelOutput is a dataclass of its keys.
+        return exchanged if type(output) is dict else type(output)(**exchanged)
     parts = [new if part is old else part for part in output]
     if isinstance(output, tuple) and hasattr(output, "_fields"):
         return type(output)(*parts)
@@ -104,5 +104,6 @@ def moved(value: Any, device: torch.device, dtype: torch.dtype | None) -> Any:
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return type(value)(*(moved(v, device, dtype) for v in value))
     if isinstance(value, tuple | list):
-        return type(value)(moved(v, device, dtype) for v in value)
+        parts = [moved(v, device, dtype) for v in value]
+        return parts if isinstance(value, list) else tuple(parts)
     return value
