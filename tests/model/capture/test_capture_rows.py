@@ -290,6 +290,23 @@ def test_rows_that_a_model_flattens_are_not_given_labels_by_luck():
         found["fc"].row_labels()
 
 
+def test_a_second_axis_of_n_entries_is_not_taken_for_the_samples():
+    class Windows(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc, self.head = nn.Linear(D, D), nn.Linear(D, C)
+
+        def forward(self, x):
+            # (N, 2 N, d) cut to (2 N, N, d), as windowed attention does.
+            h = self.fc(x.reshape(2 * N, N, D)).reshape(N, 2 * N, D)
+            return self.head(h.mean(1))
+
+    y = torch.tensor([2, 0, 1, 1])
+    seen = first_batch(Windows().double(), (draw(N, 2 * N, D), y), **LOSS)["fc"]
+    with pytest.raises(DomainError, match=r"positions \(8, 4\) do not fit"):
+        seen.row_samples()
+
+
 def test_the_features_of_an_unknown_layer_must_be_named():
     model = nn.Sequential(nn.Linear(D, D), nn.GELU()).double()
     seen = first_batch(model, draw(N, T, D), "1")["1"]
