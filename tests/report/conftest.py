@@ -2,12 +2,16 @@
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
+from html.parser import HTMLParser
 from typing import Any
 
 import polars as pl
 import pytest
 
+from spectrank.report import _page as page_module
 from spectrank.table import Table
 
 PRODUCERS = {
@@ -60,6 +64,44 @@ def _embedded(page: str) -> dict[str, Any]:
         text[: text.index("</script>")], parse_constant=reject
     )
     return data
+
+
+class _Elements(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+
+def _read(page: str) -> tuple[list[tuple[str, dict[str, str | None]]], str]:
+    """Elements and the visible words of a page, without its scripts and styles."""
+    parser = _Elements()
+    parser.feed(page)
+    body = re.sub(r"<(script|style)[^>]*>.*?</\1>", "", page, flags=re.DOTALL)
+    words = _Elements()
+    words.feed(body)
+    return parser.seen, " ".join(" ".join(words.text).split())
+
+
+@pytest.fixture
+def read_page() -> Callable[..., Any]:
+    return _read
+
+
+@pytest.fixture(scope="module")
+def small_library() -> Iterator[None]:
+    """Quick pages: no chart library (5 MB that few tests look into), templates kept."""
+    patch = pytest.MonkeyPatch()
+    patch.setattr(page_module, "_environment", cache(page_module._environment))
+    patch.setattr(page_module, "get_plotlyjs", lambda: "/* charts */")
+    yield
+    patch.undo()
 
 
 @pytest.fixture

@@ -5,9 +5,11 @@ import shutil
 import subprocess
 from urllib.parse import urlencode
 
+import polars as pl
 import pytest
 
 from spectrank.report import write_html
+from spectrank.table import Table
 
 BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))),
@@ -88,3 +90,72 @@ def test_a_page_without_measurements_runs_in_peace(table, tmp_path):
     assert console == []
     assert 'data-ready="true"' in dom
     assert "Nothing was measured" in dom
+
+
+def _claims():
+    shared = {"status": "ok", "error_kind": "stderr"}
+    claim = {"kind": "claim", "metric": "slope", "value": 1.0, "verdict": "reproduced"}
+    rows = [claim | {"subject": "p.drawn"}, claim | {"subject": "p.bare"}]
+    rows += [
+        shared
+        | {"kind": "measurement", "subject": "p.drawn", "metric": "signal"}
+        | {"variant": arm, "x": x, "value": x * k, "predicted": x * k}
+        | {"lower": 0.8 * x * k, "upper": 1.3 * x * k}
+        for k, arm in enumerate((EVIL, "depth 8", "depth 16"), start=1)
+        for x in (1.0, 10.0, 100.0, -1.0)
+    ]
+    columns = {"x": pl.Float64, "predicted": pl.Float64}
+    axes = {"title": EVIL, "x": EVIL, "y": EVIL, "x_scale": "log", "y_scale": "log"}
+    figures = {"figures": {"p.drawn": axes}}
+    return Table.from_rows(rows, columns=columns, provenance=figures)
+
+
+def test_figures_of_claims_are_drawn_with_error_bars_and_predictions(tmp_path):
+    page = write_html(_claims(), tmp_path / "page.html")
+    dom, console = _load(page, tmp_path / "profile")
+    assert console == []
+    assert 'data-ready="true"' in dom
+    drawn = _section(dom, "claim-1")
+    # Three points of each of three series; the negative ones have no logarithm.
+    assert len(re.findall(r'<path class="point"', drawn)) == 9
+    assert len(re.findall(r'<path class="yerror"', drawn)) == 9
+    assert len(re.findall(r'<path class="js-line"', drawn)) == 3
+    assert "3 points not positive cannot stand on a logarithmic axis" in drawn
+    assert "Both axes are logarithmic" in drawn
+    legend = drawn[drawn.index('class="legend"') :].partition("</ul>")[0]
+    assert len(re.findall("<li>", legend)) == 4
+    assert "&lt;/script&gt;" in legend
+    assert not re.search(r"<img\b", dom)
+    assert "js-line" not in _section(dom, "claim-2")
+
+
+def test_the_wiring_is_drawn_and_marks_the_layer_of_the_address(
+    matrix, table, tmp_path
+):
+    names = ["fc1", EVIL, "fc3"]
+    rows = [row for name in names for row in matrix(name, [3.0, 1.0])]
+    kinds = ["layer", "layer", "unknown"]
+    graph = {
+        "version": 1,
+        "nodes": [
+            {"id": str(at), "kind": kind, "name": name, "op": "linear"}
+            | {"parameters": {"weight": name}, "shape": [8, 4], "note": EVIL}
+            for at, (name, kind) in enumerate(zip(names, kinds, strict=True))
+        ],
+        "links": [
+            {"source": "0", "target": "1", "through": ["relu"]},
+            {"source": "0", "target": "2", "through": ["relu", "sum"]},
+            {"source": "1", "target": "2", "through": ["sum"]},
+        ],
+    }
+    page = write_html(table(rows, {"graph": graph}), tmp_path / "page.html")
+    link = urlencode({"layer": EVIL, "view": "linear"})
+    dom, console = _load(page, tmp_path / "profile", link)
+    assert console == []
+    wiring = _section(dom, "wiring")
+    assert len(re.findall(r'class="node (layer|unknown)"', wiring)) == 3
+    assert len(re.findall(r'class="joint"', wiring)) == 1
+    chosen = re.findall(r'<a href="([^"]*)" aria-current="true">', wiring)
+    assert [address.replace("&amp;", "&") for address in chosen] == [f"#{link}"]
+    assert "All 2 values" in _section(dom, "spectrum")
+    assert not re.search(r"<img\b", dom)

@@ -1,7 +1,6 @@
 """The page as text: what it says, what it may not contain, how it is written."""
 
 import re
-from html.parser import HTMLParser
 
 import pytest
 
@@ -11,38 +10,7 @@ from spectrank.report import render_html, write_html
 
 TIMES = "\N{MULTIPLICATION SIGN}"
 EVIL = "</script><img src=x onerror=alert(1)>"
-
-
-class _Elements(HTMLParser):
-    def __init__(self):
-        super().__init__()
-        self.seen: list[tuple[str, dict[str, str | None]]] = []
-        self.text: list[str] = []
-
-    def handle_starttag(self, tag, attrs):
-        self.seen.append((tag, dict(attrs)))
-
-    def handle_data(self, data):
-        self.text.append(data)
-
-
-def _read(page):
-    """Elements and the visible words of a page, without its scripts and styles."""
-    parser = _Elements()
-    parser.feed(page)
-    body = re.sub(r"<(script|style)[^>]*>.*?</\1>", "", page, flags=re.DOTALL)
-    words = _Elements()
-    words.feed(body)
-    return parser.seen, " ".join(" ".join(words.text).split())
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _small_library():
-    """The chart library is 5 MB of constant text that no test here looks into."""
-    patch = pytest.MonkeyPatch()
-    patch.setattr(page_module, "get_plotlyjs", lambda: "/* charts */")
-    yield
-    patch.undo()
+pytestmark = pytest.mark.usefixtures("small_library")
 
 
 def _skip(name, reason, **more):
@@ -50,7 +18,7 @@ def _skip(name, reason, **more):
     return skipped | {"reason": reason} | more
 
 
-def test_a_hostile_name_is_only_text(matrix, table, embedded):
+def test_a_hostile_name_is_only_text(matrix, table, embedded, read_page):
     rows = [
         *matrix(
             EVIL, [2.0, 1.0], layer_type=EVIL, dtype=EVIL, tied_to=EVIL, route=EVIL
@@ -61,7 +29,7 @@ def test_a_hostile_name_is_only_text(matrix, table, embedded):
     ]
     provenance = {"input": EVIL, "command": EVIL, "settings": {EVIL: [EVIL]}, EVIL: 1}
     page = render_html(table(rows, provenance), title=EVIL)
-    elements, words = _read(page)
+    elements, words = read_page(page)
     assert EVIL not in page
     assert EVIL in words
     assert not [tag for tag, _ in elements if tag == "img"]
@@ -69,16 +37,16 @@ def test_a_hostile_name_is_only_text(matrix, table, embedded):
     assert embedded(page)["matrices"][0]["name"] == EVIL
 
 
-def test_a_page_names_no_address_to_load_from(matrix, table):
-    elements, _ = _read(render_html(table(matrix("w", [1.0]))))
+def test_a_page_names_no_address_to_load_from(matrix, table, read_page):
+    elements, _ = read_page(render_html(table(matrix("w", [1.0]))))
     for tag, found in elements:
         for name in ("src", "href"):
             address = found.get(name) or "#"
             assert address[0] == "#" or address == "data:,", (tag, address)
 
 
-def test_the_policy_admits_the_two_scripts_and_no_request(matrix, table):
-    elements, _ = _read(render_html(table(matrix("w", [1.0]))))
+def test_the_policy_admits_the_two_scripts_and_no_request(matrix, table, read_page):
+    elements, _ = read_page(render_html(table(matrix("w", [1.0]))))
     policy = next(found["content"] for _, found in elements if "http-equiv" in found)
     assert policy.startswith("default-src 'none'")
     assert len(re.findall(r"'sha256-[\w+/]{43}='", policy)) == 2
@@ -86,7 +54,7 @@ def test_the_policy_admits_the_two_scripts_and_no_request(matrix, table):
     assert "unsafe" not in script
 
 
-def test_skips_are_grouped_by_reason_with_tied_weights_together(table):
+def test_skips_are_grouped_by_reason_with_tied_weights_together(table, read_page):
     rows = [
         _skip("a.bias", "not a matrix"),
         _skip("head", "tied to wte", tied_to="wte"),
@@ -94,26 +62,26 @@ def test_skips_are_grouped_by_reason_with_tied_weights_together(table):
         _skip("b.bias", "not a matrix"),
         _skip("c.bias", "not a matrix"),
     ]
-    _, words = _read(render_html(table(rows)))
+    _, words = read_page(render_html(table(rows)))
     assert "not a matrix 3 a.bias b.bias c.bias" in words
     assert "tied to another tensor 2 head tied to wte decoder tied to wpe" in words
 
 
-def test_a_table_of_skips_says_that_nothing_was_measured(table):
-    _, words = _read(render_html(table([_skip("a.bias", "not a matrix")])))
+def test_a_table_of_skips_says_that_nothing_was_measured(table, read_page):
+    _, words = read_page(render_html(table([_skip("a.bias", "not a matrix")])))
     assert "Nothing was measured. Every tensor was skipped" in words
     assert "Layer by layer" not in words
 
 
-def test_an_empty_table_says_so(table):
-    _, words = _read(render_html(table([])))
+def test_an_empty_table_says_so(table, read_page):
+    _, words = read_page(render_html(table([])))
     assert "Nothing was measured. The table names no matrix at all" in words
 
 
-def test_the_overview_counts_what_backs_the_numbers(matrix, table):
+def test_the_overview_counts_what_backs_the_numbers(matrix, table, read_page):
     rows = [*matrix("a", [2.0, 1.0]), *matrix("b", [3.0, 1.0])]
     rows[4]["failure_probability"] = 2e-8
-    _, words = _read(render_html(table(rows)))
+    _, words = read_page(render_html(table(rows)))
     assert "probabilistic 4 holds" in words
     assert "rounding 2 a stated multiple" in words
     assert f"failure probability of one number: 2{TIMES}10⁻⁸" in words
@@ -121,10 +89,12 @@ def test_the_overview_counts_what_backs_the_numbers(matrix, table):
     assert f"except with probability at most 2.3{TIMES}10⁻⁸" in words
 
 
-def test_what_is_not_ok_stands_in_the_overview_with_its_reason(matrix, table):
+def test_what_is_not_ok_stands_in_the_overview_with_its_reason(
+    matrix, table, read_page
+):
     bad = {"value": None, "status": "nonfinite", "reason": "2 entries are NaN"}
     rows = [*matrix("fine", [1.0]), *(row | bad for row in matrix("bad", [1.0])[:3])]
-    _, words = _read(render_html(table(rows)))
+    _, words = read_page(render_html(table(rows)))
     assert (
         "Needs attention 1 bad linear nonfinite 2 entries are NaN "
         "· stable rank, spectral norm, numerical rank (rtol=0.001)"
@@ -133,14 +103,16 @@ def test_what_is_not_ok_stands_in_the_overview_with_its_reason(matrix, table):
     assert "matrices measured 2 1 not ok" in words
 
 
-def test_the_lowest_stable_ranks_are_taken_relative_to_the_size(matrix, table):
+def test_the_lowest_stable_ranks_are_taken_relative_to_the_size(
+    matrix, table, read_page
+):
     big = matrix("big", [1.0, 1.0, 1.0], m=300, n=300)
     small = matrix("small", [1.0, 1.0], m=4, n=4)
-    _, words = _read(render_html(table([*small, *big])))
+    _, words = read_page(render_html(table([*small, *big])))
     assert "big 3.000 1.0 % of 300 small 2.000 50.0 % of 4" in words
 
 
-def test_provenance_gives_title_size_share_and_settings(matrix, table):
+def test_provenance_gives_title_size_share_and_settings(matrix, table, read_page):
     provenance = {
         "input": "models/mini/model.safetensors",
         "num_parameters": 22_713_216,
@@ -151,7 +123,7 @@ def test_provenance_gives_title_size_share_and_settings(matrix, table):
         "versions": {"torch": "2.13.0"},
     }
     page = render_html(table(matrix("w", [1.0]), provenance))
-    _, words = _read(page)
+    _, words = read_page(page)
     assert "<h1>model.safetensors</h1>" in page
     assert "parameters 22.7 M 22,713,216 in all" in words
     assert "of the parameters 99.1 % 22,500,000 measured" in words
@@ -160,15 +132,15 @@ def test_provenance_gives_title_size_share_and_settings(matrix, table):
     assert "Versions torch 2.13.0" in words
 
 
-def test_provenance_of_unexpected_types_does_no_harm(matrix, table):
+def test_provenance_of_unexpected_types_does_no_harm(matrix, table, read_page):
     odd = {"num_parameters": "many", "seconds": [1], "settings": 3, "versions": "x"}
-    _, words = _read(render_html(table(matrix("w", [1.0]), odd)))
+    _, words = read_page(render_html(table(matrix("w", [1.0]), odd)))
     assert "matrices measured 1 all ok" in words
 
 
-def test_rows_of_other_kinds_are_counted_not_hidden(matrix, table):
+def test_rows_of_other_kinds_are_counted_not_hidden(matrix, table, read_page):
     check = {"kind": "check", "subject": "w", "metric": "bound", "verdict": "holds"}
-    _, words = _read(render_html(table([*matrix("w", [1.0]), check])))
+    _, words = read_page(render_html(table([*matrix("w", [1.0]), check])))
     assert "1 rows of other kinds" in words
 
 

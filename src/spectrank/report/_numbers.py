@@ -14,7 +14,7 @@ DASH = "\N{EN DASH}"
 _TIMES = "\N{MULTIPLICATION SIGN}"
 _MINUS = "\N{MINUS SIGN}"
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-_MOST_DIGITS = 15
+_MOST_DIGITS = 17
 
 
 def count_text(count: float) -> str:

@@ -26,9 +26,9 @@ from spectrank.table import Table
 _SCAN_SCRIPTS = ("report.js", "charts.js", "spectrum.js", "table.js", "start.js")
 
 
-def _environment(loader: jinja2.BaseLoader) -> jinja2.Environment:
+def _environment() -> jinja2.Environment:
     return jinja2.Environment(
-        loader=loader,
+        loader=jinja2.PackageLoader("spectrank.report"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -60,11 +60,11 @@ def _render(
     parts: Mapping[str, Any],
 ) -> str:
     """A page: its own parts in the frame that all pages share."""
-    loader = jinja2.PackageLoader("spectrank.report")
-    environment = _environment(loader)
+    environment = _environment()
+    source = jinja2.PackageLoader("spectrank.report").get_source
 
     def read(names: tuple[str, ...]) -> str:
-        return "\n".join(loader.get_source(environment, name)[0] for name in names)
+        return "\n".join(source(environment, name)[0] for name in names)
 
     script = f'(() => {{\n"use strict";\n{read(("shared.js", *scripts))}\n}})();'
     library = get_plotlyjs()

@@ -19,7 +19,8 @@ const half = (x) => (x === null || x < 0 ? 0 : x);
 
 function pointTrace(figure, at) {
   const series = figure.series[at];
-  const single = series.seed.some((seed) => seed !== null);
+  // One point for each seed: many, and none of them the result.
+  const single = new Set(series.seed.filter((seed) => seed !== null)).size > 1;
   const fill = palette()[at % palette().length];
   const gap = (end, k, sign) => half(end === null ? null : sign * (end - series.value[k]));
   const bars = [...series.lower, ...series.upper].some((end) => end !== null);
