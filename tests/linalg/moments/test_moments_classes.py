@@ -69,22 +69,28 @@ def test_within_covariance_is_that_of_scikit_learn():
     lda = LinearDiscriminantAnalysis(solver="lsqr", store_covariance=True)
     lda.fit(rows.numpy(), labels.numpy())
     summary = accumulate(rows, labels, 4).compute()
-    assert np.allclose(summary.within_covariance(), lda.covariance_, rtol=1e-10)
-    assert np.allclose(summary.means, lda.means_, rtol=1e-12)
+    assert np.allclose(
+        summary.within_covariance(), lda.covariance_, rtol=1e-10, atol=0.0
+    )
+    assert np.allclose(summary.means, lda.means_, rtol=1e-12, atol=0.0)
 
 
 def test_within_and_between_with_sample_weights_add_to_the_total():
     rows, labels = mixture(200, 3, 4)
     summary = accumulate(rows, labels, 3).compute()
     total = np.cov(rows.numpy().T, bias=True)
-    assert np.allclose(summary.total_covariance(), total, rtol=1e-12)
-    assert summary.total_variation.value == pytest.approx(np.trace(total), rel=1e-12)
+    assert np.allclose(summary.total_covariance(), total, rtol=1e-12, atol=0.0)
+    assert summary.total_variation.value == pytest.approx(
+        np.trace(total), rel=1e-12, abs=0
+    )
     second = rows.T @ rows / len(rows)
     assert torch.allclose(summary.second_moment(), second, rtol=1e-12, atol=1e-10)
-    assert summary.mean_square.value == pytest.approx(float(second.trace()), rel=1e-12)
+    assert summary.mean_square.value == pytest.approx(
+        float(second.trace()), rel=1e-12, abs=0
+    )
     # A false friend: equal weights do not add when classes are unbalanced.
     other = summary.within_covariance() + summary.between_covariance("classes")
-    assert not np.allclose(other, total, rtol=0.05)
+    assert not np.allclose(other, total, rtol=0.05, atol=0.0)
 
 
 def test_between_covariances_are_those_of_their_names():
@@ -106,17 +112,17 @@ def test_between_covariances_are_those_of_their_names():
     assert torch.allclose(summary.between_covariance("samples"), he_su, **close)
     for weights, want in (("classes", papyan), ("samples", he_su)):
         trace = float(summary.between_variance(weights))
-        assert trace == pytest.approx(float(want.trace()), rel=1e-12)
+        assert trace == pytest.approx(float(want.trace()), rel=1e-12, abs=0)
     assert float(summary.between_variance("classes", center="samples")) == (
-        pytest.approx(float(zhu.trace()), rel=1e-12)
+        pytest.approx(float(zhu.trace()), rel=1e-12, abs=0)
     )
-    assert torch.allclose(summary.mean("classes"), of_means, rtol=1e-12)
-    assert torch.allclose(summary.mean("samples"), of_rows, rtol=1e-12)
+    assert torch.allclose(summary.mean("classes"), of_means, rtol=1e-12, atol=0.0)
+    assert torch.allclose(summary.mean("samples"), of_rows, rtol=1e-12, atol=0.0)
     centred = summary.centred_means("classes")
     assert torch.allclose(centred, means - of_means, **close)
     # The three are not interchangeable on unbalanced classes.
-    assert not torch.allclose(papyan, he_su, rtol=0.05)
-    assert not torch.allclose(papyan, zhu, rtol=0.05)
+    assert not torch.allclose(papyan, he_su, rtol=0.05, atol=0.0)
+    assert not torch.allclose(papyan, zhu, rtol=0.05, atol=0.0)
 
 
 def test_class_means_that_differ_by_less_than_they_round_to_stay_apart():
@@ -127,12 +133,12 @@ def test_class_means_that_differ_by_less_than_they_round_to_stay_apart():
     rows = 1.0 + ((8 * k[labels] + noise) * 2.0**-48)[:, None]
     summary = accumulate(rows, labels, 3).compute()
     centred = summary.centred_means() * 2.0**45
-    assert torch.allclose(centred[:, 0], k - 2.0, rtol=1e-14)
+    assert torch.allclose(centred[:, 0], k - 2.0, rtol=1e-14, atol=0.0)
     between = float(summary.between_variance())
-    assert between == pytest.approx((4 + 1 + 9) / 3 * 2.0**-90, rel=1e-13)
-    assert summary.wcv.value == pytest.approx(2.0**-96, rel=1e-13)
+    assert between == pytest.approx((4 + 1 + 9) / 3 * 2.0**-90, rel=1e-13, abs=0)
+    assert summary.wcv.value == pytest.approx(2.0**-96, rel=1e-13, abs=0)
     want = 2.0**-96 / (2.0**-96 + 14 / 3 * 2.0**-90)
-    assert summary.rtcv.value == pytest.approx(want, rel=1e-13)
+    assert summary.rtcv.value == pytest.approx(want, rel=1e-13, abs=0)
 
 
 @given(
@@ -244,8 +250,12 @@ def test_a_broken_row_stays_within_its_class(scatter, bad):
     assert summary.num_nonfinite.tolist() == [0, 0, 0, 2, 0]
     assert int(summary.counts[3]) == int(clean.counts[3]) - 2
     others = [0, 1, 2, 4]
-    assert torch.allclose(summary.means[others], clean.means[others], rtol=1e-14)
-    assert torch.allclose(summary.traces[others], clean.traces[others], rtol=1e-14)
+    assert torch.allclose(
+        summary.means[others], clean.means[others], rtol=1e-14, atol=0.0
+    )
+    assert torch.allclose(
+        summary.traces[others], clean.traces[others], rtol=1e-14, atol=0.0
+    )
     assert torch.isnan(summary.means[3]).all()
     assert torch.isnan(summary.traces[3])
     assert summary.class_status(3)[0] == "nonfinite"
@@ -256,7 +266,7 @@ def test_a_broken_row_stays_within_its_class(scatter, bad):
     assert torch.isnan(summary.mean()).all()
     if scatter == "class_diagonal":
         got, want = summary.within_covariance(), clean.within_covariance()
-        assert torch.allclose(got[others], want[others], rtol=1e-14)
+        assert torch.allclose(got[others], want[others], rtol=1e-14, atol=0.0)
         assert torch.isnan(got[3]).all()
     elif scatter != "trace":
         assert torch.isnan(summary.within_covariance()).all()
@@ -320,14 +330,18 @@ def test_ten_thousand_classes_need_no_square_per_class():
     moments = accumulate(rows[order], labels[order], num_classes, batch=128)
     summary = moments.compute()
     assert bool((summary.counts == 3).all())
-    assert torch.allclose(summary.traces, torch.full_like(summary.traces, 2.0))
-    assert float(summary.scatter[0, 0]) == pytest.approx(20_000.0, rel=FLOAT64)
+    assert torch.allclose(
+        summary.traces, torch.full_like(summary.traces, 2.0), rtol=1e-14, atol=0.0
+    )
+    assert float(summary.scatter[0, 0]) == pytest.approx(20_000.0, rel=FLOAT64, abs=0)
     assert float(summary.scatter[1:, 1:].abs().max()) < 1e-9
     assert max(t.numel() for t in moments.state_dict().values()) == num_classes * dim
     variance = (num_classes**2 - 1) / 12 * dim
-    assert float(summary.between_variance()) == pytest.approx(variance, rel=FLOAT64)
+    assert float(summary.between_variance()) == pytest.approx(
+        variance, rel=FLOAT64, abs=0
+    )
     trace = float(summary.between_covariance().trace())
-    assert trace == pytest.approx(variance, rel=FLOAT64)
+    assert trace == pytest.approx(variance, rel=FLOAT64, abs=0)
 
 
 @pytest.mark.parametrize(

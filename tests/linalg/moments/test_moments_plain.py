@@ -65,7 +65,7 @@ def test_one_pass_is_exact_arithmetic_to_the_last_digits(offset, spread, batch):
     diagonal = accumulate(rows, batch=batch, scatter="diagonal").compute().scatter
     assert torch.allclose(diagonal, truth.diagonal(), rtol=FLOAT64, atol=0.0)
     trace = accumulate(rows, batch=batch, scatter="trace").compute().scatter
-    assert float(trace) == pytest.approx(float(truth.trace()), rel=FLOAT64)
+    assert float(trace) == pytest.approx(float(truth.trace()), rel=FLOAT64, abs=0)
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
@@ -187,9 +187,11 @@ def test_no_row_is_degenerate_and_one_row_has_no_scatter():
 def test_covariance_divides_by_the_number_of_rows_as_numpy_does_with_bias():
     rows = rows_around(1.0, 1.0, num_rows=5)
     summary = accumulate(rows).compute()
-    assert np.allclose(summary.covariance, np.cov(rows.T, bias=True), rtol=1e-13)
+    assert np.allclose(
+        summary.covariance, np.cov(rows.T, bias=True), rtol=1e-13, atol=0.0
+    )
     unbiased = np.cov(rows.T)
-    assert not np.allclose(summary.covariance, unbiased, rtol=0.1)
+    assert not np.allclose(summary.covariance, unbiased, rtol=0.1, atol=0.0)
 
 
 @pytest.mark.parametrize("offset", [0.0, 1.0, 1e3])
@@ -201,9 +203,9 @@ def test_the_second_moment_is_about_zero(offset):
     # A property that were changed in place would give another answer now.
     assert torch.allclose(full.second_moment(), want, rtol=1e-13, atol=1e-13)
     diagonal = accumulate(rows, scatter="diagonal").compute().second_moment()
-    assert torch.allclose(diagonal, want.diagonal(), rtol=1e-13)
+    assert torch.allclose(diagonal, want.diagonal(), rtol=1e-13, atol=0.0)
     trace = accumulate(rows, scatter="trace").compute().second_moment()
-    assert float(trace) == pytest.approx(float(want.trace()), rel=1e-13)
+    assert float(trace) == pytest.approx(float(want.trace()), rel=1e-13, abs=0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])

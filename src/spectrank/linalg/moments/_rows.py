@@ -13,7 +13,7 @@ from spectrank.errors import ArgumentTypeError, DomainError, ShapeError
 # A tile of float64 rows; a step holds about three temporaries of this size. 4 MiB
 # stays in the third-level cache; a device dislikes many small steps.
 _CPU_TILE_BYTES = 4 << 20
-_DEVICE_TILE_BYTES = 256 << 20
+_DEVICE_TILE_BYTES = 32 << 20
 # A column of more rows would be summed with an error that grows with its length.
 _MAX_TILE_ROWS = 4096
 

@@ -23,8 +23,8 @@ def all_reduce(
     A collective: every process of the group must call it. States pass one after the
     other to the group's first process, which merges them in the order of ranks and
     sends the result to all, so that nothing depends on the processes' own arithmetic
-    and no process holds more than two states. A process without rows, or without some
-    class, takes part like any other.
+    and memory is that of four states however many processes there are. A process
+    without rows, or without some class, takes part like any other.
 
     Args:
         moments: This process's accumulator; unchanged.
