@@ -112,6 +112,52 @@ def test_columns_of_a_weight_stored_transposed() -> None:
     assert layer.matrices == (MatrixView("w", "linear-transposed", (3, 4), (2, 5)),)
 
 
+NUMBERS: dict[str, tuple[Callable[..., Tensor], list[str]]] = {
+    "from one": (lambda m, x: 1 - x, ["add"]),
+    "minus one": (lambda m, x: x - 1, ["add"]),
+    "weighted": (lambda m, x: torch.add(x, 3, alpha=2), ["add"]),
+    "reversed": (lambda m, x: torch.rsub(x, torch.tanh(x), alpha=3), ["tanh", "sum"]),
+    "difference": (lambda m, x: x - torch.tanh(x) * 2, ["tanh", "mul", "sum"]),
+    "quotient": (lambda m, x: torch.tanh(x) / (x / 4), ["tanh", "div", "div"]),
+    "neutral": (lambda m, x: torch.tanh(x) * 1 + 0, ["tanh"]),
+    "tail": (lambda m, x: x[:, -3:-1], ["slice"]),
+    "every other": (lambda m, x: x[:, 1::2], ["slice"]),
+    "narrow": (lambda m, x: x.narrow(1, 1, 2), ["slice"]),
+    "moved": (lambda m, x: x[None].movedim(0, 2), ["reshape", "permute"]),
+    "swapped": (lambda m, x: x.swapaxes(0, 1), ["permute"]),
+    "reversed axes": (lambda m, x: x[None].permute(2, 1, 0), ["reshape", "permute"]),
+    "stacked": (lambda m, x: torch.stack([x, x.relu()], 1), ["relu", "stack"]),
+    "split": (lambda m, x: x.split([1, 3], 1)[1], ["slice"]),
+    "taken": (lambda m, x: x.unbind(1)[2], ["select"]),
+    "pooled": (lambda m, x: F.avg_pool1d(x[None], 2), ["reshape", "avg_pool1d"]),
+    "padded": (lambda m, x: F.pad(x, (1, 2)), ["pad"]),
+}
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_steps_without_parameters_compute_what_the_model_computes(
+    name: str, rerun: Any
+) -> None:
+    function, expected = NUMBERS[name]
+    assert ops(same(rerun, Does(function), torch.randn(3, 4))) == expected
+
+
+def test_a_view_of_all_is_the_value_itself() -> None:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        h = torch.tanh(x)
+        again = h[:]
+        h.relu_()
+        return again
+
+    assert ops(graph(Does(forward), torch.randn(3, 4))) == ["tanh", "relu"]
+
+
+def test_some_columns_of_a_weight_are_no_rows_of_it() -> None:
+    model = Does(lambda m, x: F.linear(x, m.w[:, :3]), w=torch.randn(5, 4))
+    [layer] = graph(model, torch.randn(2, 3)).layers
+    assert layer.matrices == ()
+
+
 def test_a_part_that_no_view_gives_is_said_so() -> None:
     model = Does(lambda m, x: F.linear(x, m.w[:, ::2]), w=torch.randn(5, 8))
     [layer] = graph(model, torch.randn(3, 4)).layers

@@ -85,34 +85,64 @@ def _ordered(node: Node, colours: dict[str, str]) -> list[str]:
 
 def _colours(nodes: Sequence[Node]) -> dict[str, str]:
     """Colour refinement over nodes and parameters, in both directions."""
-    colours = {node.id: _hash(_facts(node)) for node in nodes}
-    kinds = -1
-    while len(set(colours.values())) > kinds:
-        kinds = len(set(colours.values()))
+    colours = _seen_from_ends(nodes)
+    count = -1
+    while len(set(colours.values())) > count:
+        count = len(set(colours.values()))
         shared: dict[str, list[str]] = {}
-        readers: dict[str, list[str]] = {node.id: [] for node in nodes}
         for node in nodes:
             for role, name in node.parameters.items():
                 shared.setdefault(name, []).append(role + colours[node.id])
-            for position, source in enumerate(node.inputs):
-                free = node.op in _COMMUTES
-                place = "" if free else str(position)
-                readers[source].append(place + colours[node.id])
+        readers = _readers(nodes, colours)
         fresh = {}
         for node in nodes:
-            above = [colours[item] for item in node.inputs]
-            if node.op in _COMMUTES:
-                weights = node.attributes.get("coefficients", [1] * len(above))
-                above = sorted(str(w) + c for w, c in zip(weights, above, strict=True))
             held = [
                 [role, sorted(shared[name])]
                 for role, name in sorted(node.parameters.items())
             ]
-            fresh[node.id] = _hash(
-                [colours[node.id], above, held, sorted(readers[node.id])]
-            )
+            around = [_above(node, colours), held, sorted(readers[node.id])]
+            fresh[node.id] = _hash([colours[node.id], *around])
         colours = fresh
     return colours
+
+
+def _seen_from_ends(nodes: Sequence[Node]) -> dict[str, str]:
+    """Colours that already tell all that lies before and after each node."""
+    # One sweep each way: by single rounds alone a deep net would need one per layer.
+    down: dict[str, str] = {}
+    for node in nodes:
+        down[node.id] = _hash([_facts(node), _above(node, down)])
+    up: dict[str, str] = {}
+    after: dict[str, list[str]] = {node.id: [] for node in nodes}
+    for node in reversed(nodes):
+        up[node.id] = _hash([down[node.id], sorted(after[node.id])])
+        for position, source in enumerate(node.inputs):
+            after[source].append(_place(node, position) + up[node.id])
+    return up
+
+
+def _above(node: Node, colours: dict[str, str]) -> list[str]:
+    above = [colours[item] for item in node.inputs]
+    if node.op not in _COMMUTES:
+        return above
+    weights = node.attributes.get("coefficients", [1] * len(above))
+    return sorted(str(w) + c for w, c in zip(weights, above, strict=True))
+
+
+def _readers(nodes: Sequence[Node], colours: dict[str, str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {node.id: [] for node in nodes}
+    for node in nodes:
+        for position, source in enumerate(node.inputs):
+            found[source].append(_place(node, position) + colours[node.id])
+    return found
+
+
+def _place(node: Node, position: int) -> str:
+    # By its position; in a sum by its coefficient alone.
+    if node.op not in _COMMUTES:
+        return str(position)
+    weights = node.attributes.get("coefficients")
+    return "" if weights is None else str(weights[position])
 
 
 def _hash(value: object) -> str:
