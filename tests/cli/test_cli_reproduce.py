@@ -22,7 +22,7 @@ KEY = "georgiev2021stable"
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     """A few networks are enough to see that the command works."""
-    sizes = {"quick": Size(3, 4, 4), "full": Size(3, 4, 4)}
+    sizes = {"quick": Size(3, 4), "full": Size(3, 4)}
     monkeypatch.setattr(paper_module, "_SIZES", sizes)
 
 

@@ -22,7 +22,7 @@ from spectrank.experiments.georgiev2021stable.networks import (
     signals,
     spectral_mean_signal,
 )
-from spectrank.experiments.georgiev2021stable.protocol import Size, standard_inputs
+from spectrank.experiments.georgiev2021stable.protocol import Inputs, Size
 from spectrank.experiments.seeds import derive_generator, derive_seed
 from spectrank.random_nets import RandomMLP
 
@@ -167,9 +167,13 @@ def test_no_two_points_or_replicates_share_a_stream(monkeypatch):
         return torch.rand(num_networks, generator=generator)
 
     monkeypatch.setattr(networks, "signals", recorded)
-    for part in get_paper("georgiev2021stable").parts("quick"):
+    monkeypatch.setattr(Inputs, "_read", (unit_inputs(2, 3), {}))
+    monkeypatch.setattr(paper_module, "_SIZES", {"full": Size(3, 4)})
+    parts = get_paper("georgiev2021stable").parts("full")
+    for part in parts:
         part.run(0, lambda: None)
-    steps = sum(p.num_steps for p in get_paper("georgiev2021stable").parts("quick"))
+    steps = sum(part.num_steps for part in parts)
+    assert steps == 3 * 36 * 4
     assert len(used) == steps
     assert len(set(used)) == steps
 
@@ -217,7 +221,9 @@ def test_streams_depend_on_every_label():
 
 
 def test_inputs_are_standardised_rows_of_length_one():
-    x, sums = standard_inputs("digits", 50)
+    inputs = Inputs("digits", 50)
+    x, sums = inputs.rows, inputs.sha256
+    assert inputs.rows is x
     assert x.shape == (50, 64)
     assert (x.norm(dim=1) - 1).abs().max() < FLOAT64
     # Centred: rows point in many directions, uncentred digits all have cosine > 0.4.
@@ -228,13 +234,13 @@ def test_inputs_are_standardised_rows_of_length_one():
 
 @pytest.fixture
 def small(monkeypatch):
-    monkeypatch.setattr(paper_module, "_SIZES", {"quick": Size(6, 24, 8)})
+    monkeypatch.setattr(paper_module, "_SIZES", {"quick": Size(6, 24)})
 
 
 @pytest.fixture(scope="module")
 def table():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(paper_module, "_SIZES", {"quick": Size(6, 24, 8)})
+        patch.setattr(paper_module, "_SIZES", {"quick": Size(6, 24)})
         return reproduce("georgiev2021stable")
 
 

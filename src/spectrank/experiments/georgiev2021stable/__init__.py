@@ -10,15 +10,16 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from spectrank.experiments.georgiev2021stable import depths, designs
-from spectrank.experiments.georgiev2021stable.protocol import DIMENSIONS, Size
+from spectrank.experiments.georgiev2021stable.protocol import DIMENSIONS, Inputs, Size
 from spectrank.experiments.papers import Mode, Paper, Part
 
 _SIZES: Mapping[Mode, Size] = MappingProxyType(
     {
-        "quick": Size(num_seeds=10, num_networks=64, num_inputs=64),
-        "full": Size(num_seeds=20, num_networks=256, num_inputs=256),
+        "quick": Size(num_seeds=10, num_networks=64),
+        "full": Size(num_seeds=20, num_networks=256),
     }
 )
+_NUM_INPUTS: Mapping[Mode, int] = MappingProxyType({"quick": 64, "full": 256})
 _DATA: Mapping[Mode, tuple[str, ...]] = MappingProxyType(
     {"quick": ("digits",), "full": tuple(DIMENSIONS)}
 )
@@ -32,8 +33,10 @@ _DESIGNS = (
 
 
 def _parts(mode: Mode) -> tuple[Part, ...]:
+    # One object for the experiments of a data set: it is read once.
+    sources = [Inputs(data, _NUM_INPUTS[mode]) for data in _DATA[mode]]
     return tuple(
-        design(data, _SIZES[mode]).part() for data in _DATA[mode] for design in _DESIGNS
+        design(inputs, _SIZES[mode]).part() for inputs in sources for design in _DESIGNS
     )
 
 

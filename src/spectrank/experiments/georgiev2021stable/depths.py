@@ -20,9 +20,9 @@ from spectrank.experiments.georgiev2021stable.networks import (
     spectral_mean_signal,
 )
 from spectrank.experiments.georgiev2021stable.protocol import (
-    DIMENSIONS,
     Answer,
     Design,
+    Inputs,
     Size,
 )
 from spectrank.experiments.verdicts import Row, judge
@@ -35,11 +35,11 @@ _RANKS = (3.0, 4.5, 7.0)
 _SIGMA = math.sqrt(2.0 * _WIDTH / 4.5)
 
 
-def depth(data: str, size: Size) -> Design:
+def depth(inputs: Inputs, size: Size) -> Design:
     """Vary the depth at equal widths, for three stable ranks.
 
     Args:
-        data: Name of the inputs' data set.
+        inputs: What the networks see.
         size: How much is drawn.
 
     Returns:
@@ -47,28 +47,29 @@ def depth(data: str, size: Size) -> Design:
     """
     protocol = (
         f"ReLU networks of {listed(_DEPTHS)} layers of width {_WIDTH} on "
-        f"{DIMENSIONS[data]} inputs, spectrum mp-spike, spectral norm {_SIGMA:.4g}, "
-        f"separate networks for each depth; {size.text(data)}"
+        f"{inputs.dimension} inputs, spectrum mp-spike, spectral norm {_SIGMA:.4g}, "
+        f"separate networks for each depth; {size.text(inputs)}"
     )
     exponential = [
-        c.depth_slope(r, _SIGMA**2 * r / (2.0 * _WIDTH), data, protocol) for r in _RANKS
+        c.depth_slope(r, _SIGMA**2 * r / (2.0 * _WIDTH), inputs.data, protocol)
+        for r in _RANKS
     ]
-    straight = c.depth_straight(data, protocol)
+    straight = c.depth_straight(inputs.data, protocol)
     figures: dict[str, Mapping[str, str]] = {}
     for claim in (*exponential, straight):
         figures |= axes(claim, "number of layers", x_scale="linear")
     return Design(
         name="depth",
-        data=data,
+        inputs=inputs,
         size=size,
-        points=tuple(_point(data, r, num) for r in _RANKS for num in _DEPTHS),
+        points=tuple(_point(inputs, r, num) for r in _RANKS for num in _DEPTHS),
         claims=(*exponential, straight),
-        answer=_answer(exponential, straight, data),
+        answer=_answer(exponential, straight, inputs),
         figures=figures,
     )
 
 
-def _answer(exponential: Sequence[Claim], straight: Claim, data: str) -> Answer:
+def _answer(exponential: Sequence[Claim], straight: Claim, inputs: Inputs) -> Answer:
     x = np.array(_DEPTHS, dtype=np.float64)
 
     def answer(signals: np.ndarray, seed: int) -> list[Row]:
@@ -80,7 +81,7 @@ def _answer(exponential: Sequence[Claim], straight: Claim, data: str) -> Answer:
             rows.append(judge(claim, slopes(x, logs)))
             bends.append(curvatures(x, logs))
             expected = [
-                spectral_mean_signal(_widths(data, n), [_SIGMA] * n, [r] * n)
+                spectral_mean_signal(_widths(inputs, n), [_SIGMA] * n, [r] * n)
                 for n in _DEPTHS
             ]
             for target in (claim, straight):
@@ -91,13 +92,13 @@ def _answer(exponential: Sequence[Claim], straight: Claim, data: str) -> Answer:
     return answer
 
 
-def _widths(data: str, num_layers: int) -> tuple[int, ...]:
-    return (DIMENSIONS[data], *(_WIDTH,) * num_layers)
+def _widths(inputs: Inputs, num_layers: int) -> tuple[int, ...]:
+    return (inputs.dimension, *(_WIDTH,) * num_layers)
 
 
-def _point(data: str, rank: float, num_layers: int) -> Point:
+def _point(inputs: Inputs, rank: float, num_layers: int) -> Point:
     law = RandomMLP(
-        _widths(data, num_layers),
+        _widths(inputs, num_layers),
         stable_rank=(rank,) * num_layers,
         norm="spectral",
         sigma=_SIGMA,

@@ -19,9 +19,9 @@ from spectrank.experiments.georgiev2021stable.networks import (
     spectral_mean_signal,
 )
 from spectrank.experiments.georgiev2021stable.protocol import (
-    DIMENSIONS,
     Answer,
     Design,
+    Inputs,
     Size,
 )
 from spectrank.experiments.verdicts import Row, judge
@@ -38,24 +38,26 @@ _SPECTRA = ("flat", "spike", "mp-spike", "slice")
 _SPECTRA_RANKS = (5.0, 6.0, 4.0)
 
 
-def one_layer(data: str, size: Size) -> Design:
+def one_layer(inputs: Inputs, size: Size) -> Design:
     """Vary the stable rank of one layer, each layer in turn.
 
     Args:
-        data: Name of the inputs' data set.
+        inputs: What the networks see.
         size: How much is drawn.
 
     Returns:
         The design.
     """
-    widths = (DIMENSIONS[data], *_HIDDEN)
+    widths = (inputs.dimension, *_HIDDEN)
     protocol = (
         f"ReLU networks {listed(widths, '-')}, spectrum mp-spike, spectral norms "
         f"{listed(_SIGMAS)}; stable rank {listed(_ONE_RANKS)} in one layer and "
-        f"{_OTHER_RANK:g} in the others; {size.text(data)}"
+        f"{_OTHER_RANK:g} in the others; {size.text(inputs)}"
     )
-    linear = [c.one_layer(layer + 1, data, protocol) for layer in range(_NUM_LAYERS)]
-    offset = c.no_offset(data, protocol)
+    linear = [
+        c.one_layer(layer + 1, inputs.data, protocol) for layer in range(_NUM_LAYERS)
+    ]
+    offset = c.no_offset(inputs.data, protocol)
     ranks = [_ranks(layer, r) for layer in range(_NUM_LAYERS) for r in _ONE_RANKS]
     figures: dict[str, Mapping[str, str]] = {}
     for claim in linear:
@@ -69,7 +71,7 @@ def one_layer(data: str, size: Size) -> Design:
     )
     return Design(
         name="one-layer",
-        data=data,
+        inputs=inputs,
         size=size,
         points=tuple(_spectral_point(widths, r) for r in ranks),
         claims=(*linear, offset),
@@ -106,46 +108,46 @@ def _ranks(layer: int, rank: float) -> tuple[float, ...]:
     return tuple(rank if k == layer else _OTHER_RANK for k in range(_NUM_LAYERS))
 
 
-def all_layers(data: str, size: Size) -> Design:
+def all_layers(inputs: Inputs, size: Size) -> Design:
     """Vary one stable rank in all layers at once.
 
     Args:
-        data: Name of the inputs' data set.
+        inputs: What the networks see.
         size: How much is drawn.
 
     Returns:
         The design.
     """
-    widths = (DIMENSIONS[data], *_HIDDEN)
+    widths = (inputs.dimension, *_HIDDEN)
     claim = c.all_layers(
         _NUM_LAYERS,
-        data,
+        inputs.data,
         f"ReLU networks {listed(widths, '-')}, spectrum mp-spike, spectral norms "
         f"{listed(_SIGMAS)}; stable rank {listed(_ALL_RANKS)} in all layers; "
-        f"{size.text(data)}",
+        f"{size.text(inputs)}",
     )
     ranks = [(rank,) * _NUM_LAYERS for rank in _ALL_RANKS]
     expected = [spectral_mean_signal(widths, _SIGMAS, r) for r in ranks]
     points = tuple(_spectral_point(widths, r) for r in ranks)
-    return _power_law("all-layers", data, size, claim, points, expected)
+    return _power_law("all-layers", inputs, size, claim, points, expected)
 
 
-def frobenius(data: str, size: Size) -> Design:
+def frobenius(inputs: Inputs, size: Size) -> Design:
     """Vary one stable rank in all layers, the Frobenius norms held fixed.
 
     Args:
-        data: Name of the inputs' data set.
+        inputs: What the networks see.
         size: How much is drawn.
 
     Returns:
         The design.
     """
-    widths = (DIMENSIONS[data], *_HIDDEN)
+    widths = (inputs.dimension, *_HIDDEN)
     claim = c.frobenius(
         _NUM_LAYERS,
-        data,
+        inputs.data,
         f"ReLU networks {listed(widths, '-')}, spectrum mp-spike, ||W||_F^2 = 2 m; "
-        f"stable rank {listed(_ALL_RANKS)} in all layers; {size.text(data)}",
+        f"stable rank {listed(_ALL_RANKS)} in all layers; {size.text(inputs)}",
     )
     points = tuple(
         Point(
@@ -156,25 +158,25 @@ def frobenius(data: str, size: Size) -> Design:
     )
     # ||W_l||_F^2 = 2 n_l: each layer multiplies the mean by n_l / n_{l-1}.
     expected = [widths[-1] / widths[0]] * len(points)
-    return _power_law("frobenius", data, size, claim, points, expected)
+    return _power_law("frobenius", inputs, size, claim, points, expected)
 
 
-def spectra(data: str, size: Size) -> Design:
+def spectra(inputs: Inputs, size: Size) -> Design:
     """Compare the mean signal with its exact value for several spectra.
 
     Args:
-        data: Name of the inputs' data set.
+        inputs: What the networks see.
         size: How much is drawn.
 
     Returns:
         The design.
     """
-    widths = (DIMENSIONS[data], *_HIDDEN)
+    widths = (inputs.dimension, *_HIDDEN)
     protocol = (
         f"ReLU networks {listed(widths, '-')}, stable ranks {listed(_SPECTRA_RANKS)}, "
-        f"spectral norms {listed(_SIGMAS)}; {size.text(data)}"
+        f"spectral norms {listed(_SIGMAS)}; {size.text(inputs)}"
     )
-    claims = tuple(c.spectrum(name, data, protocol) for name in _SPECTRA)
+    claims = tuple(c.spectrum(name, inputs.data, protocol) for name in _SPECTRA)
     expected = spectral_mean_signal(widths, _SIGMAS, _SPECTRA_RANKS)
 
     def answer(signals: np.ndarray, seed: int) -> list[Row]:
@@ -186,7 +188,7 @@ def spectra(data: str, size: Size) -> Design:
 
     return Design(
         name="spectra",
-        data=data,
+        inputs=inputs,
         size=size,
         points=tuple(
             _spectral_point(widths, _SPECTRA_RANKS, spectrum=name) for name in _SPECTRA
@@ -199,7 +201,7 @@ def spectra(data: str, size: Size) -> Design:
 
 def _power_law(
     name: str,
-    data: str,
+    inputs: Inputs,
     size: Size,
     claim: Claim,
     points: tuple[Point, ...],
@@ -215,7 +217,7 @@ def _power_law(
         ]
 
     figures = axes(claim, "stable rank of all layers")
-    return Design(name, data, size, points, (claim,), answer, figures)
+    return Design(name, inputs, size, points, (claim,), answer, figures)
 
 
 def _spectral_point(

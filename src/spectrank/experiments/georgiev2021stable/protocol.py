@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any, final
 
@@ -40,27 +41,66 @@ class Size:
     Attributes:
         num_seeds: Independent replicates of each design.
         num_networks: Networks for each point and replicate.
-        num_inputs: Inputs over which a network's signal is averaged.
     """
 
     num_seeds: int
     num_networks: int
-    num_inputs: int
 
-    def text(self, data: str) -> str:
+    def text(self, inputs: Inputs) -> str:
         """Return the size in words, for a claim's protocol.
 
         Args:
-            data: Name of the data set.
+            inputs: What the networks see.
 
         Returns:
             A clause.
         """
         return (
             f"{self.num_seeds} seeds x {self.num_networks} networks at each point; "
-            f"|h_L|^2 / |x|^2 averaged over {self.num_inputs} training inputs of "
-            f"{data}, standardised, of length 1"
+            f"|h_L|^2 / |x|^2 averaged over {inputs.num_inputs} training inputs of "
+            f"{inputs.data}, standardised, of length 1"
         )
+
+
+@final
+@dataclass(frozen=True)
+class Inputs:
+    """Training inputs, standardised by feature, then scaled to length 1.
+
+    The law of |h_L|^2 / |x|^2 is the same for every x; centred inputs point in more
+    different directions, so that their average varies less from net to net. Read when
+    first used, then shared by the experiments on them.
+
+    Attributes:
+        data: Name of the data set.
+        num_inputs: How many.
+    """
+
+    data: str
+    num_inputs: int
+
+    @property
+    def dimension(self) -> int:
+        """Number of numbers in an input, known without reading."""
+        return DIMENSIONS[self.data]
+
+    @property
+    def rows(self) -> Tensor:
+        """(N, d) float64 rows of length 1."""
+        return self._read[0]
+
+    @property
+    def sha256(self) -> Mapping[str, str]:
+        """Checksums of the files."""
+        return self._read[1]
+
+    @cached_property
+    def _read(self) -> tuple[Tensor, Mapping[str, str]]:
+        dataset = load(self.data)
+        pixels = dataset.rows(dtype=torch.float32)
+        standardise = fit_standardiser(pixels)
+        rows = standardise(pixels[: self.num_inputs].double())
+        return unit_norm(rows), dataset.sha256
 
 
 @final
@@ -70,7 +110,7 @@ class Design:
 
     Attributes:
         name: Of the experiment.
-        data: Name of the inputs' data set.
+        inputs: What the networks see.
         size: How much is drawn.
         points: Where.
         claims: What it answers.
@@ -79,7 +119,7 @@ class Design:
     """
 
     name: str
-    data: str
+    inputs: Inputs
     size: Size
     points: tuple[Point, ...]
     claims: tuple[Claim, ...]
@@ -92,7 +132,7 @@ class Design:
         Returns:
             The part.
         """
-        name = f"{self.name}-{self.data}"
+        name = f"{self.name}-{self.inputs.data}"
         return Part(
             name=name,
             claims=self.claims,
@@ -102,10 +142,9 @@ class Design:
         )
 
     def _run(self, name: str, seed: int, tick: Tick) -> PartResult:
-        inputs, sums = standard_inputs(self.data, self.size.num_inputs)
         found = measure(
             self.points,
-            inputs,
+            self.inputs.rows,
             num_seeds=self.size.num_seeds,
             num_networks=self.size.num_networks,
             seed=seed,
@@ -113,31 +152,12 @@ class Design:
             tick=tick,
         )
         rows = tuple(self.answer(found, seed))
-        return PartResult(rows, self.figures, {self.data: sums})
+        return PartResult(rows, self.figures, {self.inputs.data: self.inputs.sha256})
 
     def _settings(self) -> dict[str, Any]:
         return {
-            "data": self.data,
+            "inputs": asdict(self.inputs),
             "size": asdict(self.size),
             "points": [[point.label, repr(point.law)] for point in self.points],
             "sigma": [point.law.sigma for point in self.points],
         }
-
-
-def standard_inputs(data: str, num_inputs: int) -> tuple[Tensor, Mapping[str, str]]:
-    """Return training inputs, standardised by feature, then scaled to length 1.
-
-    The law of |h_L|^2 / |x|^2 is the same for every x; centred inputs point in more
-    different directions, so that their average varies less from net to net.
-
-    Args:
-        data: Name of the data set.
-        num_inputs: How many.
-
-    Returns:
-        (N, d) float64, and the checksums of the data.
-    """
-    dataset = load(data)
-    rows = dataset.rows(dtype=torch.float32)
-    standardise = fit_standardiser(rows)
-    return unit_norm(standardise(rows[:num_inputs].double())), dataset.sha256
