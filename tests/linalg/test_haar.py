@@ -136,6 +136,14 @@ def test_samplers_that_are_not_haar_are_rejected(mutant, seed):
 
 
 @pytest.mark.parametrize("seed", SEEDS)
+def test_without_the_sign_the_first_entry_is_never_positive(seed):
+    values = without_sign(5, 3, NUM, seed)[:, 0, 0]
+    assert float(values.max()) <= 0.0
+    error = float(values.std()) / math.sqrt(NUM)
+    assert abs(float(values.mean()) + 3 / 8) <= STANDARD_ERRORS * error
+
+
+@pytest.mark.parametrize("seed", SEEDS)
 def test_rotations_without_reflections_are_rejected(seed):
     assert "determinant (drawn)" in failures(of_determinant_one, 4, 4, seed)
 

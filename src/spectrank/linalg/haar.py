@@ -155,7 +155,7 @@ def haar(
     The law of :math:`RQ` is that of :math:`Q` for every orthogonal :math:`R`.
     QR of a Gaussian matrix, column i times the sign of :math:`R_{ii}`. Without the sign
     the law is that of the QR routine (with Householder reflections
-    :math:`E Q_{00} = -0.38` at m = 4 in place of 0). :math:`E Q_{ij}^4 = 3/(m(m+2))`.
+    :math:`E Q_{00} = -3/8` at m = 5 in place of 0). :math:`E Q_{ij}^4 = 3/(m(m+2))`.
     Source (derived): tests/linalg/test_haar.py.
 
     Args:

@@ -174,6 +174,21 @@ def test_the_smallest_bulks_lose_no_digits_to_the_projection(seed):
     assert torch.allclose(s[:, 0], torch.ones(500).double(), rtol=1e-12)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("left", [1e-1, 1e-3, 1e-5])
+def test_what_is_left_of_a_bulk_is_orthogonal_to_the_spike(left, dtype):
+    # All but ``left`` of the matrix lies along u and v: rounding of what goes away must
+    # not stay in what is kept.
+    u, v, w, x, _ = (y.to(dtype) for y in ingredients(6, 5, 200, 1))
+    w, x = w - u @ (u.mT @ w), x - v @ (v.mT @ x)
+    H = (u + w) @ v.mT + u @ x.mT + left * w @ x.mT
+    norm = mp_spike._project(H, u.squeeze(-1), v.squeeze(-1))
+    assert torch.allclose(norm, torch.linalg.matrix_norm(H).double(), rtol=1e-5)
+    residual = torch.cat([(u.mT @ H).flatten(1), (H @ v).flatten(1)], dim=1)
+    ratio = residual.norm(dim=1) / norm
+    assert float(ratio.max()) <= 8.0 * torch.finfo(dtype).eps
+
+
 def test_limits_of_a_square_matrix():
     assert largest_typical(64, 64) == 17.0
     assert largest_typical(4096, 4096) == 1025.0
