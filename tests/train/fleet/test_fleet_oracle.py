@@ -49,9 +49,7 @@ OPTIMIZERS = {
         ),
     ),
     "nesterov": (
-        SGD(
-            learning_rate=RATES, momentum=POSITIVE, weight_decay=DECAYS, nesterov=True
-        ),
+        SGD(learning_rate=RATES, momentum=POSITIVE, weight_decay=DECAYS, nesterov=True),
         lambda i, p: torch.optim.SGD(
             p,
             lr=RATES[i],

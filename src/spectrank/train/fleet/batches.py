@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from spectrank.train.fleet.data import Data
-from spectrank.train.fleet.settings import Settings
+from spectrank.train.fleet.settings import Settings, positive
 
 
 def batch_order(
@@ -29,11 +29,16 @@ def batch_order(
     Yields:
         (batch_size,) indices.
 
+    Raises:
+        DomainError: ``batch_size`` is below 1.
+
     Example:
         >>> order = batch_order(seed=0, num_samples=10, batch_size=4)
         >>> [len(next(order)) for _ in range(3)]
         [4, 4, 4]
-    """
+    """  # noqa: DOC502
+    if batch_size is not None:
+        positive("batch_size", batch_size)
     if batch_size is None or batch_size >= num_samples:
         while True:
             yield torch.arange(num_samples)
@@ -72,7 +77,8 @@ class Batches:
             assert settings.seeds is not None
             for generator, seed in zip(self._generators, settings.seeds, strict=True):
                 generator.manual_seed(seed)
-            self._order = self._order.new_empty(num_members, self.num_samples)
+            # Zeros: valid for members that are computed on after they have stopped.
+            self._order = self._order.new_zeros(num_members, self.num_samples)
 
     def take(self, members: Tensor, step: int) -> tuple[Tensor, Tensor]:
         """One batch for each member of a group.
@@ -100,13 +106,19 @@ class Batches:
         )
         return inputs, targets
 
-    def states(self) -> Tensor:
-        """Generator states from which the running epoch is drawn again.
+    def states(self, step: int) -> Tensor:
+        """Generator states from which the running, or the next, epoch is drawn.
+
+        Args:
+            step: Number of updates done.
 
         Returns:
             (M, size) bytes.
         """
-        return torch.stack(self._drawn_from)
+        if self._whole or step % self._batches:
+            return torch.stack(self._drawn_from)
+        # Between two epochs: the next is not drawn yet.
+        return torch.stack([g.get_state() for g in self._generators])
 
     def restore(self, states: Tensor, members: Sequence[int], step: int) -> None:
         """Continue from states, in the midst of an epoch.

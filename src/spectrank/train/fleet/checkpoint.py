@@ -26,16 +26,19 @@ from spectrank.errors import CheckpointError
 FORMAT = "spectrank-fleet-1"
 
 
-def digest(tensors: Mapping[str, Tensor]) -> str:
+def digest(
+    tensors: Mapping[str, Tensor], notes: Mapping[str, str] | None = None
+) -> str:
     """Checksum of tensors with their names, dtypes and shapes.
 
     Args:
         tensors: On any device.
+        notes: Texts that belong to them.
 
     Returns:
         Hexadecimal SHA-256.
     """
-    state = hashlib.sha256()
+    state = hashlib.sha256(json.dumps(sorted((notes or {}).items())).encode())
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         state.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
@@ -64,10 +67,10 @@ def write_checkpoint(
     copies = {name: t.detach().cpu().clone() for name, t in tensors.items()}
     header = {
         "format": FORMAT,
-        "digest": digest(copies),
         "fingerprint": json.dumps(dict(fingerprint)),
         "step": str(step),
     }
+    header["digest"] = digest(copies, header)
     raw = safetensors.torch.save(copies, metadata=header)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
@@ -130,9 +133,10 @@ def _load(path: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
             f"a fleet's checkpoint has the format {FORMAT}, {path} has "
             f"{header.get('format')!r:.60}; give another path"
         )
-    if header.get("digest") != digest(tensors):
+    notes = {name: note for name, note in header.items() if name != "digest"}
+    if header.get("digest") != digest(tensors, notes):
         raise CheckpointError(
-            f"the checksum of a checkpoint must match its tensors, that of {path} "
+            f"the checksum of a checkpoint must match its content, that of {path} "
             "does not; the file was damaged: delete it to start again"
         )
     return tensors, header

@@ -56,6 +56,7 @@ class VmapRoute(Route):
     """``vmap(grad)`` over the members of a group."""
 
     name = "vmap"
+    placeless = False
 
     def __init__(self, template: nn.Module, loss: Loss, device: torch.device) -> None:
         self._template = template
@@ -117,6 +118,7 @@ class LoopRoute(Route):
     """One member after the other by autograd."""
 
     name = "loop"
+    placeless = True
 
     def __init__(self, template: nn.Module, loss: Loss, device: torch.device) -> None:
         self._template = template
@@ -166,7 +168,9 @@ class _LoopPass(Pass):
                 values = {n: value[i].detach() for n, value in self._values.items()}
                 for name in self._member.trained:
                     values[name].requires_grad_()
-                loss = self._loss.of_member(self._member(values, inputs[i]), targets[i])
+                # A copy starts on an aligned address (see ``layout``).
+                outputs = self._member(values, inputs[i].clone())
+                loss = self._loss.of_member(outputs, targets[i])
                 found = torch.autograd.grad(
                     loss,
                     [values[name] for name in self._member.trained],

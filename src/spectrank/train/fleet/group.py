@@ -21,12 +21,46 @@ Freeze = Callable[[int, Mapping[str, Tensor], int], None]
 """Takes member, its group's parameters, and its row there, when it stops."""
 
 
+def compacts(route: Route, device: torch.device) -> bool:
+    """Whether members that stopped are left out.
+
+    Args:
+        route: Computes the group.
+        device: Where it is.
+
+    Returns:
+        False where a smaller group might round otherwise.
+    """
+    return route.placeless and device.type == "cpu"
+
+
+def companioned(live: np.ndarray) -> np.ndarray:
+    """Rows that a group keeps: those that go on, but two where there are two.
+
+    A product of a batch of one, where a layer has one unit, is a product with a vector,
+    which is rounded otherwise.
+
+    Args:
+        live: (G,) which members go on.
+
+    Returns:
+        Row numbers, ascending.
+    """
+    rows = np.flatnonzero(live)
+    if len(rows) == 1 and len(live) > 1:
+        rows = np.union1d(rows, np.flatnonzero(~live)[:1])
+    return rows
+
+
 @final
 class Group:
     """Members that take their steps together.
 
     Attributes:
         members: (G,) indices into the fleet, ascending.
+        live: (G,) which of them go on. Those that stopped are left out at once, or
+            computed on to nobody's use where leaving them out might change the bits of
+            the others.
         values: Their parameters.
         slots: Their optimiser's state, by name.
     """
@@ -34,6 +68,7 @@ class Group:
     def __init__(
         self,
         members: np.ndarray,
+        live: np.ndarray,
         values: Buckets,
         slots: dict[str, Buckets],
         *,
@@ -42,11 +77,13 @@ class Group:
         settings: Settings,
     ) -> None:
         self.members = members
+        self.live = live
         self.values = values
         self.slots = slots
         self._layout = layout
         self._route = route
         self._settings = settings
+        self._compacts = compacts(route, values[0].device)
         self._bind()
 
     def advance(
@@ -68,7 +105,7 @@ class Group:
         """
         with torch.no_grad():
             for step in range(start, stop):
-                if not len(self.members):
+                if not self.live.any():
                     return
                 self._step(step, batches, progress, freeze)
 
@@ -85,10 +122,13 @@ class Group:
     ) -> None:
         inputs, targets = batches.take(self._index, step)
         losses = self._pass(inputs, targets).to("cpu", torch.float64).numpy()
-        status = progress.observe(self.members, step + 1, losses)
+        status = np.full(len(self.members), RUNNING)
+        status[self.live] = progress.observe(
+            self.members[self.live], step + 1, losses[self.live]
+        )
         self._freeze(status == NONFINITE, freeze)
         if self._clip is not None:
-            clip_(self._gradients, self._clip)
+            clip_(self._layout.filled(self._gradients), self._clip)
         self._coefficients.step = step
         self._coefficients.factor = float(self._settings.factors[step])
         self._settings.optimizer.update(
@@ -96,7 +136,9 @@ class Group:
         )
         self._freeze((status != RUNNING) & (status != NONFINITE), freeze)
         if (status != RUNNING).any():
-            self._keep(np.flatnonzero(status == RUNNING))
+            self.live = self.live & (status == RUNNING)
+            if self._compacts and self.live.any():
+                self._keep(companioned(self.live))
 
     def _freeze(self, stopped: np.ndarray, freeze: Freeze) -> None:
         if stopped.any():
@@ -105,15 +147,16 @@ class Group:
                 freeze(int(self.members[row]), views, int(row))
 
     def _keep(self, rows: np.ndarray) -> None:
-        self.members = self.members[rows]
+        if len(rows) == len(self.members):
+            return
+        self.members, self.live = self.members[rows], self.live[rows]
         index = torch.from_numpy(rows).to(self.values[0].device)
         self.values = [bucket.index_select(1, index) for bucket in self.values]
         self.slots = {
             name: [bucket.index_select(1, index) for bucket in buckets]
             for name, buckets in self.slots.items()
         }
-        if len(rows):
-            self._bind()
+        self._bind()
 
     def _bind(self) -> None:
         like, settings = self.values[0], self._settings

@@ -19,8 +19,10 @@ from typing import final
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from spectrank.train.fleet.activations import Activation, find_activation
+from spectrank.train.fleet.layout import aligned
 from spectrank.train.fleet.losses import Loss
 from spectrank.train.fleet.route import Pass, Route
 
@@ -119,6 +121,7 @@ class MlpRoute(Route):
     """Batched products and a backward pass by hand."""
 
     name = "mlp"
+    placeless = True
 
     def __init__(self, layers: tuple[Layer, ...], loss: Loss) -> None:
         self._layers = layers
@@ -173,26 +176,32 @@ class _MlpPass(Pass):
         batch_size: int,
     ) -> None:
         self._loss = loss
-        self._bound = [_bind(layer, values, gradients, batch_size) for layer in layers]
+        # Rows of zeros fill the batch up to an aligned size (see ``layout``); their
+        # gradient is zero.
+        rows = aligned(batch_size)
+        self._batch_size = batch_size
+        self._bound = [_bind(layer, values, gradients, rows) for layer in layers]
         first = self._bound[0].weight_GOI
-        lead = (first.shape[0], batch_size)
         widths = [bound.weight_GOI.shape[1] for bound in self._bound]
-        size = _padded(lead[0] * lead[1] * max(widths))
+        size = _padded(len(first) * rows * max(widths))
         scratch = first.new_zeros(2, size)
         # Gradients with respect to the outputs of layer l; layers take turns.
         self._deltas = [
-            _views(scratch[number % 2], (*lead, width))
+            _views(scratch[number % 2], (len(first), rows, width))
             for number, width in enumerate(widths)
         ]
 
     def __call__(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        x = inputs = inputs.flatten(2)
+        x = inputs = _filled_up(inputs.flatten(2))
         for layer in self._bound:
             _forward(layer, x)
             x = layer.outputs_GBO
-        losses, gradient = self._loss.of_group(x, targets)
+        losses, gradient = self._loss.of_group(x[:, : self._batch_size], targets)
         delta, flat = self._deltas[-1]
-        delta.copy_(gradient.view_as(delta))
+        delta[:, : self._batch_size] = gradient.view(
+            len(delta), self._batch_size, delta.shape[2]
+        )
+        delta[:, self._batch_size :] = 0.0
         for number in range(len(self._bound) - 1, -1, -1):
             layer = self._bound[number]
             if layer.activation is not None:
@@ -206,6 +215,18 @@ class _MlpPass(Pass):
                 delta, flat = self._deltas[number - 1]
                 torch.bmm(after, layer.weight_GOI, out=delta)
         return losses
+
+
+def _filled_up(inputs: Tensor) -> Tensor:
+    missing = aligned(inputs.shape[1]) - inputs.shape[1]
+    if not missing:
+        return inputs
+    if inputs.stride(0) == 0:
+        # One batch for all members.
+        return functional.pad(inputs[:1], (0, 0, 0, missing)).expand(
+            len(inputs), -1, -1
+        )
+    return functional.pad(inputs, (0, 0, 0, missing))
 
 
 def _padded(size: int) -> int:

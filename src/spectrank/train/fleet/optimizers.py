@@ -261,11 +261,13 @@ def clip_(gradients: Buckets, max_norm: np.ndarray) -> None:
     its 1e-6 included.
 
     Args:
-        gradients: Buckets of a group.
+        gradients: Buckets of a group, without gaps.
         max_norm: (G,) limits; ``inf`` leaves a member alone.
     """
-    squares = [g.square().sum(2).sum(0) for g in gradients]
-    norms = torch.stack(squares).sum(0).sqrt()
+    # Sums along a member's own contiguous row, then one bucket after the other: sums
+    # over other axes are ordered by the size of the group.
+    rows = [g.square().transpose(0, 1).reshape(g.shape[1], -1) for g in gradients]
+    norms = sum((row.sum(1) for row in rows), torch.zeros_like(rows[0][:, 0])).sqrt()
     limits = torch.from_numpy(max_norm).to(norms.device, norms.dtype)
     scale = (limits / (norms + 1e-6)).clamp(max=1.0).view(1, -1, 1)
     for g in gradients:

@@ -28,10 +28,13 @@ class Route(ABC):
     """How a group is computed.
 
     Attributes:
-        name: ``mlp`` or ``general``.
+        name: ``mlp``, ``vmap`` or ``loop``.
+        placeless: Whether, on a CPU, a member's bits do not depend on the size of its
+            group and its place there, so that those who stopped may be left out.
     """
 
     name: str
+    placeless: bool
 
     @abstractmethod
     def bind(

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from spectrank.train.fleet.batches import Batches
 from spectrank.train.fleet.checkpoint import read_checkpoint, write_checkpoint
-from spectrank.train.fleet.group import Group
+from spectrank.train.fleet.group import Group, compacts, companioned
 from spectrank.train.fleet.layout import Buckets, Layout
-from spectrank.train.fleet.progress import Progress
+from spectrank.train.fleet.progress import RUNNING, Progress
 from spectrank.train.fleet.route import Route
 from spectrank.train.fleet.settings import Settings
 from spectrank.train.fleet.threads import single_threaded
@@ -133,7 +133,7 @@ class FleetRun:
         Returns:
             Name to (M, *shape), copies.
         """
-        return self._assembled([(g.members, g.parameters()) for g in self._groups])
+        return self._assembled([(g, g.parameters()) for g in self._groups])
 
     def _advance(self, upto: int, pool: ThreadPoolExecutor | None) -> None:
         def work(group: Group) -> None:
@@ -146,7 +146,7 @@ class FleetRun:
             # list: an exception of a thread is raised here.
             list(pool.map(work, self._groups))
         self.step = upto
-        self._groups = [group for group in self._groups if len(group.members)]
+        self._groups = [group for group in self._groups if group.live.any()]
         if len(self._parts()) < len(self._groups):
             self._regroup()
 
@@ -160,21 +160,29 @@ class FleetRun:
         return FleetView(self.step, losses, active, self.parameters)
 
     def _assembled(
-        self, parts: list[tuple[np.ndarray, dict[str, Tensor]]]
+        self, parts: list[tuple[Group, dict[str, Tensor]]]
     ) -> dict[str, Tensor]:
         whole = {name: value.clone() for name, value in self._rest.items()}
-        for members, views in parts:
-            index = torch.from_numpy(members).to(self._like.device)
+        for group, views in parts:
+            members = torch.from_numpy(group.members[group.live])
+            rows = torch.from_numpy(np.flatnonzero(group.live))
             for name, view in views.items():
-                whole[name].index_copy_(0, index, view)
+                whole[name][members.to(view.device)] = view[rows.to(view.device)]
         return whole
 
     def _parts(self) -> list[np.ndarray]:
         """Who goes together: sizes as equal as can be, a multiple of the threads."""
-        active = self.progress.active()
-        count = -(-len(active) // self._group_size)
+        live = self.progress.status == RUNNING
+        together = np.arange(len(live))
+        if compacts(self._route, self._like.device):
+            together = companioned(live)
+        count = -(-len(together) // self._group_size)
         count = -(-count // self._num_threads) * self._num_threads
-        return [p for p in np.array_split(active, max(1, count)) if len(p)]
+        if self._group_size > 1:
+            # None alone (see ``companioned``).
+            count = min(count, len(together) // 2)
+        parts = np.array_split(together, max(1, count))
+        return [part for part in parts if live[part].any()]
 
     def _regroup(self) -> None:
         self._group_anew(self.parameters(), self._slots())
@@ -183,7 +191,7 @@ class FleetRun:
         """State of the optimiser for all members; of those that stopped, anything."""
         return {
             slot: self._assembled(
-                [(g.members, self._layout.views(g.slots[slot])) for g in self._groups]
+                [(g, self._layout.views(g.slots[slot])) for g in self._groups]
             )
             for slot in self._settings.optimizer.slots
         }
@@ -203,6 +211,7 @@ class FleetRun:
             rows = torch.from_numpy(members).to(self._like.device)
             group = Group(
                 members,
+                self.progress.status[members] == RUNNING,
                 self._layout.pack(values, rows),
                 {slot: packed(slot, rows) for slot in self._settings.optimizer.slots},
                 layout=self._layout,
@@ -221,7 +230,7 @@ class FleetRun:
             tensors |= {f"{slot}/{name}": view for name, view in views.items()}
         for name, array in self.progress.arrays().items():
             tensors[f"progress/{name}"] = torch.from_numpy(array)
-        tensors["generators"] = self._batches.states()
+        tensors["generators"] = self._batches.states(self.step)
         write_checkpoint(saving.path, tensors, saving.fingerprint, self.step)
         # As a resumed run groups them: the same products in the same order.
         if running:

@@ -15,10 +15,6 @@ from spectrank.train.fleet.coefficients import PerMember, per_member
 from spectrank.train.fleet.optimizers import Optimizer
 from spectrank.train.fleet.progress import Stopping
 
-# 16 networks of width 64 and depth 20 in float32 with their gradients and momentum: of
-# 4, 8, 16, 32 and 64 the fastest group, or nearly, at batches of 32 and of 128.
-GROUP_BYTES = 16 * 2**20
-
 Schedule = Callable[[int], float]
 """From the number of updates done to a factor of the learning rate."""
 
@@ -107,6 +103,7 @@ def check_members(template: nn.Module, parameters: Mapping[str, Tensor]) -> int:
 
     Raises:
         ShapeError: Names, shapes or numbers of members differ.
+        DomainError: Every parameter is frozen.
         ArgumentTypeError: A parameter is neither float32 nor float64, or they differ.
     """
     wanted = {name: tuple(p.shape) for name, p in template.named_parameters()}
@@ -118,22 +115,26 @@ def check_members(template: nn.Module, parameters: Mapping[str, Tensor]) -> int:
             f"{', differing in ' + ', '.join(odd[:3]) if odd else ''}; "
             "make them with stack(modules)"
         )
-    sizes = {len(p) if p.ndim else 0 for p in parameters.values()}
+    num_members = next(iter(parameters.values())).shape[:1].numel()
     for name, shape in wanted.items():
         got = tuple(parameters[name].shape)
-        if len(sizes) != 1 or sizes == {0} or got[1:] != shape:
+        if got != (num_members, *shape) or not num_members:
             raise ShapeError(
-                f"stacked parameters are (members, *shape), {name} is {got} for a "
-                f"template of {shape}, leading sizes {sorted(sizes)}; make them with "
-                "stack(modules)"
+                f"stacked parameters are (members, *shape), {name} is {got} for "
+                f"{num_members} members of {shape}; make them with stack(modules)"
             )
+    if not any(p.requires_grad for p in template.parameters()):
+        raise DomainError(
+            "a fleet trains at least one parameter of its template, got "
+            f"{len(wanted)} with requires_grad=False; set it to True where it learns"
+        )
     kinds = {(p.dtype, p.device) for p in parameters.values()}
     if len(kinds) != 1 or next(iter(kinds))[0].itemsize not in {4, 8}:
         raise ArgumentTypeError(
             "parameters of a fleet are all float32 or all float64, on one device, got "
             f"{', '.join(sorted(f'{d} on {v}' for d, v in kinds))}; convert them"
         )
-    return sizes.pop()
+    return num_members
 
 
 def read_stopping(
@@ -281,20 +282,3 @@ def read_seeds(
             f"a seed must lie in [0, 2**63), got {wrong[0]}; choose another"
         )
     return found
-
-
-def default_group_size(parameters: Mapping[str, Tensor], slots: int) -> int:
-    """Members whose parameters, gradients and state fill half a usual cache.
-
-    Args:
-        parameters: Name to (M, *shape).
-        slots: State tensors of the optimiser.
-
-    Returns:
-        All members on an accelerator, else 1 to 64.
-    """
-    first = next(iter(parameters.values()))
-    if first.device.type != "cpu":
-        return len(first)
-    num_bytes = sum(p[0].numel() * p.element_size() for p in parameters.values())
-    return max(1, min(64, GROUP_BYTES // (num_bytes * (2 + slots))))

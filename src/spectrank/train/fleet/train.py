@@ -14,6 +14,7 @@ from spectrank.train.fleet.choose import Choice, choose_route
 from spectrank.train.fleet.coefficients import PerMember
 from spectrank.train.fleet.data import Data, check_dataset, data_on
 from spectrank.train.fleet.evaluate import evaluate
+from spectrank.train.fleet.layout import default_group_size
 from spectrank.train.fleet.losses import Loss, find_loss
 from spectrank.train.fleet.optimizers import Optimizer
 from spectrank.train.fleet.outcome import fingerprint, outcome
@@ -24,7 +25,6 @@ from spectrank.train.fleet.settings import (
     Settings,
     check_members,
     check_optimizer,
-    default_group_size,
     positive,
     read_clip,
     read_factors,
@@ -172,14 +172,17 @@ def train_fleet(
     loss_.check(choice.outputs, data.all_targets())
     for held_out in judge.values():
         loss_.check(choice.outputs, held_out.targets)
-    group_size = group_size or default_group_size(parameters, len(optimizer.slots))
+    if group_size is None:
+        group_size = default_group_size(parameters, len(optimizer.slots))
+    if num_threads is None:
+        num_threads = torch.get_num_threads()
     run = FleetRun(
         parameters,
         route=choice.route,
         settings=settings,
         batches=Batches(data, settings, num_members),
         group_size=positive("group_size", group_size),
-        num_threads=positive("num_threads", num_threads or torch.get_num_threads()),
+        num_threads=positive("num_threads", num_threads),
     )
     saving = None
     if checkpoint is not None:
