@@ -280,6 +280,10 @@ def test_a_dtype_casts_what_is_floating_and_nothing_else():
     assert X.dtype == torch.float32
     # A regression target of another precision than the outputs is no error.
     first_batch((X.double(), draw(N, C)), model, gradients="loss", loss="mse")
+    probabilities = torch.softmax(draw(N, C), 1)
+    seen = first_batch((X.double(), probabilities), model, **LOSS)
+    expected = torch.softmax(seen.outputs, 1) - probabilities
+    assert torch.allclose(seen["fc"].output_gradients, expected, atol=1e-6)
 
 
 def tiny(name, **options):

@@ -68,6 +68,9 @@ def indices():
 def test_by_default_weight_layers_are_captured_and_norms_are_not():
     taps = capture(Zoo())
     assert taps.layers == ("embed", "block.0", "unused", "tied", "head")
+    # Its scale has two axes and is no weight all the same.
+    model = nn.Sequential(nn.LayerNorm((3, 4)), nn.Linear(4, 2))
+    assert capture(model).layers == ("1",)
 
 
 @pytest.mark.parametrize(
@@ -169,12 +172,16 @@ def test_torch_wrappers_are_run_as_the_module_they_wrap():
     assert torch.equal(first_batch(wrapped, x)["module.2"].outputs, expected)
     compiled = torch.compile(inner, backend="eager")
     assert torch.equal(first_batch(compiled, x)["_orig_mod.2"].outputs, expected)
-    # A graph compiled before, without hooks, would be run again without hooks.
+    # A graph compiled before, in the same modes and without hooks, would be run again
+    # without hooks.
+    inner.eval()
     part = nn.Sequential(torch.compile(inner, backend="eager"))
-    part(x)
+    with torch.no_grad():
+        part(x)
     assert torch.equal(first_batch(part, x)["0._orig_mod.2"].outputs, expected)
     inner.compile(backend="eager")
-    inner(x)
+    with torch.no_grad():
+        inner(x)
     assert torch.equal(first_batch(inner, x)["2"].outputs, expected)
     assert inner._compiled_call_impl is not None
 

@@ -113,8 +113,10 @@ def test_a_subclass_that_calls_its_projection_is_recorded_once():
 
     model = seeded(lambda: Pooled(batch_first=True))
     model.attention = Own(D, 2, batch_first=True).double()
-    batch = first_batch(model, (draw(N, T, D), labels()))
-    assert len(batch.calls("attention.out_proj")) == 1
+    x = draw(N, T, D)
+    seen = first_batch(model, (x, labels()))["attention.out_proj"]
+    assert torch.equal(seen.inputs, 2.0 * x)
+    assert close(seen.outputs, model.attention.out_proj(2.0 * x).detach())
 
 
 @pytest.mark.filterwarnings("ignore:enable_nested_tensor")
@@ -219,6 +221,30 @@ def test_a_packed_sequence_has_no_padding_and_knows_its_samples(enforce_sorted):
     z = model.head(logits.requires_grad_())
     delta = torch.autograd.grad(F.cross_entropy(z, y, reduction="sum"), logits)[0]
     assert close(seen.gradient_rows(), delta[seen.row_samples()])
+
+
+def test_a_packed_batch_and_a_mask_tell_the_number_of_samples():
+    class Masked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention, self.head = nn.MultiheadAttention(D, 2), nn.Linear(D, C)
+
+        def forward(self, x, key_padding_mask):
+            return self.head(self.attention(x, x, x, key_padding_mask)[0])
+
+    padding = torch.tensor([[False] * k + [True] * (T - k) for k in (5, 2, 1, 4)])
+    batch = {"x": draw(T, N, D), "key_padding_mask": padding}
+    seen = first_batch(seeded(Masked), batch)["head"]
+    real = [(t, n) for t in range(T) for n in range(N) if not padding[n, t]]
+    assert seen.row_samples().tolist() == [n for _, n in real]
+    rows = torch.stack([seen.outputs[t, n] for t, n in real])
+    assert torch.equal(seen.output_rows(), rows)
+    packed = pack_padded_sequence(
+        draw(N, T, D), torch.tensor([5, 4, 2, 1]), batch_first=True
+    )
+    seen = first_batch(seeded(lambda: nn.LSTM(D, 6)), packed, "")[""]
+    assert seen.num_samples == N
+    assert torch.bincount(seen.row_samples()).tolist() == [5, 4, 2, 1]
 
 
 def test_the_last_state_of_a_recurrence_is_not_followed_and_that_is_said():
