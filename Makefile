@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 # other down several times.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
-.PHONY: demo test venv bench check clean
+.PHONY: demo test claims venv bench check clean
 
 $(VENV)/torch: constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -35,6 +35,9 @@ check: $(VENV)/dev
 
 test: check
 	$(ONE_THREAD) $(BIN)/python -m pytest -n 2
+
+claims: $(VENV)/dev
+	$(BIN)/spectrank reproduce georgiev2021stable --quick --strict --html claims.html
 
 bench: $(VENV)/dev
 	$(BIN)/python benchmarks/run.py

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from spectrank.report import write_html as write_html
     from spectrank.scanning import scan as scan
     from spectrank.table import Table as Table
+    from spectrank.train import Tracker as Tracker
 
 _MODULES = frozenset(
     [
@@ -64,6 +65,7 @@ _NAMES = {
     "write_html": "report",
     "scan": "scanning",
     "Table": "table",
+    "Tracker": "train",
 }
 
 __all__ = [

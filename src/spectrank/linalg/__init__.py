@@ -1,5 +1,16 @@
-"""Tensors in, tensors out: spectra with an error, Krylov enclosures, Gram matrices."""
+"""Tensors in, tensors out.
 
+Spectra with an error, random matrices with a prescribed one, and, in ``moments``,
+statistics of rows that pass by in batches.
+"""
+
+from spectrank.linalg.ensembles import SPECTRA as SPECTRA
+from spectrank.linalg.ensembles import Ensemble as Ensemble
+from spectrank.linalg.ensembles import SpectralMoments as SpectralMoments
+from spectrank.linalg.ensembles import conv_kernel as conv_kernel
+from spectrank.linalg.ensembles import ensemble as ensemble
+from spectrank.linalg.haar import haar as haar
+from spectrank.linalg.haar import haar_moments as haar_moments
 from spectrank.linalg.measure import (
     DEFAULT_FAILURE_PROBABILITY as DEFAULT_FAILURE_PROBABILITY,
 )
