@@ -86,8 +86,6 @@ def _summed(loss: Loss, outputs: Any, targets: Any) -> Tensor:
         )
     # A loss in half precision would round every gradient to 3 or 4 digits.
     values = values.float() if values.dtype in _HALF else values
-    if targets.is_floating_point():
-        targets = targets.to(values.dtype)
     return loss.sum_loss(values, targets)
 
 
