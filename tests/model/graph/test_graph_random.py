@@ -103,7 +103,7 @@ def found_links(found: Graph) -> set[tuple[str, str, tuple[str, ...]]]:
 
 
 @given(plans())
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=25, deadline=None, derandomize=True)
 def test_links_of_a_random_net_are_those_of_its_plan(
     made: tuple[list[Step], int],
 ) -> None:

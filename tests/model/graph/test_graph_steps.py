@@ -124,6 +124,7 @@ NUMBERS: dict[str, tuple[Callable[..., Tensor], list[str]]] = {
     "every other": (lambda m, x: x[:, 1::2], ["slice"]),
     "narrow": (lambda m, x: x.narrow(1, 1, 2), ["slice"]),
     "moved": (lambda m, x: x[None].movedim(0, 2), ["reshape", "permute"]),
+    "matrix transposed": (lambda m, x: x[None].mT, ["reshape", "permute"]),
     "swapped": (lambda m, x: x.swapaxes(0, 1), ["permute"]),
     "reversed axes": (lambda m, x: x[None].permute(2, 1, 0), ["reshape", "permute"]),
     "stacked": (lambda m, x: torch.stack([x, x.relu()], 1), ["relu", "stack"]),
@@ -150,6 +151,19 @@ def test_a_view_of_all_is_the_value_itself() -> None:
         return again
 
     assert ops(graph(Does(forward), torch.randn(3, 4))) == ["tanh", "relu"]
+
+
+def test_parameters_that_lie_in_one_block_of_memory_are_apart(rerun: Any) -> None:
+    block = torch.randn(24)
+    model = Does(lambda m, x: x @ m.a.T @ m.b.T)
+    model.a = nn.Parameter(block[:12].view(3, 4))
+    model.b = nn.Parameter(block[12:].view(4, 3))
+    found = same(rerun, model, torch.randn(2, 4))
+    assert [node.matrices[0] for node in found.layers] == [
+        MatrixView("a", "linear", (3, 4)),
+        MatrixView("b", "linear", (4, 3)),
+    ]
+    assert found.tied == {}
 
 
 def test_some_columns_of_a_weight_are_no_rows_of_it() -> None:

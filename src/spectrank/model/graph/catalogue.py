@@ -9,8 +9,7 @@ from __future__ import annotations
 SAME = frozenset(
     """
     alias clone contiguous lift lift_fresh lift_fresh_copy positive view_as
-    resolve_conj resolve_neg requires_grad ones_like_backward
-    _assert_tensor_metadata sym_constrain_range_for_size
+    resolve_conj resolve_neg requires_grad
     """.split()  # noqa: SIM905
 )
 CASTS = frozenset(["to", "_to_copy", "type_as"])
@@ -72,26 +71,15 @@ LINEAR_POOLS = frozenset(
     """.split()  # noqa: SIM905
 )
 NORMS = frozenset(
-    """
-    batch_norm instance_norm layer_norm group_norm rms_norm local_response_norm
-    native_layer_norm native_group_norm native_batch_norm
-    """.split()  # noqa: SIM905
+    ["batch_norm", "instance_norm", "layer_norm", "group_norm", "rms_norm"]
 )
 SOFTMAXES = frozenset(["softmax", "log_softmax"])
-MATMULS = frozenset(["matmul", "mm", "bmm", "mv", "dot", "inner", "linear", "einsum"])
 # Results that hold nothing of the input but its shape, dtype and device.
 FACTORIES = frozenset(
     """
     arange zeros ones full empty eye linspace scalar_tensor zeros_like ones_like
     full_like empty_like new_zeros new_ones new_full new_empty rand randn randint
     randperm rand_like randn_like tril_indices triu_indices
-    """.split()  # noqa: SIM905
-)
-LAYERS = frozenset(
-    """
-    addmm addmv baddbmm addbmm conv1d conv2d conv3d convolution conv_transpose1d
-    conv_transpose2d conv_transpose3d embedding embedding_bag lstm gru rnn_tanh
-    rnn_relu lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell bilinear
     """.split()  # noqa: SIM905
 )
 # Elementwise maps that are linear and act on every entry alike.

@@ -50,7 +50,7 @@ class Reader:
         self.origins: dict[str, Origin] = {}
         self._values: dict[fx.Node, Value] = {}
         self._viewers: dict[int, list[fx.Node]] = {}
-        self._parameters: dict[int, str] = {}
+        self._memory: dict[str, int] = {}
         self._count = 0
 
     def emit(
@@ -240,7 +240,7 @@ class Reader:
             held = {"value": name}
             return self.emit("constant", "parameter", name=name, parameters=held)
         full = Layout.of(result)
-        self._parameters[storage] = name
+        self._memory[name] = storage
         return Learned(name, full, full)
 
     def shown(self, call: Call) -> Value:
@@ -262,7 +262,7 @@ class Reader:
         views = [
             Learned(before.name, before.full, Layout.of(item))
             for item in (results or [call.result])
-            if self._parameters.get(storage_of(item) or 0) == before.name
+            if storage_of(item) == self._memory[before.name]
         ]
         if results is not None:
             return views if len(views) == len(results) else None
