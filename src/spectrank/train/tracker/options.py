@@ -29,10 +29,10 @@ def make_pace(
     rtol: float,
     failure_probability: float,
     refresh: int,
-    num_products: int | None,
+    num_products: int,
     seed: int,
 ) -> Pace:
-    """Check the numbers and choose the number of products where none is given.
+    """Check the numbers.
 
     Args:
         every: Steps between two ticks.
@@ -40,7 +40,7 @@ def make_pace(
         rtol: Relative width of full enclosures.
         failure_probability: Of each of them.
         refresh: Steps between two of one matrix.
-        num_products: Half steps of power iteration a tick; None for the default.
+        num_products: Half steps of power iteration a tick.
         seed: Of the random vectors.
 
     Returns:
@@ -49,10 +49,12 @@ def make_pace(
     Raises:
         ArgumentTypeError: If the seed is no whole number.
     """
-    counts = {"every": every, "spectrum_every": spectrum_every, "refresh": refresh}
-    if num_products is not None:
-        counts["num_products"] = num_products
-    for name, count in counts.items():
+    for name, count in (
+        ("every", every),
+        ("spectrum_every", spectrum_every),
+        ("refresh", refresh),
+        ("num_products", num_products),
+    ):
         check_count(name, count)
     for name, share in (("rtol", rtol), ("failure_probability", failure_probability)):
         _check_share(name, share)
@@ -60,9 +62,7 @@ def make_pace(
         raise ArgumentTypeError(
             f"seed is a whole number, got {seed!r}; any integer will do"
         )
-    # The longer the matrix moved, the more the vector has to catch up.
-    products = min(1 + every // 10, 4) if num_products is None else num_products
-    return Pace(rtol, failure_probability, refresh, products, seed)
+    return Pace(rtol, failure_probability, refresh, num_products, seed)
 
 
 def weights_of(

@@ -178,6 +178,11 @@ class WarmStart:
         anchor = _scaled(self._anchor, self._exponent, a.dtype)
         return torch.sub(a, anchor, out=buffer)
 
+    def look(self, k: int) -> Tick:
+        """Return one tick at once; waits for the device."""
+        assert self._record is not None
+        return Tick(*self._record[k].tolist())
+
     def read(self, num_ticks: int) -> list[Tick]:
         """Return the ticks since the last call; one copy from the device.
 
