@@ -57,6 +57,9 @@ def _norm(node: Node, x: list[Tensor], p: Mapping[str, Tensor], state: Any) -> T
     if node.op == "batch_norm":
         running = [state.get(f"{node.name}.running_{s}") for s in ("mean", "var")]
         return F.batch_norm(x[0], *[r.clone() for r in running], weight, bias, **facts)
+    if node.op == "instance_norm":
+        assert facts["training"] is True
+        return F.instance_norm(x[0], None, None, weight, bias, eps=facts["eps"])
     if node.op == "group_norm":
         return F.group_norm(x[0], facts["num_groups"], weight, bias, facts["eps"])
     if node.op == "rms_norm":

@@ -271,6 +271,31 @@ def test_a_norm_by_hand_is_a_norm(name: str, rerun: Any) -> None:
     assert norm.attributes == {"normalized_shape": [5], "eps": 1e-6}
 
 
+def test_norms_of_torch(rerun: Any) -> None:
+    model = nn.Sequential(
+        nn.InstanceNorm1d(4, eps=1e-3, affine=True),
+        nn.GroupNorm(2, 4, eps=1e-2),
+        nn.LayerNorm([4, 6], elementwise_affine=False),
+        nn.RMSNorm(6),
+    )
+    found = same(rerun, model, torch.randn(3, 4, 6))
+    facts = [(n.op, dict(n.attributes), dict(n.parameters)) for n in found.nodes[1:-1]]
+    assert facts == [
+        (
+            "instance_norm",
+            {"training": True, "eps": 1e-3},
+            {"weight": "0.weight", "bias": "0.bias"},
+        ),
+        (
+            "group_norm",
+            {"num_groups": 2, "eps": 1e-2},
+            {"weight": "1.weight", "bias": "1.bias"},
+        ),
+        ("layer_norm", {"normalized_shape": [4, 6], "eps": 1e-5}, {}),
+        ("rms_norm", {"normalized_shape": [6]}, {"weight": "3.weight"}),
+    ]
+
+
 NOT_NORMS: dict[str, Callable[[Any, Tensor], Tensor]] = {
     "wrong axis": lambda m, x: x * torch.rsqrt(x.pow(2).mean(1, True) + 1e-6),
     "sum": lambda m, x: x * torch.rsqrt(x.pow(2).sum(-1, True) + 1e-6),
