@@ -125,20 +125,25 @@ def test_between_covariances_are_those_of_their_names():
     assert not torch.allclose(papyan, zhu, rtol=0.05, atol=0.0)
 
 
-def test_class_means_that_differ_by_less_than_they_round_to_stay_apart():
-    # Collapsed features of one point: class means 1 + c 2^-45, seen to all digits.
-    labels = torch.arange(3).repeat(20)
-    k = torch.tensor([0.0, 1.0, 5.0], dtype=torch.float64)
-    noise = torch.tensor([-1.0, 1.0], dtype=torch.float64).repeat_interleave(30)
-    rows = 1.0 + ((8 * k[labels] + noise) * 2.0**-48)[:, None]
-    summary = accumulate(rows, labels, 3).compute()
-    centred = summary.centred_means() * 2.0**45
-    assert torch.allclose(centred[:, 0], k - 2.0, rtol=1e-14, atol=0.0)
-    between = float(summary.between_variance())
-    assert between == pytest.approx((4 + 1 + 9) / 3 * 2.0**-90, rel=1e-13, abs=0)
-    assert summary.wcv.value == pytest.approx(2.0**-96, rel=1e-13, abs=0)
-    want = 2.0**-96 / (2.0**-96 + 14 / 3 * 2.0**-90)
+def test_class_means_that_differ_by_less_than_a_spacing_stay_apart():
+    # Collapsed on one point but for single spacings: of 30 rows of class c, c are
+    # 1 + 2^-52 and the others 1, so no mean but class 0's is a float at all.
+    labels = torch.arange(4).repeat_interleave(30)
+    high = torch.arange(30).repeat(4) >= 30 - labels
+    rows = (1.0 + high.double() * 2.0**-52)[:, None]
+    summary = accumulate(rows, labels, 4).compute()
+    c = torch.arange(4).double()
+    spacings = summary.centred_means()[:, 0] * 2.0**52
+    assert torch.allclose(spacings, (c - 1.5) / 30, rtol=1e-14, atol=0.0)
+    between = 2.0**-104 * float(((c - 1.5) / 30).square().mean())
+    within = 2.0**-104 * float((c / 30 * (1 - c / 30)).mean())
+    got = summary.between_variance()
+    assert float(got) == pytest.approx(between, rel=1e-13, abs=0)
+    assert summary.wcv.value == pytest.approx(within, rel=1e-13, abs=0)
+    want = within / (within + between)
     assert summary.rtcv.value == pytest.approx(want, rel=1e-13, abs=0)
+    # A false friend: the means themselves are equal, all of them.
+    assert torch.equal(summary.means, torch.ones(4, 1, dtype=torch.float64))
 
 
 @given(
@@ -168,6 +173,21 @@ def test_wcv_and_rtcv_are_enclosed(num_classes, num_rows, batch, exponent, seed)
     else:
         assert 0.0 <= rtcv.lower <= rtcv.upper <= 1.0
         assert rtcv.lower * (1 - 1e-15) <= truth / total <= rtcv.upper * (1 + 1e-15)
+
+
+def test_the_stated_error_of_wcv_is_needed_and_enough():
+    # First rows far out, many rows: errors of several spacings.
+    beyond = 0
+    for seed in range(10):
+        rows, labels = mixture(500, 2, 1, spread=1e-3, offset=1.0, seed=seed)
+        rows[:2] *= 1e3
+        labels[:2] = torch.tensor([0, 1])
+        truth = float(exact_within(rows, rows, labels, 2).sum()) / 500
+        wcv = accumulate(rows, labels, 2).compute().wcv
+        beyond += abs(wcv.value - truth) > 4e-16 * truth
+        assert wcv.lower <= truth <= wcv.upper
+        assert 1e-15 < wcv.relative_width < 1e-13
+    assert beyond > 0
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])

@@ -143,6 +143,19 @@ def test_a_pair_with_one_broken_side_is_left_out_as_a_pair(side):
         assert torch.isnan(got.traces[1])
 
 
+@pytest.mark.parametrize("side", [0, 1])
+def test_a_side_whose_squares_underflow_is_degenerate_not_zero(side):
+    sides = list(pairs(40, 2, 2, 3))
+    sides[side] = sides[side] * 1e-165
+    summary = accumulate(*sides, 2).compute()
+    tiny, other = (summary.outputs, summary.inputs)[:: 1 if side == 0 else -1]
+    assert tiny.status == "degenerate"
+    assert "power of two" in tiny.reason
+    assert math.isnan(tiny.wcv.value)
+    assert other.status == "ok"
+    assert summary.status == "degenerate"
+
+
 def test_a_missing_class_and_no_pair_at_all():
     delta, z, labels = pairs(40, 2, 2, 3)
     want = accumulate(delta, z, labels, 2).compute()

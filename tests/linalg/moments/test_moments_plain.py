@@ -96,6 +96,18 @@ def test_many_rows_of_a_known_scatter_leave_no_trace_of_their_number():
     assert torch.equal(summary.mean, torch.ones(260, dtype=torch.float64))
 
 
+@pytest.mark.parametrize("scatter", ["full", "diagonal", "trace"])
+def test_equal_rows_of_any_number_do_not_add_up_their_rounding(scatter):
+    # Each adds the same digits: a running total of 400,000 drifts by 1e-12.
+    pair = torch.tensor([[1.0 + 0.7e-3], [1.0 - 0.9e-3]], dtype=torch.float64)
+    moments = Moments(1, scatter=scatter)
+    for _ in range(4):
+        moments.update(pair.repeat(50_000, 1))
+    want = 200_000 * float(exact_scatter(pair))
+    got = float(moments.compute().scatter)
+    assert got == pytest.approx(want, rel=1e-13, abs=0)
+
+
 @pytest.mark.parametrize("distance", [1.0, 1e3, 1e9])
 def test_a_first_row_far_from_all_others_costs_no_digit(distance):
     # The pivot lies where no other row does.
@@ -135,9 +147,24 @@ def test_rows_too_far_apart_to_be_squared_are_nonfinite_not_wrong(size):
     summary = accumulate(rows_around(0.0, 1.0, num_rows=20) / SCALES * size).compute()
     assert summary.status == "nonfinite"
     assert summary.num_nonfinite > 0
-    assert "3e+150" in summary.reason
+    assert "5e+151" in summary.reason
     assert torch.isnan(summary.scatter).all()
     assert torch.isnan(summary.mean).all()
+
+
+@pytest.mark.parametrize("scatter", ["full", "diagonal", "trace"])
+def test_sums_of_squares_that_overflow_say_so(scatter):
+    # Each square is 2^1006, 2^18 of them are too many.
+    pair = torch.tensor([[0.0], [2.0**503]], dtype=torch.float64)
+    moments = Moments(1, scatter=scatter)
+    moments.update(pair.repeat(1000, 1))
+    assert moments.compute().status == "ok"
+    for _ in range(10):
+        moments.merge(moments)
+    summary = moments.compute()
+    assert summary.num_nonfinite == 0
+    assert summary.status == "nonfinite"
+    assert "power of two" in summary.reason
 
 
 def test_large_rows_that_lie_close_together_are_served():

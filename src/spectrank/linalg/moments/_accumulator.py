@@ -32,7 +32,7 @@ class Accumulator(ABC):
     def __init__(
         self,
         num_classes: int,
-        dim: int,
+        widths: tuple[int, ...],
         sums: Mapping[str, Sum],
         device: torch.device,
     ) -> None:
@@ -40,12 +40,13 @@ class Accumulator(ABC):
 
         Args:
             num_classes: K, at least 1.
-            dim: Number of columns of all blocks together.
+            widths: Number of columns of each block of a row.
             sums: What is summed over the rows of the increments.
             device: Where all of it lives.
         """
-        self._centres = Centres(num_classes, dim, device)
+        self._centres = Centres(num_classes, widths, device)
         self._sums = dict(sums)
+        dim = self._centres.dim
         size = tile_rows(dim, device)
         self._rows = torch.empty(size, dim, dtype=torch.float64, device=device)
         self._labels = torch.empty(size, dtype=torch.int64, device=device)

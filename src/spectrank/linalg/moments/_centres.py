@@ -3,8 +3,9 @@ r"""Counts and means of classes, and the rows by which their scatters grow.
 Each class keeps its first sample, the *pivot* p, and its mean as p + m. Rows enter as
 y = x - p. Two floats within a factor of two of each other are subtracted exactly
 (Sterbenz), so the part of x that all samples share costs no digit, however small the
-spread: Welford's update on x itself errs by 1e-6 at relative spread 1e-12, this one by
-1e-15. And since p is a sample, it never lies farther out than the scatter shows.
+spread. At relative spread 1e-12, 3000 rows, the scatter errs by 3e-5 with Welford's
+update on x itself, 5e-6 with Chan's, 5e-9 in two passes, 7e-16 here. And since p is a
+sample, it never lies farther out than the scatter shows.
 
 A batch with b rows of a class, mean ybar, meets n rows before it (Chan's update):
 
@@ -17,7 +18,7 @@ two blocks of columns) is summed from them alone, positive semidefinite by const
 
     N  rows handed in       d  columns
     K  classes              P  classes present in a batch
-    R  rows of an increment
+    R  rows of an increment B  blocks of columns, the sides of a pair
 
 Source (stated): Sterbenz (1974), Floating-point computation, theorem 4.3.1; Chan,
 Golub & LeVeque (1983), Algorithms for computing the sample variance, eq. 2.1.
@@ -34,8 +35,8 @@ from torch import Tensor
 from spectrank.linalg.moments._rows import tiles
 from spectrank.linalg.shapes import Float64, Shaped
 
-# Beyond it the square of a deviation, summed over a million rows, overflows.
-LARGEST = 2.0**500
+# Beyond it the square of a deviation, summed over ten thousand rows, overflows.
+LARGEST = 2.0**504
 # Below it the square of a deviation is subnormal and loses digits.
 SMALLEST = 2.0**-510
 
@@ -110,18 +111,29 @@ class Centres:
     Attributes:
         counts: (K,) int64 number of rows taken in.
         num_nonfinite: (K,) int64 number of rows left out.
-        largest: (K,) largest absolute deviation from a pivot.
+        largest: (K, B) largest absolute deviation from a pivot in each block.
         pivots: (K, d) first row of each class.
         offsets: (K, d) mean less pivot.
     """
 
-    def __init__(self, num_classes: int, dim: int, device: torch.device) -> None:
-        """Start with no rows."""
+    def __init__(
+        self, num_classes: int, widths: tuple[int, ...], device: torch.device
+    ) -> None:
+        """Start with no rows.
+
+        Args:
+            num_classes: K.
+            widths: Number of columns of each block.
+            device: Where all of it lives.
+        """
         float64 = torch.float64
+        self._widths = widths
+        shape = (num_classes, sum(widths))
         self.counts = torch.zeros(num_classes, dtype=torch.int64, device=device)
         self.num_nonfinite = torch.zeros_like(self.counts)
-        self.largest = torch.zeros(num_classes, dtype=float64, device=device)
-        self.pivots = torch.zeros(num_classes, dim, dtype=float64, device=device)
+        shape_largest = (num_classes, len(widths))
+        self.largest = torch.zeros(shape_largest, dtype=float64, device=device)
+        self.pivots = torch.zeros(shape, dtype=float64, device=device)
         self.offsets = torch.zeros_like(self.pivots)
 
     @property
@@ -155,13 +167,13 @@ class Centres:
         y, delta = rows[: len(x)], rows[len(x) :]
         torch.index_select(pivots, 0, groups.inverse, out=y)
         torch.sub(x, y, out=y)
-        reach = torch.maximum(y.amax(1), y.amin(1).neg_())
+        reach = self._reach(y)
         # NaN is not <= anything.
         if not bool((reach <= LARGEST).all()):
             return self._absorb_without_nonfinite(x, labels, reach)
         if any_new:
             self.pivots[groups.present] = pivots
-        self.largest.scatter_reduce_(0, labels, reach, "amax")
+        self._extend(labels, reach)
         means = groups.means(y)
         y.sub_(means.index_select(0, groups.inverse))
         delta.copy_(self._move(groups.present, means, n, groups.sizes))
@@ -195,9 +207,8 @@ class Centres:
             # The other's mean, seen from this pivot.
             means = (high + other.offsets[classes]) + low
             delta = self._move(classes, means, n[both], b[both])
-            reach = delta.abs().amax(1) if len(both) else delta.new_zeros(0)
             self.largest[tile] = torch.maximum(self.largest[tile], other.largest[tile])
-            self.largest.scatter_reduce_(0, classes, reach, "amax")
+            self._extend(classes, self._reach(delta))
             self.counts[tile] += b
             self.num_nonfinite[tile] += other.num_nonfinite[tile].clone()
             each = torch.arange(len(classes), device=classes.device)
@@ -229,6 +240,17 @@ class Centres:
         self.offsets.index_add_(0, classes, delta * (b / total)[:, None])
         return delta.mul_((n * (b / total)).sqrt_()[:, None])
 
+    def _reach(self, rows: Tensor) -> Tensor:
+        """(R, B) largest absolute entry of each row in each block."""
+        parts = torch.split(rows, list(self._widths), dim=1)
+        reaches = [torch.maximum(p.amax(1), p.amin(1).neg_()) for p in parts]
+        return torch.stack(reaches, 1)
+
+    def _extend(self, classes: Tensor, reach: Tensor) -> None:
+        """Raise ``largest`` of these classes, given with repetition."""
+        index = classes[:, None].expand_as(reach)
+        self.largest.scatter_reduce_(0, index, reach, "amax")
+
     def _absorb_without_nonfinite(
         self, x: Tensor, labels: Tensor, reach: Tensor
     ) -> tuple[Increment, ...]:
@@ -236,7 +258,7 @@ class Centres:
         kept = torch.isfinite(x).all(1)
         if bool(kept.all()):
             # A pivot that is finite stays: its own deviation is zero.
-            kept = reach <= LARGEST
+            kept = (reach <= LARGEST).all(1)
         dropped = labels[~kept]
         self.num_nonfinite.index_add_(0, dropped, torch.ones_like(dropped))
         return self.absorb(x[kept], labels[kept])

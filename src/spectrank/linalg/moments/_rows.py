@@ -15,7 +15,7 @@ from spectrank.errors import ArgumentTypeError, DomainError, ShapeError
 _CPU_TILE_BYTES = 4 << 20
 _DEVICE_TILE_BYTES = 32 << 20
 # A column of more rows would be summed with an error that grows with its length.
-_MAX_TILE_ROWS = 4096
+_MAX_TILE_ROWS = 1024
 
 
 def tile_rows(dim: int, device: torch.device) -> int:

@@ -34,14 +34,14 @@ class ClassSummary:
     Attributes:
         counts: (K,) int64 number of rows of each class.
         num_nonfinite: (K,) int64 number of rows left out because an entry was not
-            finite (or farther than 3e150 from the class's first row).
+            finite (or farther than 5e151 from the class's first row).
         origin: (d,) a row of the first class that has any.
         shifts: (K, d) class means less ``origin``, accurate to their own size even
             where the means themselves differ by less than a spacing; NaN for a class
             without rows.
         traces: (K,) :math:`\sum_i \|x_i - \bar x_c\|^2`; 0 for a class of one row or
             of none.
-        largest: (K,) largest deviation met, between 3e-154 and 3e150 where squares
+        largest: (K,) largest deviation met, between 3e-154 and 5e151 where squares
             are safe.
         kind: What of the scatter was kept.
         scatter: Sum over all classes of the within-class scatter, (d, d) for ``full``,
@@ -110,7 +110,12 @@ class ClassSummary:
                 "count classes from zero"
             )
         one = slice(label, label + 1)
-        return verdict(self.counts[one], self.num_nonfinite[one], self.largest[one])
+        return verdict(
+            self.counts[one],
+            self.num_nonfinite[one],
+            self.largest[one],
+            self.traces[one],
+        )
 
     @property
     def wcv(self) -> Value:
@@ -270,7 +275,7 @@ class ClassSummary:
 
     @property
     def _verdict(self) -> tuple[Status, str | None]:
-        return verdict(self.counts, self.num_nonfinite, self.largest)
+        return verdict(self.counts, self.num_nonfinite, self.largest, self.traces)
 
     def _value(self, value: float) -> Value:
         return trusted(value, self.num_samples, self._verdict)

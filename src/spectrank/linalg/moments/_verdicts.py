@@ -25,13 +25,16 @@ def unusable(num_nonfinite: Tensor, largest: Tensor) -> Tensor:
     return (num_nonfinite > 0) | ~(largest <= LARGEST)
 
 
-def verdict(counts: Tensor, num_nonfinite: Tensor, largest: Tensor) -> Verdict:
+def verdict(
+    counts: Tensor, num_nonfinite: Tensor, largest: Tensor, sums: Tensor
+) -> Verdict:
     """Return the status of sums over these classes, and why where it is not ok.
 
     Args:
         counts: Number of rows of each class.
         num_nonfinite: Number of rows left out of each.
         largest: Largest deviation met in each.
+        sums: Sums of squares of their deviations, of any shape.
 
     Returns:
         Status and reason.
@@ -44,6 +47,10 @@ def verdict(counts: Tensor, num_nonfinite: Tensor, largest: Tensor) -> Verdict:
     if bool(unusable(num_nonfinite, largest).any()):
         return "nonfinite", (
             f"rows of one class lie farther apart than {LARGEST:.1g}: squares overflow"
+        )
+    if not bool(torch.isfinite(sums).all()):
+        return "nonfinite", (
+            "sums of squares overflow; multiply the rows by a power of two below one"
         )
     if not int(counts.sum()):
         return "degenerate", "no rows"

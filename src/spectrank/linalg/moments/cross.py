@@ -182,7 +182,7 @@ class CrossMoments(Accumulator):
                     sums[name] = Products(
                         columns, columns, precision=precision, device=where
                     )
-            super().__init__(classes, m + n, sums, where)
+            super().__init__(classes, (m, n), sums, where)
 
     def update(
         self, out_rows: Tensor, in_rows: Tensor, labels: Tensor | None = None
@@ -231,17 +231,18 @@ class CrossMoments(Accumulator):
             summarise(
                 centres,
                 columns,
+                block,
                 self._sum(f"traces_{name}"),
                 self._sum(f"scatter_{name}") if side == "full" else None,
                 kind=side,
                 precision=self._precision,
             )
-            for name, columns, side in zip(
-                ("out", "in"), (self._out, self._in), self._sides, strict=True
+            for block, (name, columns, side) in enumerate(
+                zip(("out", "in"), (self._out, self._in), self._sides, strict=True)
             )
         )
         within = self._sum("within")
-        if inputs.status == "nonfinite":
+        if "nonfinite" in {inputs.status, outputs.status}:
             within.fill_(torch.nan)
         return CrossSummary(outputs, inputs, within)
 

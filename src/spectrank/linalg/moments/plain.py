@@ -39,7 +39,7 @@ class MomentSummary:
     Attributes:
         count: Number of rows taken in, N.
         num_nonfinite: Number of rows left out because an entry was not finite (or
-            farther than 3e150 from the first row).
+            farther than 5e151 from the first row).
         mean: (d,) mean; NaN without rows or where some were not finite.
         scatter: :math:`\sum_i (x_i-\bar x)(x_i-\bar x)^T`, (d, d), its diagonal (d,)
             or its trace (); 0 for a single row.
@@ -76,7 +76,7 @@ class Moments(Accumulator):
     r"""Count, mean and scatter of rows, in one pass.
 
     Keeps two (d,) float64 tensors and the scatter: full (d, d), its diagonal (d,) or
-    its trace. Exact for deviations between 3e-154 and 3e150; outside, a status says
+    its trace. Exact for deviations between 3e-154 and 5e151; outside, a status says
     so. See `ClassMoments` for what it withstands.
 
     Example:
@@ -120,7 +120,7 @@ class Moments(Accumulator):
                 total = Diagonal(columns, device=where)
             else:
                 total = Traces(1, columns, device=where)
-            super().__init__(1, dim, {"scatter": total}, where)
+            super().__init__(1, (dim,), {"scatter": total}, where)
 
     def update(self, rows: Tensor) -> None:
         """Take in a batch.
@@ -140,10 +140,13 @@ class Moments(Accumulator):
     def compute(self) -> MomentSummary:
         """Return the statistics of all rows so far; later rows do not change it."""
         centres = self._settled()
-        lost = unusable(centres.num_nonfinite, centres.largest)
-        status, reason = verdict(centres.counts, centres.num_nonfinite, centres.largest)
-        mean = centres.pivots + centres.offsets
+        largest = centres.largest[:, 0]
+        lost = unusable(centres.num_nonfinite, largest)
         scatter = self._sum("scatter")
+        status, reason = verdict(
+            centres.counts, centres.num_nonfinite, largest, scatter
+        )
+        mean = centres.pivots + centres.offsets
         scatter = with_nan(scatter, lost.expand(len(scatter)))
         count = int(centres.counts)
         return MomentSummary(
