@@ -6,16 +6,18 @@ import re
 from collections import Counter
 
 import networkx as nx
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import isotonic_regression
 
 from spectrank.report import _flow as flow_module
 from spectrank.report import _wiring as wiring_module
 from spectrank.report import render_html
 from spectrank.report._flow import flow
 from spectrank.report._graph import read_graph, without_cycles
-from spectrank.report._layout import ranks
+from spectrank.report._layout import ranks, spread
 from spectrank.report._routes import draw
 
 EVIL = "</script><img src=x onerror=alert(1)>"
@@ -62,6 +64,8 @@ def _residual(num_blocks, *, norm_first):
 
 def _languages(net, graph):
     """(source, steps, target) of every way from node to node through the drawing."""
+    pairs = [(arrow.tail, arrow.head) for arrow in net.arrows]
+    assert nx.is_directed_acyclic_graph(nx.DiGraph(pairs))
     heads = {}
     for arrow in net.arrows:
         heads.setdefault(arrow.tail, []).append(arrow.head)
@@ -165,6 +169,9 @@ def test_ids_of_steps_are_used_where_they_are_given_and_dropped_where_they_lie()
         del link["path"]
     once = flow(read_graph(_graph(nodes, links)))
     assert sum(v.steps == ("relu",) for v in once.vertices) == 1
+    # A path that does not fit its steps is none.
+    links[0]["path"] = ["p1", "p2"]
+    assert flow(read_graph(_graph(nodes, links))) == once
     crossed = [
         _link("a", "t", "relu", "sum") | {"path": ["p", "q"]},
         _link("b", "t", "sum", "relu") | {"path": ["q", "p"]},
@@ -192,11 +199,12 @@ def test_links_of_too_many_steps_are_drawn_without_them(monkeypatch):
 def _random_arrows(seed):
     rng = random.Random(seed)
     num = rng.randint(1, 30)
-    chance = rng.choice([0.05, 0.15, 0.4])
+    # Without a chain many stand beside each other.
+    chain, chance = seed % 2 == 0, rng.choice([0.05, 0.15, 0.4])
     return num, [
         (a, b)
         for a, b in itertools.combinations(range(num), 2)
-        if b == a + 1 or rng.random() < chance
+        if (chain and b == a + 1) or rng.random() < chance
     ]
 
 
@@ -345,6 +353,30 @@ def test_a_chain_is_a_straight_line_and_a_skip_an_arc_beside_it():
     # Without a joint it comes from above, like any other.
     plain = draw(sizes, arrows).routes[-1]
     assert plain.end[1] == draw(sizes, arrows).boxes[3].y
+
+
+def test_a_chain_stays_straight_where_a_branch_pushes_it_aside():
+    chain = [(k, k + 1) for k in range(9)]
+    arrows = [*chain, (4, 10), (10, 11)]
+    boxes = draw([(170.0, 46.0)] * 12, arrows).boxes
+    for part in (range(5), range(5, 10), (10, 11)):
+        centres = [boxes[at].x for at in part]
+        assert max(centres) - min(centres) < 0.01
+    assert boxes[10].x != boxes[5].x
+
+
+POSITIONS = st.lists(st.tuples(st.floats(-900, 900), st.floats(20, 300)), min_size=1)
+
+
+@given(POSITIONS)
+@settings(max_examples=150, deadline=None)
+def test_boxes_of_a_rank_stand_as_near_as_can_be_to_where_they_are_wanted(found):
+    wanted, widths = map(list, zip(*found, strict=True))
+    gaps = [(a + b) / 2 + 22.0 for a, b in itertools.pairwise(widths)]
+    offsets = np.concatenate([[0.0], np.cumsum(gaps)])
+    # Another library's isotonic regression on the positions less the room before.
+    oracle = isotonic_regression(np.array(wanted) - offsets).x + offsets
+    assert spread(wanted, widths) == pytest.approx(oracle.tolist(), abs=1e-6)
 
 
 @given(st.lists(st.tuples(st.integers(0, 7), st.integers(0, 7)), max_size=20))

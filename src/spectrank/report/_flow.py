@@ -144,11 +144,13 @@ class _Net:
 
     def merge_chains(self) -> None:
         """One pill for steps in a row; none for steps that only move entries."""
-        single = [
-            key for key, into in self.into.items() if self.steps[key] and len(into) == 1
-        ]
-        pills = set(single)
-        for key in single:
+        # What has several arrows into it is a joint, also after some were merged.
+        pills = {
+            key: None
+            for key, into in self.into.items()
+            if self.steps[key] and len(into) == 1
+        }
+        for key in pills:
             (tail,) = self.into[key]
             notes = self.out[tail][key]
             if self.steps[key][0] in QUIET:
@@ -157,9 +159,6 @@ class _Net:
             elif tail in pills and len(self.out[tail]) == 1:
                 self.steps[tail] += notes.steps + self.steps[key]
                 self.pass_by(key, Notes(reasons=notes.reasons))
-            else:
-                continue
-            pills.discard(key)
 
     def arrows(self) -> list[tuple[Hashable, Hashable]]:
         """All pairs that are joined."""

@@ -87,8 +87,17 @@ def ranks(num_vertices: int, arrows: Sequence[tuple[int, int]]) -> list[int]:
     return found
 
 
-def _spread(wanted: Sequence[float], widths: Sequence[float]) -> list[float]:
-    """Centres in the given order, apart by the widths, nearest to those wanted."""
+def spread(wanted: Sequence[float], widths: Sequence[float]) -> list[float]:
+    """Puts boxes beside each other as near as can be to where they are wanted.
+
+    Args:
+        wanted: Centre wanted for each box, in their order.
+        widths: Width of each box.
+
+    Returns:
+        Centres in that order, apart by the widths and a gap, with the least sum of
+        squared distances to those wanted.
+    """
     # Least squares under order constraints: pool adjacent violators.
     offsets = [0.0]
     for left, right in pairwise(widths):
@@ -138,7 +147,7 @@ def centres(
         }
         if sort:
             row.sort(key=wanted.__getitem__)
-        centres = _spread([wanted[v] for v in row], [widths[v] for v in row])
+        centres = spread([wanted[v] for v in row], [widths[v] for v in row])
         for v, centre in zip(row, centres, strict=True):
             x[v] = centre
 
