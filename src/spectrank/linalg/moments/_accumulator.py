@@ -12,7 +12,7 @@ from torch import Tensor
 from spectrank.errors import ArgumentTypeError, DomainError, ShapeError
 from spectrank.linalg.moments._centres import Centres
 from spectrank.linalg.moments._rows import plain_arithmetic, tile_rows
-from spectrank.linalg.moments._sums import Sum
+from spectrank.linalg.moments._sums import Products, Sum
 
 # First entry of a state; a later layout gets another number.
 _STATE_VERSION = 1
@@ -44,10 +44,11 @@ class Accumulator(ABC):
             sums: What is summed over the rows of the increments.
             device: Where all of it lives.
         """
-        self._centres = Centres(num_classes, widths, device)
         self._sums = dict(sums)
-        dim = self._centres.dim
-        size = tile_rows(dim, device)
+        products = any(isinstance(total, Products) for total in sums.values())
+        dim = sum(widths)
+        size = tile_rows(dim, device, products=products)
+        self._centres = Centres(num_classes, widths, size, device)
         self._rows = torch.empty(size, dim, dtype=torch.float64, device=device)
         self._labels = torch.empty(size, dtype=torch.int64, device=device)
         self._num_waiting = 0

@@ -38,8 +38,8 @@ class ClassMoments(Accumulator):
 
     Keeps two (K, d) float64 tensors and the scatter: pooled over classes (d, d), its
     diagonal (d,), diagonals by class (K, d), or nothing but the (K,) traces. Rows wait
-    in a tile of 4 MiB (32 MiB on a device), and a step needs about three temporaries
-    of that size, however large the batch or K.
+    in a tile of 2 MiB (up to 16 for a full scatter, 32 on a device), and work needs two
+    or three more of that size, however large the batch or K.
 
     Results do not depend on how rows are cut into batches, and on shards and their
     order by rounding only. At spread 1e-12 about a common offset the relative error
