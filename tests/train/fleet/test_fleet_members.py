@@ -42,16 +42,20 @@ def assert_equal_bits(a, b, members):
 
 @pytest.mark.parametrize("rule", OPTIMIZERS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("planted", [math.nan, math.inf])
+@pytest.mark.parametrize(
+    ("planted", "route"),
+    [(math.nan, "mlp"), (math.inf, "mlp"), (math.nan, "vmap"), (math.nan, "loop")],
+)
 def test_nan_planted_in_one_member_leaves_the_others_bit_identical(
-    planted, dtype, rule
+    planted, route, dtype, rule
 ):
     nets = [perceptron([7, 9, 5, 4], seed=i, dtype=dtype) for i in range(6)]
     x, y = class_data(dtype=dtype)
-    whole = run(nets, x, y, rule=rule, group_size=3)
+    options = {"rule": rule, "group_size": 3, "route": route, "batch_size": 9}
+    whole = run(nets, x, y, **options)
     with torch.no_grad():
         nets[4][2].weight[1, 2] = planted
-    hurt = run(nets, x, y, rule=rule, group_size=3)
+    hurt = run(nets, x, y, **options)
     assert hurt.status == ("max_steps",) * 4 + ("nonfinite", "max_steps")
     assert hurt.num_steps.tolist() == [10, 10, 10, 10, 0, 10]
     assert_equal_bits(hurt, whole, [0, 1, 2, 3, 5])
@@ -72,6 +76,12 @@ def test_a_member_that_diverges_on_the_way_leaves_the_others_bit_identical():
     assert hurt.status[2] == "nonfinite"
     assert 1 <= hurt.num_steps[2] < 20
     assert_equal_bits(hurt, whole, [0, 1, 3, 4])
+    # Kept as it was when its loss was no number, before that step's update.
+    rates[2] = 1e200
+    upto = int(hurt.num_steps[2])
+    short = run(nets, x, y, optimizer=SGD(learning_rate=rates), max_steps=upto)
+    for name, value in hurt.parameters.items():
+        assert torch.equal(value[2], short.parameters[name][2])
 
 
 @pytest.mark.parametrize("route", ["mlp", "vmap", "loop"])
@@ -132,7 +142,9 @@ def test_groups_of_any_size_but_one_give_the_same_bits_on_a_cpu(
 
 
 def test_one_unit_in_a_layer_and_one_member_left_give_the_same_bits():
-    nets = [perceptron([7, 1, 5, 1], seed=i, dtype=torch.float32) for i in range(4)]
+    nets = [
+        perceptron([7, 20, 1, 20, 1], seed=i, dtype=torch.float32) for i in range(4)
+    ]
     x, _ = class_data(dtype=torch.float32)
     y = (x[:, :1] > 0).float()
     options = {"loss": "logistic", "batch_size": 20, "group_size": 4}
@@ -140,6 +152,9 @@ def test_one_unit_in_a_layer_and_one_member_left_give_the_same_bits():
         whole = run(nets, x, y, max_steps=12, **options)
         last = run(nets, x, y, max_steps=[1, 2, 12, 6], **options)
     assert_equal_bits(last, whole, [2])
+    # Nor is a fleet cut into groups of one.
+    pairs = run(nets, x, y, max_steps=12, **{**options, "num_threads": 3})
+    assert_equal_bits(pairs, whole, range(4))
 
 
 def test_threads_change_nothing_and_are_given_back():

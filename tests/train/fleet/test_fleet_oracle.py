@@ -198,6 +198,33 @@ def test_the_schedule_is_lambdalr_and_the_limit_clip_grad_norm(route):
     assert not np.allclose(result.losses[-1], free.losses[-1], rtol=1e-3)
 
 
+def test_the_limit_of_the_gradient_counts_nothing_but_the_gradient():
+    # Adam without eps leaves 0 / 0 where storage has gaps.
+    nets = [perceptron([7, 9, 4], activation=nn.Tanh, seed=i) for i in range(3)]
+    x, y = class_data()
+    pairs = alone(
+        nets,
+        x,
+        y,
+        lambda i, p: torch.optim.Adam(p, lr=0.01, eps=0.0),
+        steps=10,
+        batch_size=8,
+        clip_norm=0.1,
+    )
+    result = train_fleet(
+        nets[0],
+        stack(nets),
+        x,
+        y,
+        optimizer=Adam(learning_rate=0.01, eps=0.0),
+        batch_size=8,
+        seeds=range(40, 43),
+        max_steps=10,
+        clip_norm=0.1,
+    )
+    assert_same(result, pairs)
+
+
 ACTIVATIONS = {
     "relu": nn.ReLU,
     "leaky relu": functools.partial(nn.LeakyReLU, 0.2),

@@ -53,6 +53,8 @@ def batch_order(
 class Batches:
     """Batches of all members from data on the device.
 
+    The order takes 8 bytes a sample and member.
+
     Attributes:
         batch_size: Samples a batch.
     """

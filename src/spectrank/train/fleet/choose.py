@@ -78,17 +78,17 @@ def choose_route(
         )
     because = layers if isinstance(layers, str) else "as asked"
     if route == "loop":
-        return trial.of(LoopRoute(template, loss, inputs.device), because)
+        return trial.of(LoopRoute(template, loss), because)
     if route == "auto" and _is_convolutional(template, inputs.device):
         because = "convolutions, batched over members, are slower on a CPU"
-        return trial.of(LoopRoute(template, loss, inputs.device), because)
+        return trial.of(LoopRoute(template, loss), because)
     try:
-        return trial.of(VmapRoute(template, loss, inputs.device), because)
+        return trial.of(VmapRoute(template, loss), because)
     except DomainError as error:
         if route == "vmap" or error.__cause__ is None:
             raise
         because = f"vmap does not take it ({_first_line(error.__cause__)})"
-    return trial.of(LoopRoute(template, loss, inputs.device), because)
+    return trial.of(LoopRoute(template, loss), because)
 
 
 def refuse(template: nn.Module) -> None:

@@ -22,8 +22,10 @@ from spectrank.train.fleet.route import Pass, Route
 class _Member:
     """A private copy of the template, called with given parameters."""
 
-    def __init__(self, template: nn.Module, device: torch.device) -> None:
-        self._module = copy.deepcopy(template).to(device).requires_grad_(False)
+    def __init__(self, template: nn.Module, values: Mapping[str, Tensor]) -> None:
+        like = next(iter(values.values()))
+        module = copy.deepcopy(template).to(like.device, like.dtype)
+        self._module = module.requires_grad_(False)
         self.trained = tuple(
             n for n, p in template.named_parameters() if p.requires_grad
         )
@@ -58,10 +60,9 @@ class VmapRoute(Route):
     name = "vmap"
     placeless = False
 
-    def __init__(self, template: nn.Module, loss: Loss, device: torch.device) -> None:
+    def __init__(self, template: nn.Module, loss: Loss) -> None:
         self._template = template
         self._loss = loss
-        self._device = device
 
     def bind(  # noqa: D102
         self,
@@ -69,13 +70,13 @@ class VmapRoute(Route):
         gradients: Mapping[str, Tensor],
         batch_size: int,
     ) -> Pass:
-        member = _Member(self._template, self._device)
+        member = _Member(self._template, values)
         return _VmapPass(member, self._loss, values, gradients)
 
     def outputs(  # noqa: D102
         self, values: Mapping[str, Tensor], inputs: Tensor
     ) -> Tensor:
-        member = _Member(self._template, self._device)
+        member = _Member(self._template, values)
         found = vmap(member)(dict(values), inputs)
         assert isinstance(found, Tensor)
         return found
@@ -120,10 +121,9 @@ class LoopRoute(Route):
     name = "loop"
     placeless = True
 
-    def __init__(self, template: nn.Module, loss: Loss, device: torch.device) -> None:
+    def __init__(self, template: nn.Module, loss: Loss) -> None:
         self._template = template
         self._loss = loss
-        self._device = device
 
     def bind(  # noqa: D102
         self,
@@ -131,13 +131,13 @@ class LoopRoute(Route):
         gradients: Mapping[str, Tensor],
         batch_size: int,
     ) -> Pass:
-        member = _Member(self._template, self._device)
+        member = _Member(self._template, values)
         return _LoopPass(member, self._loss, values, gradients)
 
     def outputs(  # noqa: D102
         self, values: Mapping[str, Tensor], inputs: Tensor
     ) -> Tensor:
-        member = _Member(self._template, self._device)
+        member = _Member(self._template, values)
         return torch.stack(
             [
                 member({name: value[i] for name, value in values.items()}, inputs[i])

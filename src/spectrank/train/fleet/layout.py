@@ -22,7 +22,7 @@ from torch import Tensor
 Buckets = list[Tensor]
 
 # 16 networks of width 64 and depth 20 in float32 with their gradients and momentum: of
-# 4, 8, 16, 32 and 64 the fastest group, or nearly, at batches of 32 and of 128.
+# 4, 8, 16 and 32 the fastest group, or nearly, at batches of 32 and of 128.
 GROUP_BYTES = 16 * 2**20
 
 # Entries, so that float32 ones span 64 bytes.

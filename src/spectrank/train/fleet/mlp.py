@@ -230,11 +230,11 @@ def _filled_up(inputs: Tensor) -> Tensor:
 
 
 def _padded(size: int) -> int:
-    """Return the next multiple of any vector's length.
+    """Return the next multiple of any two vectors' length.
 
-    Elementwise maps take the last few entries of a tensor one by one and round them
-    otherwise than whole vectors: which members have these entries would depend on the
-    size of the group.
+    Elementwise maps take two vectors at a time (AVX-512: 32 floats) and the last few
+    entries one by one, rounded otherwise: which members have these entries would depend
+    on the size of the group.
     """
     return -(-size // 64) * 64
 

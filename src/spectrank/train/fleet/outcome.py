@@ -98,7 +98,7 @@ def fingerprint(
         "data": digest({"inputs": data.inputs, "targets": data.targets}),
         "loss": loss.name,
         "optimizer": [_rule(settings), numbers],
-        "schedule": settings.factors.tolist(),
+        "schedule": hashlib.sha256(settings.factors.tobytes()).hexdigest(),
         "clipping": None if clip is None else clip.tolist(),
         "batches": [settings.batch_size, settings.seeds, settings.dataset],
         "stopping": [

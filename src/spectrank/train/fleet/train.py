@@ -100,7 +100,8 @@ def train_fleet(
         evaluations: Name, such as ``test``, to inputs and targets on which every
             member is judged at the end.
         arms: A label a member, for the table.
-        record_every: Keep the losses of every so many steps, and of the first.
+        record_every: Keep the losses of every so many steps, and of the first; 8 bytes
+            a loss.
         checkpoint: File that holds the run's state. If it exists the run goes on from
             it, bit for bit as if it had not been interrupted.
         checkpoint_every: Steps between two writes; the end is written too.
@@ -169,9 +170,8 @@ def train_fleet(
     choice = choose_route(
         template, loss_, parameters, *data.first(min(size, 32)), route=route
     )
-    loss_.check(choice.outputs, data.all_targets())
-    for held_out in judge.values():
-        loss_.check(choice.outputs, held_out.targets)
+    for labels in (data.all_targets(), *(held.targets for held in judge.values())):
+        loss_.check(choice.outputs, labels)
     if group_size is None:
         group_size = default_group_size(parameters, len(optimizer.slots))
     if num_threads is None:
@@ -184,12 +184,17 @@ def train_fleet(
         group_size=positive("group_size", group_size),
         num_threads=positive("num_threads", num_threads),
     )
-    saving = None
-    if checkpoint is not None:
-        marks = fingerprint(template, parameters, data, settings, choice, loss_)
-        every = positive("checkpoint_every", checkpoint_every)
-        saving = Saving(Path(checkpoint), every, marks)
-    run.run(saving, on_step, positive("observe_every", observe_every))
+    run.run(
+        None
+        if checkpoint is None
+        else Saving(
+            Path(checkpoint),
+            positive("checkpoint_every", checkpoint_every),
+            fingerprint(template, parameters, data, settings, choice, loss_),
+        ),
+        on_step,
+        positive("observe_every", observe_every),
+    )
     trained = run.parameters()
     judged = _judged(trained, choice, loss_, judge, group_size)
     return outcome(template, trained, run.progress, settings, choice, judged)
