@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from spectrank.report._graph import Graph, Link, without_cycles
 from spectrank.report._steps import base, identify, role
 
-MAX_STEPS = 200_000
+MAX_STEPS = 600_000
 """Steps of all links together beyond which links are drawn without their steps."""
 
 QUIET = frozenset(
@@ -75,6 +75,9 @@ class Notes:
         )
 
 
+_NONE = Notes()
+
+
 @dataclass(frozen=True)
 class Arrow:
     """A line of the drawing.
@@ -120,8 +123,10 @@ class _Net:
 
     def join(self, tail: Hashable, head: Hashable, notes: Notes) -> None:
         """An arrow; of two between one pair the notes are joined."""
-        self.out[tail][head] = self.out[tail].get(head, Notes()) | notes
-        self.into[head].add(tail)
+        old = self.out[tail].get(head)
+        if old != notes:
+            self.out[tail][head] = old | notes if old else notes
+            self.into[head].add(tail)
 
     def follow(self, link: Link, ids: Sequence[Hashable]) -> None:
         """All vertices and arrows of one link."""
@@ -129,7 +134,7 @@ class _Net:
         for key, step in zip(ids, link.through, strict=True):
             head: Hashable = ("step", key)
             self.add(head, (base(step),))
-            self.join(tail, head, Notes(roles=(role(step),) if role(step) else ()))
+            self.join(tail, head, Notes(roles=(role(step),)) if role(step) else _NONE)
             tail = head
         reasons = () if link.reason is None else (link.reason,)
         self.join(tail, ("node", link.target), Notes(reasons=reasons))
