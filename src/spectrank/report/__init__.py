@@ -1,4 +1,4 @@
-"""Reports of a Table: a self-contained HTML page."""
+"""Reports of a Table: self-contained HTML pages of scans, model graphs and claims."""
 
 from spectrank.report._page import render_html as render_html
 from spectrank.report._page import write_html as write_html

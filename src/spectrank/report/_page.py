@@ -1,4 +1,4 @@
-"""Rendering: the template, its styles and scripts, and one file on disk.
+"""Rendering: templates, their styles and scripts, and one file on disk.
 
 The page carries a content security policy that forbids every request and every script
 but the two whose hashes it names, so no text of a table can run or load anything.

@@ -76,14 +76,15 @@ function drawLegend(list, figure) {
   list.replaceChildren(...items);
 }
 
-// Few decades: 1, 2, 5 of each, in full. Many: powers of ten.
+// Few decades: round numbers of each, in full. Many: powers of ten.
 function ticks(values) {
   const known = values.filter((value) => value > 0);
   const [low, high] = [Math.min(...known), Math.max(...known)].map(Math.log10);
   if (!known.length || high - low > 2) return logTicks(values);
+  const digits = high - low > 1 ? [1, 2, 5] : [1, 1.5, 2, 3, 4, 5, 6, 8];
   const decades = Array.from({ length: Math.floor(high) - Math.floor(low) + 2 }, (_, k) => Math.floor(low) + k);
-  const tickvals = decades.flatMap((exponent) => [1, 2, 5].map((digit) => Number(`${digit}e${exponent}`)));
-  return { tickvals, ticktext: tickvals.map((value) => format(value, 1)) };
+  const tickvals = decades.flatMap((exponent) => digits.map((digit) => Number(`${digit}e${exponent}`)));
+  return { tickvals, ticktext: tickvals.map((value) => format(value, 2)) };
 }
 
 function drawFigure(box) {
