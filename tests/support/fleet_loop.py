@@ -1,6 +1,7 @@
 """The oracle of the fleet: M separate models, torch.optim, loss.backward."""
 
 import copy
+import itertools
 
 import torch
 from torch import nn
@@ -18,7 +19,7 @@ def perceptron(
 ):
     """Return an nn.Sequential with Gaussian weights and biases."""
     layers = []
-    for n, m in zip(widths[:-1], widths[1:], strict=True):
+    for n, m in itertools.pairwise(widths):
         layers += [nn.Linear(n, m, bias=bias), activation()]
     return drawn(nn.Sequential(*layers[:-1], *([last()] if last else [])), seed, dtype)
 
