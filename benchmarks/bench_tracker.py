@@ -108,7 +108,7 @@ def measure(every: int, drift: bool, width: int, num_steps: int) -> dict[str, An
         times.append((ours, theirs))
     step = statistics.median(theirs for _, theirs in times) / every
     ticks = statistics.median(ours / theirs for ours, theirs in times) - 1.0
-    rows = row_seconds(tracker) / every
+    rows = row_seconds(tracker, training.optimizer, every) / every
     enclosures = enclosure_seconds(tracker, training.model) / (2 * len(times) * every)
     added = ticks + (rows + enclosures) / step
     return {
@@ -126,14 +126,17 @@ def measure(every: int, drift: bool, width: int, num_steps: int) -> dict[str, An
     }
 
 
-def row_seconds(tracker: Tracker) -> float:
+def row_seconds(
+    tracker: Tracker, optimizer: torch.optim.Optimizer, every: int
+) -> float:
     """Return what it takes to make the rows of a tick, at the least."""
-    optimizer = torch.optim.SGD(tracker._model.parameters(), 0.01)
     best = float("inf")
     for _ in range(6):
-        for _ in range(tracker._every * 31):
+        # A reading brings all ticks there are into the sink.
+        _ = tracker.latest
+        for _ in range(16 * every):
             tracker.observe(optimizer, 0.5)
-        best = min(best, seconds(tracker._drain) / 31)
+        best = min(best, seconds(lambda: tracker.latest) / 16)
     return best
 
 

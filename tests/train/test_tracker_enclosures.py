@@ -8,6 +8,7 @@ from matrices import haar, with_spectrum
 from torch import nn
 
 from spectrank.train.tracker import Tracker
+from spectrank.train.tracker.follow import WarmFollower
 
 # float64 oracles and proved ends: only the oracle's own rounding is let through.
 ORACLE = 1e-12
@@ -223,6 +224,23 @@ def test_new_energy_outside_the_carried_direction_calls_for_a_full_enclosure():
     # Energies 0.09 and 0.36 are less than half of sigma_1^2, 0.81 is more.
     warm, full = "warm-start", "lanczos-float32"
     assert routes == [full, warm, warm, full, warm]
+
+
+def test_on_a_device_that_is_not_asked_at_once_the_call_comes_with_the_reading(
+    monkeypatch,
+):
+    # As on an accelerator: ticks stay there until 32 of them are read.
+    def later(self, W):
+        self._asked = False
+        return False
+
+    monkeypatch.setattr(WarmFollower, "_asks_at_once", later)
+    pairs = follow(list(crossing(100)))
+    for row, truth in pairs:
+        assert_holds(row, truth)
+    full = [row["step"] for row, _ in pairs if row["route"].startswith("lanczos")]
+    # Energy came in at steps 2 to 11, the reading was after step 32; all is calm then.
+    assert full == [1, 33]
 
 
 def test_growth_of_the_carried_direction_or_decay_calls_for_none():

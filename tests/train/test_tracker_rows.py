@@ -269,6 +269,18 @@ def test_rows_reach_a_sink_on_disk_and_come_back(tmp_path):
     assert table.provenance["settings"]["metrics"] == ["stable_rank"]
 
 
+def test_rows_do_not_wait_longer_than_five_hundred_steps_for_the_sink():
+    sink = MemorySink()
+    model = nn.Linear(3, 3, bias=False)
+    tracker = Tracker(model, every=200, sink=sink)
+    optimizer = sgd(model)
+    for _ in range(799):
+        tracker.observe(optimizer)
+    assert sink.table().frame["step"].to_list() == []
+    tracker.observe(optimizer)
+    assert sink.table().frame["step"].to_list() == [200, 400, 600, 800]
+
+
 def test_two_runs_may_share_a_sink():
     sink = MemorySink()
     for run in ("a", "b"):

@@ -111,6 +111,7 @@ class WarmFollower(Follower):
         self._due: int | None = None
         self._num_drawn = 0
         self._least_outside = math.inf
+        self._outside = [math.inf] * num_ticks
         self._asked = True
 
     def tick(self, k: int, W: Tensor, step: int) -> None:
@@ -120,9 +121,8 @@ class WarmFollower(Follower):
             self._warm.tick(k, W, self._pace.num_products)
         self._carried[k] = ready
         self._full[k] = None
-        # Asking a device would wait for it: there the question comes with read().
-        self._asked = W.device.type == "cpu"
-        grown = ready and self._asked and self._grown(self._warm.look(k))
+        asked = self._asks_at_once(W)
+        grown = ready and asked and self._grown(self._warm.look(k))
         if ready and self._due is not None and step < self._due and not grown:
             return
         enclosed = enclose(
@@ -135,19 +135,21 @@ class WarmFollower(Follower):
         self._warm.restart(W, enclosed, self._draw())
         wait = self._first() if self._due is None else self._pace.refresh
         self._due = step + wait
-        self._least_outside = _outside(enclosed)
+        self._outside[k] = _outside(enclosed)
+        if asked:
+            self._least_outside = self._outside[k]
 
     def read(self, num_ticks: int) -> list[Reading]:
         """Return what the full enclosures and, between them, the vector tell."""
         ticks = self._warm.read(num_ticks)
+        if not self._asked and self._has_grown(ticks):
+            self._due = -1
         readings = []
         for k, tick in enumerate(ticks):
             norms = None
             if self._carried[k]:
                 norms = self._warm.norms(k, tick, rtol=self._pace.rtol)
             full = self._full[k]
-            if full is None and not self._asked and self._grown(tick):
-                self._due = -1
             if full is not None:
                 readings.append(Reading(full, _lag(norms, full)))
             elif norms is not None:
@@ -155,6 +157,21 @@ class WarmFollower(Follower):
             else:
                 readings.append(Reading(self._lost(tick.frobenius)))
         return readings
+
+    def _asks_at_once(self, W: Tensor) -> bool:
+        # Asking a device would wait for it: there the question comes with read().
+        self._asked = W.device.type == "cpu"
+        return self._asked
+
+    def _has_grown(self, ticks: list[Tick]) -> bool:
+        """Go through the ticks in order, as they would have been asked."""
+        grown = False
+        for k, tick in enumerate(ticks):
+            if self._full[k] is not None:
+                grown, self._least_outside = False, self._outside[k]
+            elif self._carried[k]:
+                grown = self._grown(tick) or grown
+        return grown
 
     def _grown(self, tick: Tick) -> bool:
         """Whether a direction outside the carried one has come up."""

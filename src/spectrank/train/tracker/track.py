@@ -20,12 +20,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self, final
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from spectrank.linalg import (
     DEFAULT_FAILURE_PROBABILITY,
@@ -44,13 +43,7 @@ from spectrank.scanning.rows import skip_row
 from spectrank.table import Table
 from spectrank.train.observers import Observer, Step
 from spectrank.train.sinks import MemorySink, Sink
-from spectrank.train.tracker.follow import (
-    SMALL,
-    Follower,
-    SmallFollower,
-    WarmFollower,
-)
-from spectrank.train.tracker.live import LearningRates, LiveWeight, relocate
+from spectrank.train.tracker.live import LearningRates
 from spectrank.train.tracker.options import (
     check_sink,
     make_pace,
@@ -58,18 +51,13 @@ from spectrank.train.tracker.options import (
     weights_of,
 )
 from spectrank.train.tracker.rows import COLUMNS, Moment, left_row, tracked_rows
+from spectrank.train.tracker.slots import Slot, Slots
 
 # Ticks that are kept as numbers on the device before they become rows.
 _BUFFER = 32
+# And no more than these steps: what is not in the sink is lost in a kill.
+_BUFFER_STEPS = 500
 _NORMS: frozenset[Need] = frozenset({"frobenius", "sigma_max"})
-
-
-@dataclass(frozen=True, eq=False)
-class _Slot:
-    """A matrix and how it is followed."""
-
-    live: LiveWeight
-    follower: Follower
 
 
 @final
@@ -78,7 +66,8 @@ class Tracker(Observer):
 
     Tell it of steps as any `Observer`: ``tracker.observe(optimizer, loss)`` after
     ``optimizer.step()``, or ``with tracker.attach(optimizer):``. Rows go to the sink;
-    what is not there yet, at most 32 ticks, goes there with ``flush`` or ``close``.
+    what is not there yet, at most 32 ticks or 500 steps, goes there with ``flush`` or
+    ``close``.
 
     Nothing of the model, the optimizer or the global random state is changed: a run
     with a tracker is bit for bit the run without. Under torch.distributed use it on
@@ -165,9 +154,7 @@ class Tracker(Observer):
             num_products=num_products,
             seed=seed,
         )
-        self._model, self._views, self._run = model, views, run
-        self._every, self._spectrum_every = every, spectrum_every
-        self._scratch: dict[tuple[int, int], Tensor] | None = {} if drift else None
+        self._run, self._every, self._spectrum_every = run, every, spectrum_every
         requests = parse_metrics(metrics)
         self._fast = [r for r in requests if r.needs <= _NORMS]
         self._slow = [r for r in requests if not r.needs <= _NORMS]
@@ -180,12 +167,15 @@ class Tracker(Observer):
             for w in weights
             if isinstance(w, Skip)
         ]
-        matrices = [w for w in weights if isinstance(w, WeightMatrix)]
-        self._num_places = len(matrices)
-        self._slots = [
-            self._slot(LiveWeight(w, model), i) for i, w in enumerate(matrices)
-        ]
-        self._devices = {slot.live.device for slot in self._slots}
+        self._slots = Slots(
+            [w for w in weights if isinstance(w, WeightMatrix)],
+            model,
+            views,
+            self._pace,
+            drift=drift,
+            num_ticks=_BUFFER,
+        )
+        self._devices = self._slots.devices
         self._moments: list[Moment] = []
         self._rates = LearningRates.of(())
         self._last_look: int | None = None
@@ -252,7 +242,8 @@ class Tracker(Observer):
 
     def _look(self, step: Step, fast: bool, slow: bool) -> None:
         self._last_look = step.index
-        self._relocate(step.index)
+        if self._slots.disturbed:
+            self._settle(step.index)
         if not self._rates.fits(step.optimizers):
             self._rates = LearningRates.of(step.optimizers)
         rates = [self._rates.rate(slot.live.parameter) for slot in self._slots]
@@ -269,7 +260,10 @@ class Tracker(Observer):
             if slow:
                 self._drain()
                 self._take_spectra(moment)
-        if len(self._moments) == _BUFFER:
+        if self._moments and (
+            len(self._moments) == _BUFFER
+            or step.index - self._moments[0].step >= _BUFFER_STEPS
+        ):
             self._drain()
 
     def _take_spectra(self, moment: Moment) -> None:
@@ -302,7 +296,7 @@ class Tracker(Observer):
 
     def _add(
         self,
-        slot: _Slot,
+        slot: Slot,
         norms: Spectrum,
         requests: Sequence[MetricRequest],
         moment: Moment,
@@ -322,29 +316,11 @@ class Tracker(Observer):
             self._latest[slot.live.weight.name] = rows[0]["value"]
         self._rows += rows
 
-    def _relocate(self, step: int) -> None:
-        """Follow parameters that were replaced, moved or cast; say which are gone."""
-        for i, slot in enumerate(self._slots):
-            if slot.live.replaced:
-                self._drain()
-                live = relocate(slot.live.weight, self._model, self._views)
-                if live is not None:
-                    self._slots[i] = self._slot(live, i)
-                    continue
-                self._rows.append(left_row(slot.live.weight, self._run, step))
-                self._latest.pop(slot.live.weight.name, None)
-        self._slots = [slot for slot in self._slots if not slot.live.replaced]
-        self._devices = {slot.live.device for slot in self._slots}
-
-    def _slot(self, live: LiveWeight, place: int) -> _Slot:
-        shape = live.weight.shape
-        if min(shape) <= SMALL:
-            return _Slot(live, SmallFollower(shape, num_ticks=_BUFFER))
-        follower = WarmFollower(
-            shape,
-            self._pace,
-            place=(place, self._num_places),
-            num_ticks=_BUFFER,
-            scratch=self._scratch,
-        )
-        return _Slot(live, follower)
+    def _settle(self, step: int) -> None:
+        """Follow what was replaced; say which matrices are gone."""
+        self._drain()
+        self._rates = LearningRates.of(())
+        for weight in self._slots.settle():
+            self._rows.append(left_row(weight, self._run, step))
+            self._latest.pop(weight.name, None)
+        self._devices = self._slots.devices
