@@ -36,6 +36,7 @@ class Restless(nn.Module):
         self.cache.append(x)
         self.facts["seen"] += 1
         self.last = x
+        torch.manual_seed(3)
         random.random()
         np.random.rand()  # noqa: NPY002
         y = self.old(self.net(x)) + torch.randn(4)
@@ -94,6 +95,15 @@ def test_nothing_of_the_model_changes(training: bool, grad_enabled: bool) -> Non
     assert found.frozen == ("net.0.bias",)
     names = {node.op for node in found.nodes}
     assert ("dropout" in names) is training
+
+
+def test_the_fused_path_of_attention_is_off_while_the_model_runs() -> None:
+    class Asks(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x * (2.0 if torch.backends.mha.get_fastpath_enabled() else 3.0)
+
+    found = graph(Asks(), torch.randn(2))
+    assert found.nodes[1].attributes == {"factor": 3.0}
 
 
 def test_nothing_of_the_model_changes_when_it_cannot_be_traced() -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils import parametrizations, prune
+from torch.nn.utils import parametrizations, parametrize, prune
 
 from spectrank.model.graph import Graph, MatrixView, graph
 
@@ -411,6 +411,66 @@ def test_a_weight_computed_in_another_way_is_unknown() -> None:
     )
     [unknown] = graph(merged, torch.randn(3, 4)).unknowns
     assert unknown.note == "the weight of linear is computed from a, b, w"
+
+
+def test_a_weight_computed_from_another_layer_too_is_unknown() -> None:
+    other = nn.Linear(4, 4)
+
+    class Added(nn.Module):
+        def forward(self, weight: Tensor) -> Tensor:
+            return weight + other.weight
+
+    layer = nn.Linear(4, 4)
+    parametrize.register_parametrization(layer, "weight", Added())
+    model = Does(lambda m, x: m.fc(m.other(x)), fc=layer, other=other)
+    found = graph(model, torch.randn(3, 4))
+    [unknown] = found.unknowns
+    assert unknown.note == (
+        "the weight of linear is computed from "
+        "fc.parametrizations.weight.original, other.weight"
+    )
+
+
+WRITTEN_OUT: dict[str, Callable[..., Tensor]] = {
+    "plain": lambda q, k, v: (q @ k.mT).softmax(-1) @ v,
+    "scaled": lambda q, k, v: F.softmax(q @ k.mT / 2.0, -1) @ v,
+    "masked": lambda q, k, v: (
+        F.dropout((q @ k.mT + torch.ones(5, 5).triu(1) * -9).softmax(-1), 0.1) @ v
+    ),
+    "filled": lambda q, k, v: torch.bmm(
+        torch.bmm(q * 0.5, k.transpose(1, 2))
+        .masked_fill(torch.ones(5, 5).triu(1) > 0, -torch.inf)
+        .softmax(-1),
+        v,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRITTEN_OUT)
+def test_an_attention_that_is_written_out_has_the_same_roles(name: str) -> None:
+    model = Does(
+        lambda m, x: m.o(WRITTEN_OUT[name](m.q(x), m.k(x), m.v(x))),
+        **{key: nn.Linear(4, 4) for key in "qkvo"},
+    )
+    found = graph(model, torch.randn(2, 5, 4))
+    assert found.unknowns == ()
+    roles = {
+        found[link.source].name: [s for s in link.through if ":" in s]
+        for link in found.into(found.layers[-1])
+    }
+    assert roles == {"q": ["matmul:query"], "k": ["matmul:key"], "v": ["matmul:value"]}
+
+
+def test_the_packed_rows_of_attention_with_weights_returned() -> None:
+    model = nn.MultiheadAttention(8, 2, batch_first=True)
+    x = torch.randn(3, 5, 8)
+    packed = graph(model, (x, x, x)).layers[0]
+    assert [(m.part, m.rows) for m in packed.matrices] == [
+        (None, None),
+        ("query", (0, 8)),
+        ("key", (8, 16)),
+        ("value", (16, 24)),
+    ]
 
 
 @torch.library.custom_op("spectrank_tests::mirror", mutates_args=())
