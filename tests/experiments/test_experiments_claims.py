@@ -91,7 +91,7 @@ def test_trends_are_told_step_by_step(relation, tolerance, means, verdict, seed)
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_a_false_claim_is_reproduced_no_more_often_than_the_confidence_allows(seed):
     # The truth lies on the border: more than 2.5 % wrong verdicts would be dishonest.
-    asked, count = claim(), 4000
+    asked, count = claim(), 2000
     rng = np.random.default_rng(seed)
     rows = [judge(asked, x) for x in rng.normal(1.2, 0.02, (count, 6))]
     for verdict in ("reproduced", "contradicted"):
@@ -101,7 +101,7 @@ def test_a_false_claim_is_reproduced_no_more_often_than_the_confidence_allows(se
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_the_interval_of_a_row_covers_the_truth_as_often_as_it_says(seed):
-    asked, count = claim(confidence=0.9), 3000
+    asked, count = claim(confidence=0.9), 1500
     rng = np.random.default_rng(seed)
     rows = [judge(asked, x) for x in rng.normal(0.7, 0.3, (count, 5))]
     hits = sum(row["lower"] <= 0.7 <= row["upper"] for row in rows)

@@ -197,6 +197,30 @@ def test_signals_of_different_points_are_uncorrelated():
     assert len(np.unique(replicates)) == 400
 
 
+def test_the_number_of_threads_changes_no_bit_and_is_left_alone():
+    law = RandomMLP((64, 48, 40), stable_rank=(3, 3), norm="spectral", sigma=1.0)
+    before = torch.get_num_threads()
+    found = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        try:
+            found.append(
+                measure(
+                    [Point("one", law)],
+                    unit_inputs(8, 64),
+                    num_seeds=2,
+                    num_networks=16,
+                    seed=0,
+                    stream=("test",),
+                    tick=lambda: None,
+                )
+            )
+            assert torch.get_num_threads() == threads
+        finally:
+            torch.set_num_threads(before)
+    assert np.array_equal(*found)
+
+
 def test_streams_depend_on_every_label():
     seeds = {
         derive_seed(*labels)

@@ -284,7 +284,7 @@ CHILD = textwrap.dedent(
         if calls == die_at:
             os._exit(9)
         return [abs(math.log10(t.learning_rate) + 2) for t in batch]
-    tune(["a", "b"], evaluate, num_trials=10, batch_size=4, storage=path,
+    tune(["a", "b"], evaluate, num_trials=6, batch_size=4, storage=path,
          low=1e-4, high=1.0, seed=1)
     """
 )
@@ -315,7 +315,7 @@ def test_a_study_killed_in_a_batch_resumes_and_ends_with_what_was_asked(tmp_path
     found = tune(
         ["a", "b"],
         evaluate,
-        num_trials=10,
+        num_trials=6,
         batch_size=4,
         storage=path,
         seed=1,
@@ -325,9 +325,9 @@ def test_a_study_killed_in_a_batch_resumes_and_ends_with_what_was_asked(tmp_path
         states = [row["state"] for row in trials(found).where(arm=arm)]
         # The second batch, two trials of each arm, was lost.
         assert states[2:4] == ["failed", "failed"]
-        assert states.count("complete") == 10
-        assert len(states) == 12
-    assert len(seen) == 16
+        assert states.count("complete") == 6
+        assert len(states) == 8
+    assert len(seen) == 8
     lost = trials(found).where(state="failed")
     assert set(lost.frame["reason"]) == {"its process ended before it was done"}
     assert set(lost.frame["kind"]) == {"skip"}
@@ -346,18 +346,18 @@ def test_two_processes_share_one_study(tmp_path):
         mine.extend([t.arm, str(t.number), repr(t.learning_rate)] for t in batch)
         return [abs(math.log10(t.learning_rate) + 2) for t in batch]
 
-    options = {"num_trials": 10, "batch_size": 4, "storage": path, "seed": 1, **RANGE}
+    options = {"num_trials": 6, "batch_size": 4, "storage": path, "seed": 1, **RANGE}
     found = tune(["a", "b"], evaluate, **options)
     assert finished(child) == (0, "")
     theirs = [line.split() for line in log.read_text(encoding="utf-8").splitlines()]
-    assert len(mine) >= 4
-    assert len(theirs) >= 4
+    assert len(mine) >= 2
+    assert len(theirs) >= 2
     ran = [*mine, *theirs]
-    assert len(ran) == 20
-    assert len({(arm, number) for arm, number, _ in ran}) == 20
-    assert len({rate for *_, rate in ran}) == 20
+    assert len(ran) == 12
+    assert len({(arm, number) for arm, number, _ in ran}) == 12
+    assert len({rate for *_, rate in ran}) == 12
     complete = trials(found).where(state="complete")
-    assert len(complete) == 20
+    assert len(complete) == 12
     told = {(r["arm"], str(r["trial"]), repr(r["learning_rate"])) for r in complete}
     assert told == {tuple(line) for line in ran}
 

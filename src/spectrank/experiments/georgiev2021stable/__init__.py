@@ -50,7 +50,7 @@ PAPER = Paper(
         {
             "quick": "bundled digits, under a minute on two cores",
             "full": "digits, MNIST, Fashion-MNIST and CIFAR-10 with 20 seeds of 256 "
-            "networks a point, about an hour on one core, 2 GB",
+            "networks a point, about 20 minutes on one core, 2 GB",
         }
     ),
 )

@@ -21,6 +21,7 @@ from torch import Tensor
 from spectrank.experiments.papers import Tick
 from spectrank.experiments.seeds import derive_generator
 from spectrank.random_nets import RandomMLP
+from spectrank.train.fleet.threads import single_threaded
 
 _BATCH = 64
 """Networks held at once."""
@@ -118,13 +119,16 @@ def measure(
         (R, P, K) signals.
     """
     found = np.empty((num_seeds, len(points), num_networks))
-    for replicate in range(num_seeds):
-        for number, point in enumerate(points):
-            found[replicate, number] = signals(
-                point.law,
-                inputs,
-                num_networks=num_networks,
-                generator=derive_generator(seed, *stream, point.label, replicate),
-            ).numpy()
-            tick()
+    # One thread: small products do not gain from a second one, and where other
+    # programs hold the cores they wait for it (7 s against 97 s).
+    with single_threaded(inputs.device):
+        for replicate in range(num_seeds):
+            for number, point in enumerate(points):
+                found[replicate, number] = signals(
+                    point.law,
+                    inputs,
+                    num_networks=num_networks,
+                    generator=derive_generator(seed, *stream, point.label, replicate),
+                ).numpy()
+                tick()
     return found
