@@ -120,6 +120,8 @@ NUMBERS: dict[str, tuple[Callable[..., Tensor], list[str]]] = {
     "difference": (lambda m, x: x - torch.tanh(x) * 2, ["tanh", "mul", "sum"]),
     "quotient": (lambda m, x: torch.tanh(x) / (x / 4), ["tanh", "div", "div"]),
     "neutral": (lambda m, x: torch.tanh(x) * 1 + 0, ["tanh"]),
+    "cast": (lambda m, x: torch.tanh(x.double()).float(), ["cast", "tanh", "cast"]),
+    "no cast": (lambda m, x: torch.tanh(x.float()).to(x), ["tanh"]),
     "tail": (lambda m, x: x[:, -3:-1], ["slice"]),
     "every other": (lambda m, x: x[:, 1::2], ["slice"]),
     "narrow": (lambda m, x: x.narrow(1, 1, 2), ["slice"]),
