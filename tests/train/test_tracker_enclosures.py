@@ -8,6 +8,7 @@ from matrices import haar, with_spectrum
 from torch import nn
 
 from spectrank.train.tracker import Tracker
+from spectrank.train.tracker.enclose import enclose
 from spectrank.train.tracker.follow import WarmFollower
 
 # float64 oracles and proved ends: only the oracle's own rounding is let through.
@@ -241,6 +242,37 @@ def test_on_a_device_that_is_not_asked_at_once_the_call_comes_with_the_reading(
     full = [row["step"] for row, _ in pairs if row["route"].startswith("lanczos")]
     # Energy came in at steps 2 to 11, the reading was after step 32; all is calm then.
     assert full == [1, 33]
+    # A full enclosure between the two has answered the call already.
+    rows = [row for row, _ in follow(list(crossing(60)), refresh=20)]
+    full = [row["step"] for row in rows if row["route"].startswith("lanczos")]
+    assert full == [1, 21, 41]
+
+
+def test_on_a_device_numbers_that_were_lost_have_a_reason_and_come_back(monkeypatch):
+    def later(self, W):
+        self._asked = False
+        return False
+
+    monkeypatch.setattr(WarmFollower, "_asks_at_once", later)
+    W = with_spectrum(torch.linspace(1.0, 0.1, 40), 50, 40).float()
+    path = [W, math.nan * W, 1e25 * W, *[1e25 * W] * 30, 1e25 * W]
+    rows = [row for row, _ in follow(path)]
+    assert [row["status"] for row in rows[:3]] == ["ok", "nonfinite", "nonfinite"]
+    assert "NaN" in rows[1]["reason"]
+    assert rows[32]["status"] == "ok"
+    path = [W, 1e-25 * W, *[1e-25 * W] * 31]
+    rows = [row for row, _ in follow(path)]
+    assert "scales anew" in rows[1]["reason"]
+    assert (rows[31]["status"], rows[32]["status"]) == ("not_converged", "ok")
+
+
+def test_new_energy_is_told_from_the_least_there_was_since():
+    # Decay takes away more than the new direction brings.
+    base = with_spectrum([1.0] + [0.4] * 47, 48, 48)
+    flat = with_spectrum([1.0] + [0.2] * 47, 48, 48)
+    bump = with_spectrum([0.0, 0.9] + [0.0] * 46, 48, 48)
+    rows = [row for row, _ in follow([base, flat, flat + bump])]
+    assert rows[-1]["route"] == "lanczos-float32"
 
 
 def test_growth_of_the_carried_direction_or_decay_calls_for_none():
@@ -266,29 +298,45 @@ def test_a_vector_that_turns_fast_is_not_converged():
     assert {row["status"] for row, _ in follow(still)} == {"ok"}
 
 
-def test_zero_nan_and_extreme_matrices_get_a_status_and_recover():
+def test_zero_nan_and_extreme_matrices_get_a_status_and_recover_at_once():
     W = with_spectrum(torch.linspace(1.0, 0.1, 40), 50, 40).float()
-    path = [
-        0.0 * W,
-        0.0 * W,
-        W,
-        math.nan * W,
-        math.nan * W,
-        W,
-        1e30 * W,
-        1e30 * W,
-        1e-30 * W,
-        W,
-    ]
-    pairs = follow([W * 1.0 for W in path])
-    statuses = [row["status"] for row, _ in pairs]
-    assert statuses[:3] == ["degenerate", "degenerate", "ok"]
-    assert statuses[3:5] == ["nonfinite", "nonfinite"]
+    scales = [0.0, 0.0, 1.0, math.nan, math.nan, math.inf, 1.0, 1e30, 1e-30, 1e-12, 1.0]
+    pairs = follow([W * scale for scale in scales])
+    for scale, (row, _) in zip(scales, pairs, strict=True):
+        if scale == 0.0:
+            assert (row["status"], row["reason"]) == (
+                "degenerate",
+                "the matrix is zero",
+            )
+        elif not math.isfinite(scale):
+            assert row["status"] == "nonfinite"
+            assert "entries" in row["reason"]
+        else:
+            assert row["status"] == "ok"
+            assert row["value"] == pytest.approx(pairs[2][0]["value"], rel=1e-4)
+            assert row["lower"] <= pairs[2][1] <= row["upper"]
+
+
+def test_a_change_of_scale_at_a_full_enclosure_leaves_the_ticks_before_alone():
+    W = with_spectrum(torch.linspace(1.0, 0.1, 40), 50, 40).float()
+    path = [W, W, 1e-15 * W, 1e-15 * W, 1e-15 * W, 1e-15 * W, 1e-15 * W]
+    pairs = follow(path, refresh=5, drift=True)
+    assert pairs[5][0]["route"] == "lanczos-float32"
     for row, truth in pairs:
-        assert (row["status"] == "ok") == math.isfinite(row["value"])
-        assert row["reason"] is not None or row["status"] == "ok"
-        if row["status"] == "ok":
-            assert_holds(row, truth)
+        assert row["value"] == pytest.approx(truth, rel=1e-4)
+        assert_holds(row, truth)
+
+
+@pytest.mark.parametrize("rtol", [0.3, 1e-3, 1e-6, 1e-13])
+def test_a_full_enclosure_is_as_narrow_as_asked_or_the_whole_spectrum(rtol):
+    W = next(random_walk(60, 40, 1, 0.0))
+    found = enclose(W, rtol=rtol, failure_probability=1e-9, seed=0)
+    top = found.spectrum.sigma_max
+    assert top.relative_width <= max(rtol * 1.001, 1e-12)
+    assert (found.spectrum.route == "gram") == (rtol == 1e-13)
+    assert top.lower <= float(torch.linalg.matrix_norm(W, 2)) <= top.upper
+    x = found.vector / found.vector.norm()
+    assert float((W @ x).norm()) > (1.0 - rtol) * top.value
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e-15, 1e15, 1e30])
@@ -305,22 +353,23 @@ def test_stable_ranks_do_not_depend_on_the_scale(scale):
 def test_small_matrices_have_both_ends_at_every_step():
     for row, truth in follow(list(random_walk(10, 300, 6, 0.5))):
         assert row["route"] == "gram"
+        assert row["lower"] < row["value"] < row["upper"]
         assert row["upper"] / row["lower"] < 1.0 + 1e-9
         assert_holds(row, truth)
 
 
-def test_autocast_around_the_loop_does_not_coarsen_the_products():
-    path = [W.float() for W in random_walk(64, 64, 5, 0.05)]
-    plain = [row["value"] for row, _ in follow(path)]
+def test_autocast_around_the_loop_does_not_reach_the_products(monkeypatch):
+    seen, real = [], WarmFollower.tick
+
+    def tick(self, *arguments):
+        seen.append(torch.is_autocast_enabled("cpu"))
+        real(self, *arguments)
+
+    monkeypatch.setattr(WarmFollower, "tick", tick)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        model = Moving(path[0])
-        tracker = Tracker(model)
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
-        for W in path:
-            model.send(W)
-            tracker.observe(optimizer)
-        values = tracker.table().where(kind="measurement").frame["value"].to_list()
-    assert values == plain
+        follow([W.float() for W in random_walk(64, 64, 3, 0.05)])
+        assert torch.is_autocast_enabled("cpu")
+    assert seen == [False] * 3
 
 
 def test_coarser_products_allowed_by_the_user_widen_the_proved_end():

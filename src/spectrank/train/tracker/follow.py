@@ -174,14 +174,16 @@ class WarmFollower(Follower):
         return grown
 
     def _grown(self, tick: Tick) -> bool:
-        """Whether a direction outside the carried one has come up."""
+        """Whether a direction outside the carried one came up, or all was lost."""
+        if not tick.trusted:
+            return True
         top = tick.length**2
         outside = tick.frobenius**2 - top
         self._least_outside = min(self._least_outside, outside)
         return outside - self._least_outside > _GROWTH * top
 
     def _lost(self, frobenius: float) -> Spectrum:
-        """Say why a tick has no norms, and have the next one start anew."""
+        """Say why a tick on a device has no norms; have the next one start anew."""
         self._warm.forget()
         shape = self._warm.shape
         if math.isfinite(frobenius):

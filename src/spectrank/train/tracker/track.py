@@ -225,7 +225,11 @@ class Tracker(Observer):
 
     @property
     def latest(self) -> dict[str, float]:
-        """The newest value of the first metric, by name; for a progress bar."""
+        """The newest value by name, for a progress bar.
+
+        Of the first metric that follows every tick; of the first one where all read
+        full spectra, and then empty until ``spectrum_every`` steps are done.
+        """
         self._drain()
         return dict(self._latest)
 

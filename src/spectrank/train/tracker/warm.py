@@ -63,6 +63,12 @@ class Tick:
     turn: float
     moved: float
 
+    @property
+    def trusted(self) -> bool:
+        """Whether the products can neither have overflowed nor underflowed."""
+        in_range = _SAFE_LOW < self.frobenius < _SAFE_HIGH
+        return in_range and 0.0 < self.length < math.inf
+
 
 @final
 class WarmStart:
@@ -209,9 +215,7 @@ class WarmStart:
             Norms with their ends; None where the numbers left the range in which they
             can be trusted: forget the vector then.
         """
-        if not _SAFE_LOW < tick.frobenius < _SAFE_HIGH:
-            return None
-        if not 0.0 < tick.length < math.inf:
+        if not tick.trusted:
             return None
         note = self._notes[k]
         dtype = self._x.dtype
