@@ -84,7 +84,7 @@ def test_the_outputs_are_the_table(cache, tmp_path):
     tables = [Table.read(path) for path in outputs]
     truth = running.reproduce(KEY, cache=cache)
     assert all(t.frame.equals(truth.frame) for t in tables)
-    assert tables[0].provenance["command"].startswith("spectrank ")
+    assert tables[0].provenance["command"].startswith("spectrank")
     assert tables[0].provenance["paper"]["key"] == KEY
     assert KEY in page.read_text(encoding="utf-8")
 

@@ -254,3 +254,23 @@ def test_relations_read_as_words(change, text):
 def test_seed_text_shortens_runs():
     assert seed_text([3, 1, 2, 7]) == "1-3, 7"
     assert seed_text([]) == ""
+
+
+def test_a_flat_line_neither_rises_nor_falls():
+    for relation in ("increasing", "decreasing"):
+        row = judge(trend(relation), [[1.0, 1.0, 1.0], [1.0, 1.0, 1.0]])
+        assert row["verdict"] == "inconclusive", relation
+    rising = judge(trend("increasing"), [[1, 2, 3], [1.1, 2.1, 3.1], [1, 2, 3.2]])
+    assert rising["verdict"] == "reproduced"
+    # One step differs between the seeds, so there is a standard error to speak of.
+    assert "no standard error" not in rising["reason"]
+
+
+def test_a_mean_outside_float64_is_no_number():
+    row = judge(claim(), [1e308, 1e308, -1e308])
+    assert (row["verdict"], row["status"]) == ("inconclusive", "nonfinite")
+    assert "leaves the range of float64" in row["reason"]
+
+
+def trend(relation):
+    return claim(relation=relation, expected=None, tolerance=0.0)

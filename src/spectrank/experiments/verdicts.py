@@ -75,7 +75,16 @@ def judge(
             "reason": f"{len(bad)} of {len(seeds)} seeds gave no finite value "
             f"({seed_text(bad)}); a mean without them would be chosen by its outcome",
         }
-    return row | _verdict(claim, _interval(claim, values))
+    with np.errstate(over="ignore", invalid="ignore"):
+        interval = _interval(claim, values)
+    if not np.isfinite([interval.value, interval.lower, interval.upper]).all():
+        return row | {
+            "verdict": "inconclusive",
+            "status": "nonfinite",
+            "reason": "the mean of the estimates leaves the range of float64; "
+            "rescale the quantity",
+        }
+    return row | _verdict(claim, interval)
 
 
 def not_applicable(claim: Claim, reason: str) -> Row:
@@ -183,10 +192,19 @@ def _interval(claim: Claim, values: np.ndarray) -> Interval:
 def _verdict(claim: Claim, found: Interval) -> Row:
     low, high = claim.accepted
     where = (
-        f"the {claim.confidence:.0%} interval [{found.lower:.4g}, {found.upper:.4g}]"
+        f"the {100 * claim.confidence:g}% interval "
+        f"[{found.lower:.4g}, {found.upper:.4g}]"
     )
     region = f"[{low:.4g}, {high:.4g}]"
-    if low <= found.lower and found.upper <= high:
+    # Without a tolerance a trend is strict: a flat line neither rises nor falls.
+    strict = claim.relation in TRENDS and claim.tolerance == 0.0
+    if strict:
+        region = "(0, inf)"
+    if (
+        low <= found.lower
+        and found.upper <= high
+        and not (strict and found.lower == 0.0)
+    ):
         verdict, reason = "reproduced", f"{where} lies in the accepted {region}"
     elif found.upper < low or high < found.lower:
         verdict, reason = "contradicted", f"{where} lies outside the accepted {region}"
@@ -196,7 +214,7 @@ def _verdict(claim: Claim, found: Interval) -> Row:
     if claim.relation in TRENDS:
         reason = f"of the smallest step {reason}"
     error = found.standard_error
-    if error == 0.0:
+    if error == 0.0 and found.lower == found.upper:
         reason += "; all seeds agree to the last bit, so there is no standard error"
     centre = 0.0 if claim.expected is None else claim.expected
     return {

@@ -65,7 +65,7 @@ def one_layer(inputs: Inputs, size: Size) -> Design:
     figures |= axes(
         offset,
         "stable rank of the layer",
-        y="mean signal per unit of stable rank",
+        y="mean signal / its predicted value at stable rank 1",
         x_scale="linear",
         y_scale="linear",
     )

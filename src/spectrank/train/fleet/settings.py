@@ -106,6 +106,11 @@ def check_members(template: nn.Module, parameters: Mapping[str, Tensor]) -> int:
         DomainError: Every parameter is frozen.
         ArgumentTypeError: A parameter is neither float32 nor float64, or they differ.
     """
+    if not isinstance(parameters, Mapping):
+        raise ArgumentTypeError(
+            "parameters map names to stacked tensors, got "
+            f"{type(parameters).__name__}; pass stack(modules)"
+        )
     wanted = {name: tuple(p.shape) for name, p in template.named_parameters()}
     if not wanted or set(parameters) != set(wanted):
         odd = sorted(set(parameters) ^ set(wanted))
