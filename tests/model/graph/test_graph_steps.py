@@ -80,6 +80,25 @@ def test_a_linear_layer_is_one_however_it_is_written(name: str, rerun: Any) -> N
     assert layer.name == weight
 
 
+def test_an_einsum_that_is_no_linear_layer_keeps_its_equation() -> None:
+    model = Does(lambda m, x: torch.einsum("bi,oi->ob", x, m.w), w=W.clone())
+    [layer] = graph(model, torch.randn(3, 4)).layers
+    assert (layer.op, layer.matrices) == ("einsum", ())
+    assert layer.attributes == {"equation": "bi,oi->ob", "place": 1}
+    assert layer.note == "einsum bi,oi->ob: no view gives this map"
+
+
+def test_leading_axes_are_folded_only_if_they_are_unfolded_again(rerun: Any) -> None:
+    def forward(m: Any, x: Tensor, *sizes: int) -> Tensor:
+        return torch.tanh(m.a(x.view(-1, 4)).view(*sizes, 5))
+
+    folded = Does(lambda m, x: forward(m, x, 2, 3), a=nn.Linear(4, 5))
+    assert ops(same(rerun, folded, torch.randn(2, 3, 4))) == ["linear", "tanh"]
+    other = Does(lambda m, x: forward(m, x, 3, 2), a=nn.Linear(4, 5))
+    found = same(rerun, other, torch.randn(2, 3, 4))
+    assert ops(found) == ["reshape", "linear", "reshape", "tanh"]
+
+
 def test_features_first_is_told_by_the_axis(rerun: Any) -> None:
     column = torch.randn(5, 1)
     model = Does(lambda m, x: m.w @ x + m.b, w=W.clone(), b=column)
@@ -608,6 +627,15 @@ def test_an_index_into_a_learned_table_is_an_embedding(rerun: Any) -> None:
     assert layer.matrices == (MatrixView("table", "embedding", (7, 3)),)
 
 
+def test_a_mask_that_picks_rows_of_a_table_is_unknown() -> None:
+    model = Does(lambda m, x: m.table[x > 0].sum(0), table=torch.randn(7, 3))
+    found = graph(model, torch.randn(7))
+    assert found.layers == ()
+    [unknown] = found.unknowns
+    assert unknown.op == "index"
+    assert unknown.note == "the size of its result depends on the data"
+
+
 class Rotary(nn.Module):
     """Packed query, key and value, of unlike sizes, with rotated queries and keys."""
 
@@ -642,6 +670,16 @@ def test_packed_rows_are_followed_through_a_rotation(rerun: Any) -> None:
     # One value head serves both query heads.
     [value] = [a for a in found.into(out) if "attention:value" in " ".join(a.through)]
     assert found.columns(value) == (12, 13, 14, 15) * 2
+
+
+def test_one_projection_in_two_roles_is_not_packed() -> None:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        both = m.both(x)
+        return F.scaled_dot_product_attention(both, both, m.value(x))
+
+    model = Does(forward, both=nn.Linear(8, 8), value=nn.Linear(8, 8))
+    found = graph(model, torch.randn(2, 5, 8))
+    assert [[m.part for m in node.matrices] for node in found.layers] == [[None]] * 2
 
 
 def test_columns_of_a_gate_and_of_its_linear_branch() -> None:
