@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from spectrank.model.graph import Graph, Node
+from spectrank.model.graph import Graph, Node, graph
 
 
 def _linear(node: Node, x: list[Tensor], p: Mapping[str, Tensor]) -> Tensor:
@@ -173,7 +173,7 @@ def rerun() -> Callable[..., list[Tensor]]:
     """Outputs of a model computed from the nodes of its graph."""
 
     def run(
-        graph: Graph,
+        found: Graph,
         model: nn.Module,
         inputs: Sequence[Tensor],
         constants: Sequence[Tensor] = (),
@@ -181,7 +181,7 @@ def rerun() -> Callable[..., list[Tensor]]:
         state = dict(model.state_dict())
         for name, parameter in model.named_parameters(remove_duplicate=False):
             state[name] = parameter.detach()
-        for node in graph.layers:
+        for node in found.layers:
             owner, _, local = (
                 node.parameters["weight"].rpartition(".")
                 if ("weight" in node.parameters)
@@ -193,7 +193,7 @@ def rerun() -> Callable[..., list[Tensor]]:
         values: dict[str, Any] = {}
         given, filled = iter(inputs), iter(constants)
         outputs = []
-        for node in graph.nodes:
+        for node in found.nodes:
             x = [values[item] for item in node.inputs]
             p = {role: state[name] for role, name in node.parameters.items()}
             if node.kind == "input":
@@ -270,19 +270,56 @@ def direct_links() -> Callable[..., set[tuple[str, str]]]:
 
 
 @pytest.fixture
+def same(rerun: Callable[..., list[Tensor]]) -> Callable[..., Graph]:
+    """The graph of a model, after its nodes gave the model's one output."""
+
+    def check(model: nn.Module, *inputs: Tensor) -> Graph:
+        found = graph(model, inputs)
+        assert found.unknowns == ()
+        expected = model(*inputs)
+        [got] = rerun(found, model, list(inputs))
+        assert torch.allclose(got, expected, rtol=1e-5, atol=1e-6)
+        return found
+
+    return check
+
+
+@pytest.fixture
+def check_direct(direct_links: Callable[..., set[tuple[str, str]]]) -> Any:
+    """Compare the links between layers with those that autograd finds."""
+
+    def check(found: Graph, model: nn.Module, *args: Any, **kwargs: Any) -> None:
+        kinds = (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d)
+        paths = [
+            path
+            for path, module in model.named_modules()
+            if isinstance(module, kinds) or type(module).__name__ == "Conv1D"
+        ]
+        got = set()
+        for link in found.links:
+            source, target = found[link.source], found[link.target]
+            if source.kind == "layer" and target.kind in {"layer", "output"}:
+                end = target.name if target.kind == "layer" else "output"
+                got.add((source.name, end))
+        assert got == direct_links(model, paths, *args, **kwargs)
+
+    return check
+
+
+@pytest.fixture
 def named_links() -> Callable[..., list[tuple[str, str, tuple[str, ...]]]]:
     """Links of a graph as (source name, target name, steps), moves left out."""
 
     def named(
-        graph: Graph, *, without: Sequence[str] = ()
+        found: Graph, *, without: Sequence[str] = ()
     ) -> list[tuple[str, str, tuple[str, ...]]]:
         return [
             (
-                graph[link.source].name,
-                graph[link.target].name,
+                found[link.source].name,
+                found[link.target].name,
                 tuple(step for step in link.through if step not in without),
             )
-            for link in graph.links
+            for link in found.links
         ]
 
     return named
