@@ -183,8 +183,7 @@ class WarmFollower(Follower):
         return outside - self._least_outside > _GROWTH * top
 
     def _lost(self, frobenius: float) -> Spectrum:
-        """Say why a tick on a device has no norms; have the next one start anew."""
-        self._warm.forget()
+        """Say why a tick on a device has no norms; the next tick starts anew."""
         shape = self._warm.shape
         if math.isfinite(frobenius):
             reason = (

@@ -105,10 +105,6 @@ class WarmStart:
         """Whether there is a vector to start from."""
         return self._ready
 
-    def forget(self) -> None:
-        """Drop the vector; the next tick has to be a full enclosure."""
-        self._ready = False
-
     def restart(self, W: Tensor, enclosed: Enclosed, noise_seed: int) -> None:
         """Go on from the vector of a full enclosure.
 
@@ -213,7 +209,7 @@ class WarmStart:
 
         Returns:
             Norms with their ends; None where the numbers left the range in which they
-            can be trusted: forget the vector then.
+            can be trusted.
         """
         if not tick.trusted:
             return None
