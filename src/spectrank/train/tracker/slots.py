@@ -62,6 +62,9 @@ class Slots:
     def __iter__(self) -> Iterator[Slot]:
         return iter(self._slots)
 
+    def __reversed__(self) -> Iterator[Slot]:
+        return reversed(self._slots)
+
     @property
     def devices(self) -> set[str]:
         """Types of the devices where matrices are."""

@@ -146,6 +146,9 @@ class WarmStart:
         """
         length, frobenius, turn, moved = self._cells[k]
         a = _scaled(W, self._exponent, self._x.dtype)
+        # Norms before products: they read faster what has to come from memory.
+        together = 1 if a.stride(1) == 1 else 0
+        _norm_by_rows(a, together, frobenius)
         for _ in range(num_products):
             terms = len(self._x)
             y = torch.mv(a if self._right else a.T, self._x)
@@ -154,8 +157,6 @@ class WarmStart:
             self._x = y if self._right else self._mixed(y)
             self._right = not self._right
         turn.copy_(self._turn)
-        together = 1 if a.stride(1) == 1 else 0
-        _norm_by_rows(a, together, frobenius)
         self._notes[k] = _Note(
             self._exponent, terms, self.shape[together], self._anchor_top
         )
