@@ -476,3 +476,41 @@ def test_a_silent_machines_trial_is_given_up_after_the_time_stated(tmp_path):
     other.tell(number, 0.5)
     storage.close()
     assert other.trials()[number].state == "failed"
+
+
+def test_a_study_keeps_its_range(tmp_path):
+    def evaluate(trials):
+        return [trial.learning_rate for trial in trials]
+
+    shared = {"num_trials": 2, "batch_size": 2, "storage": tmp_path / "study.db"}
+    tune(["a"], evaluate, low=0.1, high=1.0, **shared)
+    with pytest.raises(DomainError, match="keeps its range"):
+        tune(["a"], evaluate, low=0.01, high=1.0, **shared)
+    assert len(tune(["a"], evaluate, low=0.1, high=1.0, **shared).table) >= 2
+
+
+def test_trials_asked_for_before_an_interruption_are_asked_for_anew(
+    tmp_path, monkeypatch
+):
+    ask = ArmStudy.ask
+    calls = []
+
+    def interrupted(self, num_trials):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return ask(self, num_trials)
+
+    settings = {
+        "num_trials": 3,
+        "batch_size": 3,
+        "low": 0.1,
+        "high": 1.0,
+        "storage": tmp_path / "study.db",
+    }
+    monkeypatch.setattr(ArmStudy, "ask", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        tune(["a"], lambda trials: [1.0] * len(trials), **settings)
+    monkeypatch.setattr(ArmStudy, "ask", ask)
+    # Without giving the first trial up this would wait for it for ever.
+    tune(["a"], lambda trials: [1.0] * len(trials), **settings)

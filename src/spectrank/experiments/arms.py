@@ -23,6 +23,7 @@ State = Literal["complete", "diverged", "failed", "running"]
 
 _PARAMETER = "learning_rate"
 _MARK, _REASON = "spectrank_claim", "spectrank_reason"
+_BOUNDS = "spectrank_bounds"
 
 
 @final
@@ -88,7 +89,7 @@ class ArmStudy:
             The arm.
 
         Raises:
-            DomainError: It was begun in the other direction.
+            DomainError: It was begun in the other direction or another range.
         """
         optuna = need("optuna", "tuning learning rates")
         with quiet(optuna):
@@ -103,6 +104,14 @@ class ArmStudy:
                 f"a study keeps its direction, {name} was begun to "
                 f"{study.direction.name.lower()}, got {direction!r}; choose another "
                 "study_name"
+            )
+        begun = study.user_attrs.get(_BOUNDS)
+        if begun is None:
+            study.set_user_attr(_BOUNDS, list(bounds))
+        elif tuple(begun) != tuple(bounds):
+            raise DomainError(
+                f"a study keeps its range, {name} was begun with learning rates in "
+                f"{list(begun)}, got {list(bounds)}; choose another study_name"
             )
         return cls(study, seed, bounds, stale_after)
 

@@ -159,7 +159,13 @@ def _asked(
         for arm in list(open_arms):
             if len(batch) == batch_size:
                 break
-            asked = studies[arm].ask(num_trials)
+            try:
+                asked = studies[arm].ask(num_trials)
+            except BaseException:
+                # Claimed and never run: nobody else would give them up.
+                for trial in batch:
+                    studies[trial.arm].fail(trial.number, "asked for, not run")
+                raise
             if asked is None:
                 open_arms.remove(arm)
             else:

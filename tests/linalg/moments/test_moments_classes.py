@@ -399,3 +399,21 @@ def test_what_was_not_kept_is_refused_with_a_way_out():
     with pytest.raises(DomainError, match=r"\[0, 2\), got 2"):
         summary.class_status(2)
     assert summary.total_variation.status == "ok"
+
+
+def two_collapsed_classes(distance):
+    moments = ClassMoments(num_classes=2, dim=1)
+    rows = torch.tensor([[0.0], [0.0], [distance], [distance]], dtype=torch.float64)
+    moments.update(rows, torch.tensor([0, 0, 1, 1]))
+    return moments.compute()
+
+
+def test_means_whose_squares_leave_float64_have_a_status():
+    near, far = two_collapsed_classes(1e-170), two_collapsed_classes(1e200)
+    for value in (near.total_variation, near.rtcv, near.mean_square):
+        assert value.status == "degenerate"
+        assert "below float64's range" in value.reason
+    for value in (far.total_variation, far.rtcv, far.mean_square):
+        assert value.status == "nonfinite"
+    sound = two_collapsed_classes(2.0)
+    assert (sound.total_variation.value, sound.rtcv.value) == (1.0, 0.0)

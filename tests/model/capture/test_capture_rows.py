@@ -158,6 +158,13 @@ def test_an_ignored_sample_is_dropped_with_all_its_rows():
     assert len(first_batch(model, (draw(N, 2, T), y))["2"].output_rows()) == 4
 
 
+def test_a_loss_that_ignores_no_number_keeps_the_target_minus_100():
+    model = nn.Sequential(nn.Linear(2, 1), nn.Flatten(0)).double()
+    y = torch.tensor([0, -100, 2, 1])
+    found = first_batch(model, (draw(N, 2), y), gradients="loss", loss="mse")
+    assert len(found["0"].gradient_rows()) == 4
+
+
 def test_causal_labels_are_those_that_a_position_is_compared_with():
     batch = tokens()
     model = Tagger()

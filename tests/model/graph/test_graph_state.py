@@ -131,6 +131,22 @@ class Branching(nn.Module):
         return self.b(x) if x.sum() > 0 else x
 
 
+class TakesOneMapping(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(3, 2)
+
+    def forward(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        return self.fc(batch["x"])
+
+
+def test_a_forward_of_one_mapping_is_told_how_to_pass_it() -> None:
+    batch = {"x": torch.ones(1, 3)}
+    with pytest.raises(DomainError, match=r"pass \(\{\.\.\.\},\)"):
+        graph(TakesOneMapping(), batch)
+    assert [layer.name for layer in graph(TakesOneMapping(), (batch,)).layers] == ["fc"]
+
+
 def test_a_refused_model_gives_torchs_reason_and_the_ways_out(
     capfd: pytest.CaptureFixture[str],
 ) -> None:

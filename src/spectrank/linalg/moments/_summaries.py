@@ -18,7 +18,7 @@ from torch import Tensor
 
 from spectrank.errors import DomainError
 from spectrank.linalg.moments._rows import choice, tiles
-from spectrank.linalg.moments._verdicts import trusted, verdict
+from spectrank.linalg.moments._verdicts import too_small, trusted, verdict
 from spectrank.linalg.shapes import Float64, Shaped
 from spectrank.linalg.value import Status, Value
 
@@ -133,12 +133,17 @@ class ClassSummary:
     def mean_square(self) -> Value:
         r"""Second moment :math:`\frac1N\sum_i\|x_i\|^2` about zero."""
         weights, rows = self._weighted("samples")
+        if (small := too_small(self.means[rows])) and self.wcv.value == 0.0:
+            return Value.undefined(*small)
         means = self.means[rows].square().sum(1)
         return self._value(self.wcv.value + float((weights * means).sum()))
 
     @property
     def total_variation(self) -> Value:
         r"""Variation about the mean of all rows, within plus between classes."""
+        small = too_small(self.centred_means("samples"))
+        if small and self.wcv.value == 0.0:
+            return Value.undefined(*small)
         return self._value(self.wcv.value + float(self.between_variance("samples")))
 
     @property
@@ -152,6 +157,8 @@ class ClassSummary:
             Value with its rounding error.
         """
         total = self.total_variation
+        if total.status != "ok":
+            return total
         if total.status == "ok" and total.value == 0.0:
             return Value.undefined("degenerate", "all rows are equal: 0/0")
         return self._value(self.wcv.value / (total.value or math.nan)).clip(0.0, 1.0)

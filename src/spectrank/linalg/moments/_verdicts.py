@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -77,7 +79,30 @@ def trusted(value: float, num_rows: int, status: Verdict) -> Value:
     word, reason = status
     if word != "ok":
         return Value.undefined(word, reason or word)
+    if not math.isfinite(value):
+        return Value.undefined(
+            "nonfinite",
+            "sums of squares overflow; multiply the rows by a power of two below one",
+        )
     return Value.around(value, value * rounding(num_rows))
+
+
+def too_small(deviations: Tensor) -> tuple[Status, str] | None:
+    """Return why squares of these are below float64's range; None where they are not.
+
+    Args:
+        deviations: Of any shape; NaN where there is none.
+
+    Returns:
+        Status and reason, or None.
+    """
+    reach = float(deviations.abs().nan_to_num().max()) if deviations.numel() else 0.0
+    if not 0.0 < reach < SMALLEST:
+        return None
+    return "degenerate", (
+        f"means differ by at most {reach:.1e}, whose square is below float64's range; "
+        "multiply the rows by a power of two"
+    )
 
 
 def with_nan(values: Tensor, mask: Tensor) -> Tensor:

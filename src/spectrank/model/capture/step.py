@@ -215,7 +215,9 @@ def _gradient(
 
 def _samples(model: nn.Module, options: Options, call: ModelCall) -> Samples:
     loss = None if options.objective is None else options.objective.loss
-    ignore = -100 if loss is None or loss.ignore_index is None else loss.ignore_index
+    # A loss without an index to ignore means every number, -100 too.
+    known = loss.ignore_index if loss is not None else -100
+    ignore = -100 if known is None else known
     labels = _labels(call.targets)
     # Causal models compare position t with the label after it.
     if labels is not None and loss is not None and "causal" in loss.name:
@@ -226,7 +228,9 @@ def _samples(model: nn.Module, options: Options, call: ModelCall) -> Samples:
     time_first = options.batch_axis == 1 or any(
         getattr(m, "batch_first", True) is False for m in model.modules()
     )
-    ignored = labels is not None and bool((labels == ignore).any())
+    ignored = (
+        labels is not None and known is not None and bool((labels == ignore).any())
+    )
     return Samples(
         num_samples=num_samples(call, options.batch_axis, either=time_first),
         labels=labels,

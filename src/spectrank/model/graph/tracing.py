@@ -112,11 +112,16 @@ def trace(model: nn.Module, example_input: Any, kwargs: Mapping[str, Any]) -> Tr
                 _Tensors(model, names, dropped), args, keywords, strict=False
             )
     except Exception as error:
+        hint = (
+            "if forward takes the mapping itself, pass ({...},); "
+            if isinstance(example_input, Mapping)
+            else ""
+        )
         raise DomainError(
             "a model graph is read from one trace by torch.export, which refused "
-            f"{type(model).__name__}: {_first_lines(error)}; trace the part without "
-            "data-dependent control flow, pass another example_input, or state the "
-            "links as wiring=[(source layer, target layer, [steps]), ...]"
+            f"{type(model).__name__}: {_first_lines(error)}; {hint}trace the part "
+            "without data-dependent control flow, pass another example_input, or state "
+            "the links as wiring=[(source layer, target layer, [steps]), ...]"
         ) from error
     if not names:
         raise DomainError(

@@ -30,7 +30,7 @@ def lock_folder(folder: Path) -> IO[bytes]:
         folder: Where parts will be written.
 
     Returns:
-        The open lock file; closing it gives the lock back.
+        The open lock file; ``unlock_folder`` gives it back.
 
     Raises:
         TableError: If the folder cannot be written or another writer holds it.
@@ -55,6 +55,17 @@ def lock_folder(folder: Path) -> IO[bytes]:
         # Some network file systems have no locks: then one writer is a promise.
         pass
     return stream
+
+
+def unlock_folder(stream: IO[bytes]) -> None:
+    """Give a lock back, also where forked processes hold the file open.
+
+    Args:
+        stream: What ``lock_folder`` returned.
+    """
+    with contextlib.suppress(OSError, NameError):
+        fcntl.flock(stream.fileno(), fcntl.LOCK_UN)
+    stream.close()
 
 
 def last_part(folder: Path, resume: bool) -> tuple[int, int]:

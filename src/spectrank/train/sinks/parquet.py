@@ -14,6 +14,7 @@ from spectrank.train.sinks.folder import (
     lock_folder,
     read_parts,
     synchronise,
+    unlock_folder,
 )
 
 
@@ -96,7 +97,8 @@ class ParquetSink(Sink):
 
     def flush(self) -> None:
         """Write the open part now, however short; warns where the disk fails."""
-        if self._num_open:
+        # A closed sink has given its lock back: the next part may be another writer's.
+        if self._num_open and not self._closed:
             self._write()
 
     def close(self) -> None:
@@ -189,7 +191,7 @@ class ParquetSink(Sink):
 
     def _unlock(self) -> None:
         if self._lock is not None:
-            self._lock.close()
+            unlock_folder(self._lock)
             self._lock = None
 
 

@@ -25,6 +25,8 @@ _GROWTH = 0.5
 # Up to this shorter side the Gram matrix is cheaper than to keep a vector warm.
 SMALL = 32
 _RANGE = (2.0**-900, 2.0**900)
+# Entries from 2^-1000 to 2^1000 are brought to one; beyond, their own range remains.
+_REACH = 1000
 
 
 @dataclass(frozen=True)
@@ -233,9 +235,10 @@ class SmallFollower(Follower):
         self._shape = shape
         self._num_ticks = num_ticks
         self._grams: Tensor | None = None
+        self._exponents: Tensor | None = None
 
     def tick(self, k: int, W: Tensor, step: int) -> None:
-        """Record the float64 Gram matrix."""
+        """Record the float64 Gram matrix of W scaled to entries near one."""
         a = W.to(torch.float64)
         a = a if a.shape[0] >= a.shape[1] else a.T
         order = a.shape[1]
@@ -243,22 +246,34 @@ class SmallFollower(Follower):
             self._grams = torch.empty(
                 (self._num_ticks, order, order), dtype=torch.float64, device=W.device
             )
+            self._exponents = torch.zeros(
+                self._num_ticks, dtype=torch.int32, device=W.device
+            )
+        assert self._exponents is not None
+        # Squares of 1e-170 are zero. 2^-e itself must be a float64, hence the limit.
+        e = torch.frexp(a.abs().amax()).exponent.clamp(-_REACH, _REACH)
+        self._exponents[k] = e
+        a = torch.ldexp(a, -e)
         torch.mm(a.T, a, out=self._grams[k])
 
     def read(self, num_ticks: int) -> list[Reading]:
         """Return norms from the eigenvalues of the Gram matrices."""
         assert self._grams is not None
+        assert self._exponents is not None
+        exponents = self._exponents[:num_ticks].tolist()
         grams = self._grams[:num_ticks].cpu()
         finite = grams.isfinite().all(dim=2).all(dim=1)
         # All at once: a call costs as much as the work for an order of ten.
         values = torch.linalg.eigvalsh(torch.where(finite[:, None, None], grams, 0.0))
         tops, totals = values[:, -1], grams.diagonal(dim1=1, dim2=2).sum(dim=1)
         return [
-            Reading(self._norms(top, total))
-            for top, total in zip(tops.tolist(), totals.tolist(), strict=True)
+            Reading(self._norms(top, total, e))
+            for top, total, e in zip(
+                tops.tolist(), totals.tolist(), exponents, strict=True
+            )
         ]
 
-    def _norms(self, top: float, total: float) -> Spectrum:
+    def _norms(self, top: float, total: float, exponent: int) -> Spectrum:
         if total == 0.0:
             return without_values(self._shape, 0.0, "degenerate", "the matrix is zero")
         if not _RANGE[0] < total < _RANGE[1]:
@@ -266,16 +281,17 @@ class SmallFollower(Follower):
             return without_values(self._shape, math.nan, "nonfinite", reason)
         rows, cols = max(self._shape), min(self._shape)
         error = gram_error(rows, cols)
-        frobenius = math.sqrt(total)
+        unit = 2.0**exponent
+        frobenius = unit * math.sqrt(total)
         return Spectrum(
             shape=self._shape,
             frobenius=Value.around(
                 frobenius, frobenius * UNIT_ROUNDOFF * (rows + cols + 4), "certified"
             ),
             sigma_max=Value(
-                math.sqrt(top),
-                math.sqrt(top * (1.0 - error)),
-                math.sqrt(top * (1.0 + error)),
+                unit * math.sqrt(top),
+                unit * math.sqrt(top * (1.0 - error)),
+                unit * math.sqrt(top * (1.0 + error)),
             ),
             schatten4=None,
             sigma=None,

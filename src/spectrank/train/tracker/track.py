@@ -25,7 +25,9 @@ from typing import Any, Self, final
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
 
+from spectrank.errors import DomainError
 from spectrank.linalg import (
     DEFAULT_FAILURE_PROBABILITY,
     Need,
@@ -41,7 +43,7 @@ from spectrank.scanning import parse_metrics
 from spectrank.scanning.requests import MetricRequest
 from spectrank.scanning.rows import skip_row
 from spectrank.table import Table
-from spectrank.train.observers import Observer, Step
+from spectrank.train.observers import Attachment, Observer, Step
 from spectrank.train.sinks import MemorySink, Sink
 from spectrank.train.tracker.live import LearningRates
 from spectrank.train.tracker.options import (
@@ -176,6 +178,7 @@ class Tracker(Observer):
             num_ticks=_BUFFER,
         )
         self._devices = self._slots.devices
+        self._trained = {id(parameter) for parameter in model.parameters()}
         self._moments: list[Moment] = []
         self._rates = LearningRates.of(())
         self._last_look: int | None = None
@@ -192,6 +195,28 @@ class Tracker(Observer):
             "spectrum_every": spectrum_every,
         }
         self._provenance = provenance(model, requests, seed, settings)
+
+    def attach(self, *optimizers: Optimizer) -> Attachment:
+        """Measure after every step of these optimizers, by their post-step hooks.
+
+        Args:
+            *optimizers: One, or all that make up a step together.
+
+        Returns:
+            A handle: ``remove()`` it, or use it in a ``with`` block.
+
+        Raises:
+            DomainError: None of them trains the model, or as `Observer.attach`.
+        """
+        attachment = super().attach(*optimizers)
+        held = {id(p) for o in optimizers for g in o.param_groups for p in g["params"]}
+        if not held & self._trained:
+            attachment.remove()
+            raise DomainError(
+                "a tracker is attached to an optimizer of its model, got one that "
+                "holds none of its parameters; make it from model.parameters()"
+            )
+        return attachment
 
     def on_step(self, step: Step) -> None:
         """Measure, where this step is one of those to measure."""
@@ -215,8 +240,10 @@ class Tracker(Observer):
         """Bring all rows into the sink and close it; detach where attached."""
         if self._attachment is not None:
             self._attachment.remove()
-        self._drain()
-        self._sink.close()
+        try:
+            self._drain()
+        finally:
+            self._sink.close()
 
     def table(self) -> Table:
         """Return all rows so far, from the sink."""
