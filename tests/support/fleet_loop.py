@@ -10,7 +10,7 @@ from torch.nn import functional
 LOSSES = {
     "cross_entropy": functional.cross_entropy,
     "mse": functional.mse_loss,
-    "logistic": functional.binary_cross_entropy_with_logits,
+    "bce_with_logits": functional.binary_cross_entropy_with_logits,
 }
 
 

@@ -147,7 +147,7 @@ def test_one_unit_in_a_layer_and_one_member_left_give_the_same_bits():
     ]
     x, _ = class_data(dtype=torch.float32)
     y = (x[:, :1] > 0).float()
-    options = {"loss": "logistic", "batch_size": 20, "group_size": 4}
+    options = {"loss": "bce_with_logits", "batch_size": 20, "group_size": 4}
     with mock.patch.object(fleet_run, "STRIDE", 4):
         whole = run(nets, x, y, max_steps=12, **options)
         last = run(nets, x, y, max_steps=[1, 2, 12, 6], **options)

@@ -169,7 +169,11 @@ def test_accuracy_of_a_logistic_loss_and_none_of_squares():
     nets = nets_of(2, (7, 9, 1))
     x, y = separable()
     result = run(
-        nets, x, y.double(), loss="logistic", evaluations={"test": (x, y.double())}
+        nets,
+        x,
+        y.double(),
+        loss="bce_with_logits",
+        evaluations={"test": (x, y.double())},
     )
     right = (result.module(1)(x)[:, 0] > 0) == (y > 0)
     assert result.evaluations["test_accuracy"][1] == float(right.double().mean())

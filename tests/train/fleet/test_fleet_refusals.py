@@ -131,7 +131,7 @@ def test_the_same_modules_are_taken_once_they_are_still(make):
         ({"targets": torch.full((48,), -1)}, ShapeError, r"got -1"),
         ({"loss": "mse"}, ShapeError, "one_hot"),
         (
-            {"loss": "logistic", "targets": torch.full((48, 4), 2.0)},
+            {"loss": "bce_with_logits", "targets": torch.full((48, 4), 2.0)},
             ShapeError,
             r"in \[0, 1\]",
         ),

@@ -159,7 +159,7 @@ class MeanSquares(_Real):
 class Logistic(_Real):
     """``log(1 + exp(output)) - target * output`` with targets in [0, 1]."""
 
-    name = "logistic"
+    name = "bce_with_logits"
     classifies = True
 
     def of_group(  # noqa: D102
@@ -185,7 +185,7 @@ class Logistic(_Real):
         super().check(outputs, targets)
         if not bool(((targets >= 0) & (targets <= 1)).all()):
             raise ShapeError(
-                "logistic takes targets in [0, 1], got values between "
+                "bce_with_logits takes targets in [0, 1], got values between "
                 f"{float(targets.min())} and {float(targets.max())}; map labels -1 "
                 "and 1 to 0 and 1"
             )
@@ -200,7 +200,7 @@ def find_loss(name: str) -> Loss:
     """The loss of a name.
 
     Args:
-        name: ``cross_entropy``, ``mse`` or ``logistic``.
+        name: ``cross_entropy``, ``mse`` or ``bce_with_logits``.
 
     Returns:
         The loss.

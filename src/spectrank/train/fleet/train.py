@@ -88,7 +88,7 @@ def train_fleet(
         targets: (N, ...) class indices or numbers, or (D, N, ...).
         optimizer: ``SGD`` or ``Adam``; each of its numbers for all or one a member.
         max_steps: Most updates, for all or for each member.
-        loss: ``cross_entropy``, ``mse`` or ``logistic``, means over the batch.
+        loss: ``cross_entropy``, ``mse`` or ``bce_with_logits``, means over the batch.
         batch_size: Samples a batch; None for all of them.
         seeds: Of each member's batch order; needed if batches are smaller than N.
         dataset: Which of D data sets each member learns.
