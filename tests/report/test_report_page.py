@@ -1,11 +1,11 @@
 """The page as text: what it says, what it may not contain, how it is written."""
 
+import os
 import re
 
 import pytest
 
-from spectrank.errors import TableError
-from spectrank.report import _page as page_module
+from spectrank.errors import ArgumentTypeError, TableError
 from spectrank.report import render_html, write_html
 
 TIMES = "\N{MULTIPLICATION SIGN}"
@@ -161,7 +161,7 @@ def test_a_failed_write_leaves_the_old_page_and_no_rest(
     def full(descriptor):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(page_module.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(TableError, match="No space left"):
         write_html(table(matrix("w", [1.0])), target)
     assert target.read_text() == "old"
@@ -180,3 +180,9 @@ def test_four_hundred_matrices_with_spectra_stay_under_ten_megabytes_of_data(
     rows = [row for k in range(400) for row in matrix(f"h.{k}.attn.weight", values)]
     # The chart library adds 4.8 MB: 15 MB in all.
     assert len(render_html(table(rows)).encode()) < 10e6
+
+
+def test_what_is_no_table_is_refused(tmp_path):
+    with pytest.raises(ArgumentTypeError, match="a page shows a Table, got dict"):
+        write_html({"value": 1.0}, tmp_path / "page.html")
+    assert list(tmp_path.iterdir()) == []

@@ -6,8 +6,6 @@ but the two whose hashes it names, so no text of a table can run or load anythin
 
 import base64
 import hashlib
-import os
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,13 +13,13 @@ from typing import Any
 import jinja2
 from plotly.offline import get_plotlyjs
 
-from spectrank.errors import TableError
+from spectrank.errors import ArgumentTypeError, TableError
 from spectrank.report._claims import claims_page, claims_title, has_claims
 from spectrank.report._data import payload, safe_json, scan_rows
 from spectrank.report._facts import facts, recorded
 from spectrank.report._overview import default_title, overview
 from spectrank.report._wiring import wiring, without_unknowns
-from spectrank.table import Table
+from spectrank.table import Table, write_whole
 
 _SCAN_SCRIPTS = ("report.js", "charts.js", "spectrum.js", "table.js", "start.js")
 
@@ -133,7 +131,15 @@ def render_html(table: Table, *, title: str | None = None) -> str:
 
     Returns:
         An HTML document.
+
+    Raises:
+        ArgumentTypeError: It is no Table.
     """
+    if not isinstance(table, Table):
+        raise ArgumentTypeError(
+            f"a page shows a Table, got {type(table).__name__}; make one first, "
+            "e.g. spectrank.scan(model)"
+        )
     page = _claims_page if has_claims(table.frame) else _scan_page
     return page(table, title)
 
@@ -152,23 +158,17 @@ def write_html(table: Table, path: str | Path, *, title: str | None = None) -> P
         The path written.
 
     Raises:
+        ArgumentTypeError: It is no Table.
         TableError: The file cannot be written.
-    """
+    """  # noqa: DOC502 - raised by render_html
     target = Path(path)
     # A path in the input may hold bytes that are no UTF-8.
     content = render_html(table, title=title).encode("utf-8", "replace")
-    partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
     try:
-        with partial.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(target)
+        write_whole({target: content})
     except OSError as error:
         raise TableError(
             f"a page is written into an existing, writable folder, got {target} "
             f"({error.strerror or error}); create the folder or choose another path"
         ) from error
-    finally:
-        partial.unlink(missing_ok=True)
     return target

@@ -5,12 +5,9 @@ half of one. Bytes are verified before polars parses them: a few flipped bits in
 Parquet file can abort the whole process inside the parser, past any `except`.
 """
 
-import contextlib
 import hashlib
 import io
 import json
-import os
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +19,7 @@ from spectrank.table._csv import csv_bytes, read_csv
 from spectrank.table._json import Content, json_bytes, read_json
 from spectrank.table._provenance import check_version
 from spectrank.table._schema import SCHEMA_VERSION
+from spectrank.table._whole import write_whole
 
 _PARQUET_KEY = "spectrank.table"
 # Parquet finds everything by absolute offsets and the footer from the end, so bytes
@@ -48,7 +46,7 @@ def write_file(
     """
     files = _contents(frame, provenance, path)
     try:
-        _replace_all(files)
+        write_whole(files)
     except OSError as error:
         raise TableError(
             f"a table is written into an existing, writable folder, got {path} "
@@ -116,24 +114,6 @@ def _format(path: Path) -> str:
             f"got {path.name!r}; give it one of these suffixes"
         )
     return path.suffix.lower()
-
-
-def _replace_all(files: Mapping[Path, bytes]) -> None:
-    token = secrets.token_hex(4)
-    pending = {path.with_name(f".{path.name}.{token}.tmp"): path for path in files}
-    try:
-        for temporary, path in pending.items():
-            with temporary.open("xb") as stream:
-                stream.write(files[path])
-                stream.flush()
-                os.fsync(stream.fileno())
-        # A set of files cut in between is told by its checksums.
-        for temporary, path in pending.items():
-            temporary.replace(path)
-    finally:
-        for temporary in pending:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
 
 
 def _parquet_bytes(frame: pl.DataFrame, provenance: Mapping[str, Any]) -> bytes:

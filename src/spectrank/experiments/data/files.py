@@ -8,11 +8,9 @@ used only when their SHA-256 is the committed one.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import http.client
 import os
-import secrets
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
@@ -22,6 +20,7 @@ from urllib.parse import urlsplit
 from spectrank.errors import DomainError
 from spectrank.experiments.data.dataset import DataError
 from spectrank.experiments.data.idx import unpacked
+from spectrank.table import write_whole
 
 ENVIRONMENT_VARIABLE = "SPECTRANK_DATA"
 
@@ -144,19 +143,14 @@ def fetch(file: DataFile, url: str, folder: Path) -> Path:
         ) from error
     _checked(file, raw, url)
     target = folder / file.path
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(raw)
-        temporary.replace(target)
+        write_whole({target: raw})
     except OSError as error:
         raise DataError(
             f"a download is kept in a writable folder, got {folder} "
             f"({error.strerror or error}); set XDG_CACHE_HOME to another"
         ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
     return target
 
 

@@ -29,9 +29,7 @@ def gaussian_mixture(
 
     Centres are uniform on the sphere of radius ``centre_norm``, g is standard normal,
     and samples take the clusters in turn, so that class sizes differ by at most
-    ``clusters_per_class``. The defaults are 30 clusters in R^32 for 10 classes, the
-    layout of S1's pilot; its centre and noise scales were not recorded, these are
-    ours. One cluster per class, dimension 20, norm 2 and 4 classes is S2's toy.
+    ``clusters_per_class``. The defaults are 30 clusters in R^32 for 10 classes.
     Source (derived): tests/experiments/test_experiments_mixtures.py.
 
     Args:

@@ -7,11 +7,8 @@ Nothing in it can run code.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +19,7 @@ import torch
 from torch import Tensor
 
 from spectrank.errors import CheckpointError
+from spectrank.table import write_whole
 
 FORMAT = "spectrank-fleet-1"
 
@@ -72,21 +70,13 @@ def write_checkpoint(
     }
     header["digest"] = digest(copies, header)
     raw = safetensors.torch.save(copies, metadata=header)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        with temporary.open("xb") as stream:
-            stream.write(raw)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
+        write_whole({path: raw})
     except OSError as error:
         raise CheckpointError(
             f"a checkpoint is written into an existing, writable folder, got {path} "
             f"({error.strerror or error}); create the folder or choose another path"
         ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def read_checkpoint(
