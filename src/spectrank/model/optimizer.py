@@ -17,17 +17,15 @@ Source (derived): tests/model/test_optimizer_reading.py, one step of every optim
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from spectrank.errors import ArgumentTypeError, UnknownNameError
-
-DecayKind = Literal["coupled", "decoupled", "none", "unknown"]
+from spectrank.model.update_rules import READERS, DecayKind
 
 
 @dataclass(frozen=True)
@@ -110,8 +108,8 @@ def read_optimizer(
             "optimizer must be a torch.optim.Optimizer, "
             f"got {type(optimizer).__name__}; pass the one that a wrapper holds"
         )
-    if as_type is not None and as_type not in _READERS:
-        known = ", ".join(kind.__name__ for kind in _READERS)
+    if as_type is not None and as_type not in READERS:
+        known = ", ".join(kind.__name__ for kind in READERS)
         raise UnknownNameError(
             f"as_type must be one of {known} of torch.optim, got {as_type!r}; "
             "leave it out to have the optimizer reported as unknown"
@@ -148,7 +146,7 @@ def _settings(
     parameter: Tensor,
     name: str,
 ) -> ParameterSettings:
-    reader = _READERS.get(kind)
+    reader = READERS.get(kind)
     if reader is None:
         full = f"{kind.__module__}.{kind.__qualname__}"
         return ParameterSettings(
@@ -171,7 +169,7 @@ def _settings(
 
 
 def _unknown_reason(kind: type[Optimizer]) -> str:
-    base = next((b.__name__ for b in kind.__mro__ if b in _READERS), None)
+    base = next((b.__name__ for b in kind.__mro__ if b in READERS), None)
     if base is None:
         return (
             f"{kind.__name__} is no optimizer of torch.optim whose update is known "
@@ -181,125 +179,3 @@ def _unknown_reason(kind: type[Optimizer]) -> str:
         f"{kind.__name__} is a subclass of {base} and may change its update; "
         f"declare as_type=torch.optim.{base} if it does not"
     )
-
-
-# A reader takes the group and the parameter's state and gives the fields of
-# ParameterSettings that are its own; ``coupling`` is the kind of a decay that is not 0.
-_Fields = dict[str, Any]
-_Reader = Callable[[Mapping[str, Any], Mapping[str, Any]], _Fields]
-
-
-def _sgd(group: Mapping[str, Any], state: Mapping[str, Any]) -> _Fields:
-    # Without momentum torch keeps no buffer and ignores the dampening.
-    momentum = float(group["momentum"])
-    return {
-        "weight_decay": group["weight_decay"],
-        "momentum": momentum,
-        "dampening": float(group["dampening"]) if momentum != 0.0 else 0.0,
-        "nesterov": bool(group["nesterov"]),
-        "adaptive": False,
-    }
-
-
-def _asgd(group: Mapping[str, Any], state: Mapping[str, Any]) -> _Fields:
-    # w <- w (1 - lambd eta) - eta (g + d w): without momentum one decay of d + lambd.
-    # eta falls from step to step and lives in the state.
-    fields: _Fields = {
-        "weight_decay": group["weight_decay"] + group["lambd"],
-        "momentum": 0.0,
-        "dampening": 0.0,
-        "nesterov": False,
-        "adaptive": False,
-        "notes": ("weight_decay includes lambd; the learning rate falls by itself",),
-    }
-    if "eta" in state:
-        fields["learning_rate"] = state["eta"]
-    return fields
-
-
-def _muon(group: Mapping[str, Any], state: Mapping[str, Any]) -> _Fields:
-    return {
-        "weight_decay": group["weight_decay"],
-        "coupling": "decoupled",
-        "momentum": float(group["momentum"]),
-        "dampening": float(group["momentum"]),
-        "nesterov": bool(group["nesterov"]),
-        "adaptive": True,
-        "notes": ("the step is orthogonalised and scaled by the shape of the weight",),
-    }
-
-
-def _adam_family(*, decoupled: bool) -> _Reader:
-    def read(group: Mapping[str, Any], state: Mapping[str, Any]) -> _Fields:
-        # A flag of the group in Adam, NAdam and RAdam; AdamW has it always.
-        apart = decoupled or bool(group.get("decoupled_weight_decay", False))
-        first, second = group["betas"]
-        return {
-            "weight_decay": group.get("weight_decay", 0.0),
-            "coupling": "decoupled" if apart else "coupled",
-            "betas": (float(first), float(second)),
-            "adaptive": True,
-        }
-
-    return read
-
-
-def _rmsprop(group: Mapping[str, Any], state: Mapping[str, Any]) -> _Fields:
-    # The buffer averages preconditioned gradients.
-    return {
-        "weight_decay": group["weight_decay"],
-        "momentum": float(group["momentum"]),
-        "dampening": 0.0,
-        "nesterov": False,
-        "adaptive": True,
-    }
-
-
-def _adagrad(group: Mapping[str, Any], state: Mapping[str, Any]) -> _Fields:
-    steps_done = float(state.get("step", 0.0))
-    rate = float(group["lr"]) / (1.0 + steps_done * group["lr_decay"])
-    return {
-        "weight_decay": group["weight_decay"],
-        "learning_rate": rate,
-        "adaptive": True,
-    }
-
-
-def _adaptive(coupling: DecayKind, *notes: str) -> _Reader:
-    def read(group: Mapping[str, Any], state: Mapping[str, Any]) -> _Fields:
-        return {
-            "weight_decay": group.get("weight_decay", 0.0),
-            "coupling": coupling,
-            "adaptive": True,
-            "notes": notes,
-        }
-
-    return read
-
-
-_BY_NAME: dict[str, _Reader] = {
-    "SGD": _sgd,
-    "ASGD": _asgd,
-    "Adam": _adam_family(decoupled=False),
-    "AdamW": _adam_family(decoupled=True),
-    "NAdam": _adam_family(decoupled=False),
-    "RAdam": _adam_family(decoupled=False),
-    "Adamax": _adam_family(decoupled=False),
-    "SparseAdam": _adam_family(decoupled=False),
-    "RMSprop": _rmsprop,
-    "Adagrad": _adagrad,
-    "Adadelta": _adaptive("coupled"),
-    "Adafactor": _adaptive(
-        "decoupled", "the step is scaled by the norm of the weight and 1 / sqrt(step)"
-    ),
-    "Rprop": _adaptive("none", "only the sign of the gradient enters"),
-    "LBFGS": _adaptive("none", "one step moves all parameters by a shared curvature"),
-    "Muon": _muon,
-}
-
-# torch 2.6 has no Muon.
-_READERS: dict[type[Optimizer], _Reader] = {
-    getattr(torch.optim, name): reader
-    for name, reader in _BY_NAME.items()
-    if hasattr(torch.optim, name)
-}

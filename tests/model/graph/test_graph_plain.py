@@ -112,7 +112,7 @@ def test_the_layers_are_printed_with_what_feeds_them() -> None:
     text = printed(odd(), 100)
     assert text.splitlines() == [
         "Odd: 3 layers, 8 links",
-        "b  linear  4 x 4",
+        "b  linear  4 x 4  use 1 of 2",
         "  <- token via cat",
         "  <- x via cat",
         "a  linear  4 x 4",
@@ -122,7 +122,7 @@ def test_the_layers_are_printed_with_what_feeds_them() -> None:
         "  <- token via cat, sum:identity, layer_norm",
         "  <- x via cat, sum:identity, layer_norm",
         "  aten.cumsum.default is not an operator known here",
-        "b  linear  4 x 4",
+        "b  linear  4 x 4  use 2 of 2",
         "  <- n8",
         "output",
         "  <- b",
@@ -280,3 +280,11 @@ def test_a_wiring_that_does_not_fit_the_model_is_refused(
 ) -> None:
     with pytest.raises(error, match=message):
         graph(Odd(), wiring=wiring)
+
+
+def test_each_use_of_a_layer_is_told_from_the_others() -> None:
+    layer, last = nn.Linear(4, 4), nn.Linear(4, 2)
+    model = nn.Sequential(layer, nn.ReLU(), layer, last)
+    lines = printed(graph(model, torch.ones(1, 4)), 100).splitlines()
+    heads = [line for line in lines if "  linear  " in line]
+    assert [line.partition("use ")[2] for line in heads] == ["1 of 2", "2 of 2", ""]

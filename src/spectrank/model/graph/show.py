@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from rich.console import RenderableType
@@ -34,9 +35,14 @@ def layer_list(
         arriving.setdefault(link.target, []).append(link)
     ends = [node for node in nodes if node.kind in {"layer", "output", "unknown"}]
     count = sum(node.kind == "layer" for node in ends)
+    # Two names of one module are one layer: its parameters tell.
+    uses = Counter(_weights(node) for node in ends)
+    seen: Counter[tuple[str, ...]] = Counter()
     yield Text(f"{label}: {count} layers, {len(links)} links", style="bold")
     for node in ends:
-        yield _headline(node)
+        weights = _weights(node)
+        seen[weights] += 1
+        yield _headline(node, seen[weights], uses[weights])
         given = arriving.get(node.id, [])
         # The nearest sources are the ones a reader looks for.
         for link in given[::-1][:_SHOWN]:
@@ -50,7 +56,11 @@ def layer_list(
         yield Text(f"no output depends on: {', '.join(unused)}", style="yellow")
 
 
-def _headline(node: Node) -> Text:
+def _weights(node: Node) -> tuple[str, ...]:
+    return tuple(sorted(node.parameters.values())) if node.kind == "layer" else ()
+
+
+def _headline(node: Node, use: int, uses: int) -> Text:
     style = {"unknown": "bold red", "output": "bold green"}.get(node.kind, "bold cyan")
     line = Text(_title(node), style=style)
     if node.kind != "output":
@@ -58,6 +68,8 @@ def _headline(node: Node) -> Text:
     if node.matrix_shape is not None:
         m, n = node.matrix_shape
         line.append(f"  {m} x {n}", style="none")
+    if uses > 1 and node.kind == "layer":
+        line.append(f"  use {use} of {uses}", style="dim")
     if node.kind == "unknown":
         line.append("  unknown", style="red")
     return line
