@@ -129,6 +129,8 @@ def test_without_a_key_papers_and_claims_are_listed():
 
 
 MISTAKES = [
+    (["--html", "t.html"], "got none; name one"),
+    (["--strict"], "got none; name one"),
     ([KEY[:-1]], "did you mean 'georgiev2021stable'"),
     ([KEY, "--out", "t.xlsx"], ".parquet, .json or .csv"),
     ([KEY, "--out", "no/such/t.csv"], "existing, writable"),

@@ -224,6 +224,8 @@ def test_rows_make_a_table_with_all_that_a_reader_needs():
         ({"tolerance": 0.0}, DomainError, "single point"),
         ({"tolerance": -0.1}, DomainError, "at least 0"),
         ({"tolerance": math.inf}, DomainError, "finite"),
+        ({"confidence": 95.0}, DomainError, "write 95 % as 0.95"),
+        ({"confidence": 0.0}, DomainError, "between 0 and 1"),
         ({"expected": math.nan}, DomainError, "finite"),
         ({"statistic": "median"}, DomainError, "by student"),
         (

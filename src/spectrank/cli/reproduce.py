@@ -62,11 +62,19 @@ def reproduce_command(
     """Put the claims of a paper to the test.
 
     Raises:
+        DomainError: If options of a run are given and no paper.
         Exit: With code 1 if ``--strict`` and a claim was not reproduced.
     """
     from rich.console import Console
 
     if key is None:
+        if html is not None or out or cache is not None or full or strict:
+            from spectrank.errors import DomainError
+
+            raise DomainError(
+                "options of a run go with a paper, got none; name one, "
+                "e.g. spectrank reproduce georgiev2021stable --html page.html"
+            )
         _list(Console())
         return
     from spectrank.experiments import get_paper, reproduce

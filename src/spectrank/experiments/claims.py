@@ -117,6 +117,11 @@ class Claim:
                 "a tolerance is finite and at least 0, "
                 f"{self.key} has {self.tolerance}; state a number"
             )
+        if not 0.0 < self.confidence < 1.0:
+            raise DomainError(
+                f"a confidence lies between 0 and 1, {self.key} has {self.confidence}; "
+                "write 95 % as 0.95"
+            )
         if self.relation == "equals" and self.tolerance == 0.0:
             raise DomainError(
                 "no interval fits into a single point, got tolerance 0 for "

@@ -120,7 +120,7 @@ def measure(
     """
     found = np.empty((num_seeds, len(points), num_networks))
     # One thread: small products do not gain from a second one, and where other
-    # programs hold the cores they wait for it (7 s against 97 s).
+    # programs hold the cores they wait for it (14 times as long).
     with single_threaded(inputs.device):
         for replicate in range(num_seeds):
             for number, point in enumerate(points):
