@@ -2,6 +2,8 @@
 
 import math
 
+import mpmath
+import numpy as np
 import pytest
 import torch
 from tolerances import FLOAT64, STANDARD_ERRORS
@@ -9,8 +11,8 @@ from torch import nn
 
 from spectrank.errors import ArgumentTypeError, DomainError, UnknownNameError
 from spectrank.linalg.ensembles import ensemble
-from spectrank.linalg.ensembles.mp_spike import largest_sure
-from spectrank.random_nets import RandomMLP
+from spectrank.linalg.ensembles.mp_spike import largest_reliable, largest_typical
+from spectrank.random_nets import RandomMLP, activation_gain, mean_square
 
 SEEDS = (1, 2, 3)
 
@@ -302,13 +304,34 @@ def test_one_stable_rank_gives_way_where_a_layer_is_too_narrow():
     assert [law.stable_rank for law in flat.layers] == [32.0, 10.0, 1.0]
     spiked = RandomMLP([784, 512, 10, 1], 32)
     found = [law.stable_rank for law in spiked.layers]
-    assert found == [32.0, largest_sure(10, 512), 1.0]
-    assert "stable_rank=32/4.63161/1" in repr(spiked)
-    # What some spectrum reaches there is meant as it is said: refused, not lowered.
-    with pytest.raises(DomainError, match=r"up to 17 on 64 x 64.*got 20"):
-        RandomMLP([64, 64, 64], 20)
+    assert found == [32.0, largest_reliable(10, 512), 1.0]
+    assert "stable_rank=32/6.62033/1" in repr(spiked)
     with pytest.raises(DomainError, match=r"stable_rank must lie in \[1, 10\].*got 32"):
         RandomMLP([784, 64, 10], (32, 32), "flat")
+
+
+@pytest.mark.parametrize("spectrum", ["mp-spike", "flat", "slice"])
+def test_a_larger_shared_stable_rank_never_gives_a_smaller_one(spectrum):
+    widths = [128, 128, 10, 128]
+    before = [1.0] * 3
+    for r in (1, 2, 2.7, 3, 4.7, 4.8, 7, 7.2, 8, 9.9, 10, 11, 20, 28, 33):
+        found = [law.stable_rank for law in RandomMLP(widths, r, spectrum).layers]
+        pairs = zip(before, found, strict=True)
+        assert all(a - FLOAT64 <= b <= r + FLOAT64 for a, b in pairs)
+        before = found
+    # 10 x 128 has a limit of 7.1: 8 and 11 are both beyond it, and both give way.
+    narrow = [RandomMLP(widths, r).layers[1].stable_rank for r in (8, 11)]
+    assert narrow == [largest_reliable(10, 128)] * 2
+
+
+def test_a_stable_rank_that_no_layer_can_have_is_refused():
+    with pytest.raises(DomainError, match=r"up to 17 on 64 x 64.*got 20"):
+        RandomMLP([64, 64, 64], 20)
+    with pytest.raises(DomainError, match=r"lie in \[1, 64\].*got 65"):
+        RandomMLP([64, 64, 64], 65, "flat")
+    # The limit of a draw itself is shared as what draws reliably reach.
+    edge = RandomMLP([64, 64, 64], largest_typical(64, 64)).layers
+    assert [law.stable_rank for law in edge] == [largest_reliable(64, 64)] * 2
 
 
 def test_a_network_is_linear_modules_with_activations_between():
@@ -335,14 +358,53 @@ def test_a_network_is_linear_modules_with_activations_between():
 
 
 @pytest.mark.parametrize("activation", ["gelu", "silu"])
-def test_activations_without_a_known_gain_need_one(activation):
-    with pytest.raises(DomainError, match=f"got activation '{activation}'.*a number"):
-        RandomMLP([4, 5, 3], 2, "flat", activation=activation)
-    net = RandomMLP([4, 5, 3], 2, "flat", activation=activation, gain=1.4)
-    assert net.layers[0].a1 == pytest.approx(1.96 * 5)
+def test_other_activations_have_the_gain_of_mean_field(activation):
+    phi = {"gelu": nn.functional.gelu, "silu": nn.functional.silu}[activation]
+    # Gauss-Hermite, another rule than ours.
+    z, w = np.polynomial.hermite_e.hermegauss(120)
+    square = float((phi(torch.from_numpy(z)).square() * torch.from_numpy(w)).sum())
+    gain = (square / math.sqrt(2 * math.pi)) ** -0.5
+    net = RandomMLP([4, 5, 3], 2, "flat", activation=activation)
+    assert net.layers[0].a1 == pytest.approx(gain**2 * 5, rel=1e-9)
+    stated = RandomMLP([4, 5, 3], 2, "flat", activation=activation, gain=1.4)
+    assert stated.layers[0].a1 == pytest.approx(1.96 * 5)
     by_sigma = {"norm": "spectral", "sigma": 1.0, "activation": activation}
     assert RandomMLP([4, 5, 3], 2, "flat", **by_sigma).layers[0].spectral_norm == 1.0
     assert net.sample(generator()).state_dict()
+
+
+def truncated_moment(k, a, b):
+    """E Z^k on [a, b], by mpmath."""
+    density = mpmath.npdf
+    return mpmath.quad(lambda z: z**k * density(z), [a, b])
+
+
+def test_mean_squares_of_maps_with_kinks_are_exact():
+    Phi = mpmath.ncdf
+    # relu6: E min(max(Z, 0), 6)^2.
+    relu6 = truncated_moment(2, 0, 6) + 36 * (1 - Phi(6))
+    assert mean_square(nn.functional.relu6) == pytest.approx(float(relu6), rel=1e-12)
+    # hardtanh: E min(|Z|, 1)^2.
+    hard = 2 * truncated_moment(2, 0, 1) + 2 * (1 - Phi(1))
+    found = activation_gain("hardtanh")
+    assert found**-2 == pytest.approx(float(hard), rel=1e-12)
+    assert mean_square(nn.functional.relu) == pytest.approx(0.5, rel=FLOAT64)
+    assert mean_square(torch.abs) == pytest.approx(1.0, rel=FLOAT64)
+    # SELU's constants are made for a mean square of one.
+    assert activation_gain("selu") == pytest.approx(1.0, rel=1e-7)
+    sine = activation_gain("sin")
+    assert sine**-2 == pytest.approx((1 - math.exp(-2)) / 2, rel=FLOAT64)
+
+
+def test_options_of_an_activation_count():
+    assert activation_gain("leaky_relu", {"negative_slope": 0.3}) == pytest.approx(
+        nn.init.calculate_gain("leaky_relu", 0.3)
+    )
+    assert activation_gain("elu", {"alpha": 0.2}) > activation_gain("elu")
+    with pytest.raises(UnknownNameError, match="got 'swoosh'; pass gain as a number"):
+        activation_gain("swoosh")
+    with pytest.raises(DomainError, match=r"positive.*got 0\.0 for hardtanh"):
+        activation_gain("hardtanh", {"min_val": 0.0, "max_val": 0.0})
 
 
 def test_sampling_depends_on_the_generator_alone():

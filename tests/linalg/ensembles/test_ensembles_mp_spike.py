@@ -9,7 +9,11 @@ from tolerances import FLOAT64, STANDARD_ERRORS
 
 from spectrank.errors import DomainError
 from spectrank.linalg.ensembles import ensemble, mp_spike
-from spectrank.linalg.ensembles.mp_spike import largest_sure, largest_typical
+from spectrank.linalg.ensembles.mp_spike import (
+    largest_reliable,
+    largest_sure,
+    largest_typical,
+)
 from spectrank.linalg.haar import make_draws
 
 SEEDS = (1, 2, 3)
@@ -280,3 +284,21 @@ def test_a_stable_rank_beyond_the_bulk_is_refused_before_anything_is_drawn():
         ensemble(64, 64, stable_rank=17.5)
     ensemble(64, 64, stable_rank=17.0)
     assert ensemble(3, 7, stable_rank=2.0).stable_rank == 2.0
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize(
+    ("m", "n", "num"),
+    [(4, 9, 20_000), (10, 128, 2_000), (32, 32, 2_000), (8, 8, 9_000)],
+)
+def test_draws_reach_the_reliable_limit(m, n, num, seed):
+    r = largest_reliable(m, n)
+    assert largest_sure(m, n) <= r <= largest_typical(m, n)
+    # Of a Gaussian matrix, not by the sampler: at one in a million none of these.
+    H = torch.randn(num, m - 1, n - 1, generator=generator(seed))
+    ratio = torch.linalg.matrix_norm(H, 2) / torch.linalg.matrix_norm(H)
+    assert int((math.sqrt(r - 1.0) * ratio > 1.0 + 1e-6).sum()) == 0
+    # And it is no mere caution: a tenth beyond the edge draws are refused.
+    beyond = largest_typical(m, n) * 1.1
+    if min(m, n) > 8:
+        assert int((math.sqrt(beyond - 1.0) * ratio > 1.0).sum()) > 0

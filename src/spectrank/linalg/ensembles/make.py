@@ -38,6 +38,7 @@ from spectrank.linalg.ensembles.gaussian import GaussianLaw
 from spectrank.linalg.ensembles.law import Law
 from spectrank.linalg.ensembles.mp_spike import (
     MpSpikeLaw,
+    largest_reliable,
     largest_sure,
     largest_typical,
 )
@@ -65,8 +66,8 @@ _RANDOM: MappingProxyType[str, Callable[[int, int, float], Law]] = MappingProxyT
 SPECTRA = (*_RANDOM, *_FIXED, "orthogonal", "gaussian")
 """Names that ``ensemble`` takes."""
 
-# Of these the stable rank is no choice.
-_OWN_STABLE_RANK = ("orthogonal", "gaussian")
+OWN_STABLE_RANK = ("orthogonal", "gaussian")
+"""Spectra whose stable rank is no choice."""
 
 
 def ensemble(
@@ -115,7 +116,7 @@ def ensemble(
         return _given(m, n, stable_rank, spectrum, profile)
     name = "mp-spike" if spectrum is None else spectrum
     check_name(name, SPECTRA)
-    if name in _OWN_STABLE_RANK:
+    if name in OWN_STABLE_RANK:
         return _own(m, n, stable_rank, name)
     if stable_rank is None:
         raise ArgumentTypeError(
@@ -175,9 +176,10 @@ def shared_stable_ranks(
 ) -> list[Any]:
     """One stable rank meant for many layers, as each of them can have it.
 
-    Above min(m, n) it is lowered to that, for ``mp-spike`` to the largest that its
-    draws surely reach. Layers whose spectrum has a stable rank of its own are left out,
-    unless all are: then the number has no meaning and `ensemble` refuses it.
+    min(stable_rank, `largest_shared`) in every layer, so a larger number never gives a
+    smaller stable rank. A number that no layer can have at all is left for `ensemble`
+    to refuse. Layers whose spectrum has a stable rank of its own are left out, unless
+    all are: then the number has no meaning and `ensemble` refuses it.
 
     Args:
         shapes: (m, n) of every layer.
@@ -187,17 +189,45 @@ def shared_stable_ranks(
     Returns:
         What to ask `ensemble` for, layer by layer.
     """
+    layers = list(zip(shapes, spectra, strict=True))
+    free = [(m, n, name) for (m, n), name in layers if name not in OWN_STABLE_RANK]
+    r = float(stable_rank) if isinstance(stable_rank, Real) else math.nan
+    shared = any(r <= largest_possible(m, n, name) for m, n, name in free)
     ranks: list[object] = []
-    mixed = any(name not in _OWN_STABLE_RANK for name in spectra)
-    for (m, n), name in zip(shapes, spectra, strict=True):
-        if mixed and name in _OWN_STABLE_RANK:
+    for (m, n), name in layers:
+        if free and name in OWN_STABLE_RANK:
             ranks.append(None)
-        elif (
-            isinstance(stable_rank, Real) and min(m, n) < float(stable_rank) < math.inf
-        ):
-            # Not the typical limit: every tenth draw of the layer would be refused.
-            sure = largest_sure(m, n) if name == "mp-spike" else float(min(m, n))
-            ranks.append(sure)
+        elif shared and r > (top := largest_shared(m, n, name)):
+            ranks.append(top)
         else:
             ranks.append(stable_rank)
     return ranks
+
+
+def largest_possible(m: int, n: int, spectrum: str) -> float:
+    """Largest stable rank that `ensemble` takes.
+
+    Args:
+        m: Number of rows.
+        n: Number of columns.
+        spectrum: One of ``SPECTRA`` whose stable rank is a choice.
+
+    Returns:
+        min(m, n); for ``mp-spike`` 1 + mn / (sqrt m + sqrt n)^2, where every fifth
+        draw may be refused.
+    """
+    return largest_typical(m, n) if spectrum == "mp-spike" else float(min(m, n))
+
+
+def largest_shared(m: int, n: int, spectrum: str) -> float:
+    """Largest stable rank that a number meant for many layers gives one of them.
+
+    Args:
+        m: Number of rows.
+        n: Number of columns.
+        spectrum: One of ``SPECTRA`` whose stable rank is a choice.
+
+    Returns:
+        min(m, n); for ``mp-spike`` what its draws reliably reach.
+    """
+    return largest_reliable(m, n) if spectrum == "mp-spike" else float(min(m, n))

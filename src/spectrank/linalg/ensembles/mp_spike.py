@@ -38,6 +38,9 @@ from spectrank.linalg.measure import DEFAULT_FAILURE_PROBABILITY, spectrum
 # Relative excess of the bulk over the spike that rounding alone can make; twice it is
 # what the stable rank may lose.
 _ROUNDING = {torch.float64: 2e-11, torch.float32: 2e-5}
+# The Tracy-Widom law of real matrices lies above this with probability 1e-6, by its
+# tail exp(-2/3 s^(3/2)) / (4 sqrt(pi) s^(3/4)).
+_TAIL = 6.3
 # Up to this many singular values a dense SVD beats an enclosure.
 _DENSE = 256
 
@@ -84,6 +87,34 @@ def largest_sure(m: int, n: int) -> float:
     # E chi_k >= sqrt(k - 1/2).
     shortest = max(math.sqrt(M * N - 0.5) - t, 0.0)
     return min(max(1.0 + (shortest / _longest(m, n, t)) ** 2, 2.0), top)
+
+
+def largest_reliable(m: int, n: int) -> float:
+    r"""Largest stable rank at which about one draw in a million is refused.
+
+    What a stable rank shared by many layers is lowered to. The largest singular value
+    of H is put at the 1 - 1e-6 quantile of its Tracy-Widom law, centred and scaled to
+    second order, and ||H||_F three deviations below its mean: an estimate, where
+    `largest_sure` is a bound. At least that, at most the typical limit.
+    Source (stated): Johnstone (2001), Ann. Statist. 29, Theorem 1.1, for the limit law;
+    (derived): tests/linalg/ensembles/test_ensembles_mp_spike.py for the refusals.
+
+    Args:
+        m: Number of rows.
+        n: Number of columns.
+
+    Returns:
+        The limit; 1 for a vector.
+    """
+    top = largest_typical(m, n)
+    if min(m, n) < 3:
+        return top
+    M, N = m - 1.5, n - 1.5
+    centre = math.sqrt(M) + math.sqrt(N)
+    width = centre * (1.0 / math.sqrt(M) + 1.0 / math.sqrt(N)) ** (1.0 / 3.0)
+    longest = math.sqrt(centre**2 + _TAIL * width)
+    shortest = max(math.sqrt((m - 1) * (n - 1)) - 3.0 / math.sqrt(2.0), 0.0)
+    return min(max(1.0 + (shortest / longest) ** 2, largest_sure(m, n)), top)
 
 
 def _longest(m: int, n: int, t: float) -> float:

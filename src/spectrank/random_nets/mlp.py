@@ -12,7 +12,7 @@ stable rank.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
@@ -23,39 +23,21 @@ from torch import Tensor, nn
 
 from spectrank.errors import ArgumentTypeError, DomainError
 from spectrank.linalg.ensembles.ensemble import Ensemble
-from spectrank.linalg.ensembles.layer import LayerLaw as LayerLaw
-from spectrank.linalg.ensembles.layer import layer_law
+from spectrank.linalg.ensembles.layer import LayerLaw, layer_law
 from spectrank.linalg.ensembles.make import ensemble, shared_stable_ranks
 from spectrank.linalg.ensembles.requests import check_choice, check_norm
 from spectrank.linalg.haar import check_count
+from spectrank.random_nets.activations import (
+    LEAK,
+    MODULES,
+    Activation,
+    activation_gain,
+)
 
 Norm = Literal["frobenius", "spectral"]
-Activation = Literal["relu", "linear", "tanh", "leaky_relu", "sigmoid", "gelu", "silu"]
-
-_LEAK = 0.01
-_MODULES: MappingProxyType[str, Callable[[], nn.Module]] = MappingProxyType(
-    {
-        "relu": nn.ReLU,
-        "tanh": nn.Tanh,
-        "leaky_relu": lambda: nn.LeakyReLU(_LEAK),
-        "sigmoid": nn.Sigmoid,
-        "gelu": nn.GELU,
-        "silu": nn.SiLU,
-    }
-)
-# torch.nn.init.calculate_gain has no value for gelu and silu.
-_GAINS = MappingProxyType(
-    {
-        "relu": math.sqrt(2.0),
-        "linear": 1.0,
-        "tanh": 5.0 / 3.0,
-        "leaky_relu": math.sqrt(2.0 / (1.0 + _LEAK**2)),
-        "sigmoid": 1.0,
-    }
-)
 # E phi(z)^2 / E z^2 where that is the same for every symmetric law of z.
 _MEAN_GAINS = MappingProxyType(
-    {"relu": 0.5, "linear": 1.0, "leaky_relu": (1.0 + _LEAK**2) / 2.0}
+    {"relu": 0.5, "linear": 1.0, "leaky_relu": (1.0 + LEAK**2) / 2.0}
 )
 
 
@@ -66,18 +48,19 @@ class RandomMLP:
 
     Attributes:
         widths: n_0 (inputs) to n_L (outputs).
-        stable_rank: One number, or one per layer. One number above min(m, n) of a
-            layer is lowered there to min(m, n), or for ``mp-spike`` to the largest
-            value that its draws surely reach; ``layers`` and ``repr`` tell. A value
-            per layer is taken as it is or refused. None for ``orthogonal`` and
-            ``gaussian``.
+        stable_rank: One number, or one per layer. One number is lowered in every layer
+            that cannot have it, to min(m, n), or for ``mp-spike`` to the largest value
+            that its draws reliably reach; ``layers`` and ``repr`` tell. One that no
+            layer can have is refused. A value per layer is taken as it is or refused.
+            None for ``orthogonal`` and ``gaussian``.
         spectrum: One name, or one per layer.
         norm: ``frobenius``: ||W||_F^2 = gain^2 m. ``spectral``: ||W||_2 = sigma.
         sigma: Spectral norm, one number or one per layer; by default that of a
             Gaussian matrix with entries of variance gain^2 / n,
             gain (1 + sqrt(m / n)). Only for ``spectral``.
         gain: A number or ``auto``: sqrt 2 for relu, 1 for linear, 5/3 for tanh, as
-            torch.nn.init.calculate_gain has it.
+            torch.nn.init.calculate_gain has it; for gelu and silu that of mean field
+            (``activation_gain``).
         activation: After every layer but the last.
 
     Raises:
@@ -236,7 +219,7 @@ class RandomMLP:
         modules: list[nn.Module] = []
         for W in self.sample_weights(generator, dtype=dtype, device=device):
             if modules and self.activation != "linear":
-                modules.append(_MODULES[self.activation]())
+                modules.append(MODULES[self.activation]())
             m, n = W.shape
             # On the meta device nothing is drawn by the module itself.
             linear = nn.Linear(n, m, bias=False, device="meta")
@@ -275,12 +258,7 @@ class RandomMLP:
     def _gain(self) -> float:
         if self.gain != "auto":
             return check_norm("gain", self.gain)
-        if self.activation not in _GAINS:
-            raise DomainError(
-                f"gain='auto' knows {', '.join(_GAINS)}, got activation "
-                f"{self.activation!r}; pass gain as a number"
-            )
-        return _GAINS[self.activation]
+        return activation_gain(self.activation)
 
 
 def _widths(widths: Any) -> tuple[int, ...]:
