@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from spectrank import errors as errors
     from spectrank import experiments as experiments
+    from spectrank import init as init
     from spectrank import linalg as linalg
     from spectrank import metrics as metrics
     from spectrank import model as model
+    from spectrank import propagation as propagation
     from spectrank import report as report
     from spectrank import scanning as scanning
     from spectrank import testing as testing
@@ -40,9 +42,11 @@ _MODULES = frozenset(
     [
         "errors",
         "experiments",
+        "init",
         "linalg",
         "metrics",
         "model",
+        "propagation",
         "report",
         "scanning",
         "testing",
