@@ -6,3 +6,6 @@ rows are in ``propagation.names``.
 """
 
 from spectrank.propagation.names import METRICS as METRICS
+from spectrank.propagation.pieces import arc as arc
+from spectrank.propagation.pieces import count_pieces as count_pieces
+from spectrank.propagation.theory.predict import predict as predict

@@ -150,6 +150,24 @@ _ALL = (
         _S1 + _NORMS,
     ),
     Name(
+        "log_gradient_mean",
+        (),
+        "E log(|J_l^T v|^2/|v|^2) given J_l^T v != 0, J_l = d f/d h_{l-1}, v fixed at "
+        "the output",
+        "nats",
+        (-_inf, _inf),
+        _S1 + "tests/propagation/theory/test_theory_log_norms.py",
+    ),
+    Name(
+        "log_gradient_variance",
+        (),
+        "Var log(|J_l^T v|^2/|v|^2) given J_l^T v != 0, J_l = d f/d h_{l-1}, v fixed "
+        "at the output",
+        "nats^2",
+        (0.0, _inf),
+        _S1 + "tests/propagation/theory/test_theory_log_norms.py",
+    ),
+    Name(
         "jacobian_gain",
         (),
         "E|J u|^2/|u|^2, J = d z_l/d x, u a fixed direction at the input; the law of "
@@ -169,7 +187,7 @@ _ALL = (
     Name(
         "jacobian_eigenvalue_variance",
         ("limit", "annealed"),
-        "variance of the n_L eigenvalues of J J^T over their squared mean, J = d f/d x. "
+        "variance of the n_L eigenvalues of J J^T over their squared mean, J = df/dx. "
         "limit: sum_l (n/rho_l - 1) + (L-1) under relu, equal widths to infinity. "
         "annealed: n_L E tr (J J^T)^2/(E tr J J^T)^2 - 1, exact at every width",
         "1",

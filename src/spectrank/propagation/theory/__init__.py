@@ -1,0 +1,1 @@
+"""Theory of random networks with prescribed spectra."""

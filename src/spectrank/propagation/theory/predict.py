@@ -1,0 +1,131 @@
+"""`predict`: the theory of a random network as rows, layer by layer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+
+from torch import nn
+
+from spectrank.errors import ArgumentTypeError, DomainError
+from spectrank.linalg.ensembles.layer import LayerLaw
+from spectrank.propagation.names import COLUMNS, METRICS
+from spectrank.propagation.theory.angles import check_cosine
+from spectrank.propagation.theory.exact_rows import angle_rows, exact_rows
+from spectrank.propagation.theory.rows import Row
+from spectrank.propagation.theory.smooth_rows import smooth_rows
+from spectrank.random_nets import RandomMLP
+from spectrank.table import Table
+
+_SLOPES = {"relu": 0.0, "linear": 1.0, "leaky_relu": nn.LeakyReLU().negative_slope}
+# Of a mean over drawn spectra: as many standard errors as the tests allow.
+_WIDTH = 4.0
+
+
+def predict(
+    net: RandomMLP,
+    *,
+    cosine: float | Sequence[float] | None = None,
+    input_mean_square: float = 1.0,
+) -> Table:
+    """Theory of a random network, every metric of ``propagation.names`` by layer.
+
+    relu, leaky_relu and linear: exact at finite width, any widths and spectra (route
+    ``exact``), but for log moments and lengths of the random spectra ``slice`` and
+    ``temper`` (``leading-order``), the mean-field angle map and the Jacobian's limit.
+    tanh, sigmoid, gelu and silu: ``mean-field``, asymptotic in width and participation
+    ratio. The reason is in the row. Biases are zero; the last layer, f = z_L, has no
+    activation: ``post`` rows are of h_l and end at L - 1, ``pre`` rows are of z_l.
+    Index l is the number of the layer, 1 to L. A value that leaves the range of float64
+    has status ``nonfinite`` and its logarithm in ``log_value``.
+    Source (derived): tests/propagation/theory.
+
+    Args:
+        net: The law; nothing is drawn.
+        cosine: Of pairs of inputs, one or several, each in [-1, 1]: adds the rows of
+            ``cosine`` and, for linear networks, ``squared_cosine``.
+        input_mean_square: |x|^2 / n_0, which matters to activations that are not
+            positively homogeneous.
+
+    Returns:
+        Table of kind ``measurement``, and ``skip`` where there is no theory.
+
+    Raises:
+        ArgumentTypeError: If ``net`` is no RandomMLP.
+        DomainError: If a cosine lies outside [-1, 1], or the mean square is not
+            positive.
+
+    Example:
+        >>> net = RandomMLP([8, 16, 4], stable_rank=4, spectrum="flat")
+        >>> table = predict(net)
+        >>> round(table.value("0.weight", "signal_gain", variant="post"), 12)
+        2.0
+    """
+    if not isinstance(net, RandomMLP):
+        raise ArgumentTypeError(
+            f"predict takes the law of a random network, got {type(net).__name__}; "
+            "make one with RandomMLP(widths, stable_rank=...), or measure the model"
+        )
+    if not 0.0 < input_mean_square < math.inf:
+        raise DomainError(
+            "input_mean_square must be positive and finite, got "
+            f"{input_mean_square}; a zero input has no direction"
+        )
+    cosines = _cosines(cosine)
+    rows = list(_rows(net, net.layers, cosines, input_mean_square))
+    if any(law.a2_stderr > 0.0 for law in net.layers):
+        moved = [replace(law, a2=law.a2 + law.a2_stderr) for law in net.layers]
+        others = _rows(net, moved, cosines, input_mean_square)
+        rows = [_with_error(a, b) for a, b in zip(rows, others, strict=True)]
+    provenance = {
+        "network": repr(net),
+        "layers": [asdict(law) for law in net.layers],
+        "settings": {
+            "cosine": list(cosines),
+            "input_mean_square": input_mean_square,
+        },
+        "definitions": {
+            name: {"formula": METRICS[name].formula, "source": METRICS[name].source}
+            for name in dict.fromkeys(row["metric"] for row in rows)
+        },
+    }
+    return Table.from_rows(rows, provenance=provenance, columns=COLUMNS)
+
+
+def _rows(
+    net: RandomMLP,
+    layers: Sequence[LayerLaw],
+    cosines: Sequence[float],
+    input_mean_square: float,
+) -> Iterator[Row]:
+    slope = _SLOPES.get(net.activation)
+    if slope is None:
+        yield from smooth_rows(
+            net.activation, layers, net.parameter_names, cosines, input_mean_square
+        )
+        return
+    yield from exact_rows(layers, net.parameter_names, slope)
+    yield from angle_rows(layers, net.parameter_names, slope, cosines)
+
+
+def _cosines(cosine: float | Sequence[float] | None) -> tuple[float, ...]:
+    if cosine is None:
+        return ()
+    values = cosine if isinstance(cosine, Sequence) else [cosine]
+    return tuple(check_cosine(c) for c in values)
+
+
+def _with_error(row: Row, moved: Row) -> Row:
+    """Give a row the standard error that a2 of its layers has."""
+    if row["kind"] == "skip" or row["status"] != "ok":
+        return row
+    error = abs(moved["value"] - row["value"])
+    if not 0.0 < error < math.inf:
+        return row
+    return row | {
+        "standard_error": error,
+        "lower": row["value"] - _WIDTH * error,
+        "upper": row["value"] + _WIDTH * error,
+        "error_kind": "stderr",
+    }
