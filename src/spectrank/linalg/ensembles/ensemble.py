@@ -123,7 +123,7 @@ class Ensemble:
         """  # noqa: DOC502 - some are raised by the functions called
         size = self._size(spectral_norm, frobenius_norm)
         draws = make_draws(generator, num=num, dtype=dtype, device=device)
-        _check_range(size, dtype)
+        check_range(size, dtype)
         W = self.law.draw(draws)
         # QR gives columns; a weight is stored by rows.
         return (W if size == 1.0 else W.mul_(size)).to(dtype).contiguous()
@@ -229,7 +229,16 @@ class Ensemble:
         return self.spectral_norm(frobenius_norm)
 
 
-def _check_range(size: float, dtype: torch.dtype) -> None:
+def check_range(size: float, dtype: torch.dtype) -> None:
+    """Refuse a spectral norm that a precision cannot hold.
+
+    Args:
+        size: The spectral norm.
+        dtype: Of the matrix.
+
+    Raises:
+        DomainError: If it is too small or too large.
+    """
     limits = torch.finfo(dtype)
     if not limits.tiny <= size <= limits.max:
         raise DomainError(
