@@ -1,0 +1,188 @@
+"""Which cells are run: quickly on bundled digits, fully on MNIST and others.
+
+Cost, measured on one core at batches of 64 in milliseconds a network and step (SGD,
+with momentum or Adam up to 1.6 times that): digits, width 64: 0.08, 0.19, 0.50 at
+depth 3, 8, 20; 784 inputs, width 128: 0.6, 1.0, 2.0. An arm takes 15 to 30 times its
+budget of steps, two thirds of it for its learning rate.
+"""
+
+from __future__ import annotations
+
+from spectrank.experiments.georgiev2021stable.convergence.answers import LIKE_GAUSSIAN
+from spectrank.experiments.georgiev2021stable.convergence.cells import Cell
+from spectrank.experiments.georgiev2021stable.convergence.ensembles import (
+    GAUSSIAN,
+    ORTHOGONAL,
+    Arm,
+    Scope,
+    grid,
+    spike_with_participation_ratio,
+)
+from spectrank.experiments.georgiev2021stable.convergence.images import Images
+from spectrank.experiments.georgiev2021stable.convergence.training import (
+    OptimizerName,
+)
+from spectrank.experiments.papers import Mode
+
+_FRACTIONS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2)
+_REFERENCES = (Arm(GAUSSIAN), Arm(ORTHOGONAL))
+_OWN_SCALE = Arm(ORTHOGONAL, None, "spectral")
+
+
+def cells(mode: Mode) -> tuple[Cell, ...]:
+    """Return the cells of a mode.
+
+    Args:
+        mode: ``quick`` or ``full``.
+
+    Returns:
+        In the order in which they run.
+    """
+    return _quick() if mode == "quick" else _full()
+
+
+def like_gaussian(width: int) -> Arm:
+    """Return the spike spectrum whose participation ratio is the Gaussian's.
+
+    Args:
+        width: m = n.
+
+    Returns:
+        The arm; its stable rank is about n/9 in place of n/4.
+    """
+    rho = Arm(GAUSSIAN).law(width, width).participation_ratio
+    rank = spike_with_participation_ratio(rho, width)
+    return Arm("spike", rank / width, "frobenius", LIKE_GAUSSIAN)
+
+
+def _quick() -> tuple[Cell, ...]:
+    digits = Images("digits")
+    arms = (
+        *_REFERENCES,
+        *grid(("spike",), (1 / 8, 1 / 4, 1 / 2), "frobenius"),
+        like_gaussian(64),
+        *grid(("flat",), (1 / 4, 1 / 2), "frobenius"),
+        *grid(("mp-spike",), (1 / 8,), "frobenius"),
+        *grid(("slice",), (1 / 4,), "frobenius"),
+    )
+    spectral = (
+        *grid(("spike",), (1 / 16, 1 / 8, 1 / 4, 1 / 2), "spectral"),
+        _OWN_SCALE,
+    )
+    return tuple(
+        Cell(
+            images=digits,
+            depth=depth,
+            width=64,
+            optimizer="sgd",
+            arms=chosen,
+            target=0.2,
+            budget=budget,
+            centre=centre,
+            num_tuning=4,
+            num_fresh=16,
+        )
+        for depth, budget, centre, chosen in (
+            (3, 200, 0.8, arms),
+            (8, 400, 0.14, (*arms, *spectral)),
+            (20, 600, 0.028, arms),
+        )
+    )
+
+
+def _full() -> tuple[Cell, ...]:
+    found = []
+    for data in ("mnist", "fashion-mnist"):
+        images = Images(data, 20_000, 5_000)
+        found += [
+            _image_cell(images, depth, optimizer, _WIDTH, _arms(_WIDTH, optimizer))
+            for optimizer in _CENTRES
+            for depth in (3, 8, 20)
+        ]
+    mnist = Images("mnist", 20_000, 5_000)
+    # Does the advantage outlast the width, and the first weight's being an arm's too?
+    found += [
+        _image_cell(mnist, 20, "sgd", width, _few_arms(width)) for width in (64, 256)
+    ]
+    found += [
+        _image_cell(
+            mnist, depth, "sgd", _WIDTH, _few_arms(_WIDTH), scope="all-but-readout"
+        )
+        for depth in (3, 8)
+    ]
+    return (*found, _cnn_cell())
+
+
+_WIDTH = 128
+_TARGETS = {"mnist": 0.3, "fashion-mnist": 0.5}
+_BUDGETS = {3: 400, 8: 500, 20: 600}
+_CENTRES: dict[OptimizerName, dict[int, float]] = {
+    "sgd": {3: 0.4, 8: 0.1, 20: 0.028},
+    "momentum": {3: 0.04, 8: 0.014, 20: 0.004},
+    "adam": {3: 0.003, 8: 0.0014, 20: 0.0007},
+}
+
+
+def _image_cell(
+    images: Images,
+    depth: int,
+    optimizer: OptimizerName,
+    width: int,
+    arms: tuple[Arm, ...],
+    *,
+    scope: Scope = "hidden",
+) -> Cell:
+    return Cell(
+        images=images,
+        depth=depth,
+        width=width,
+        optimizer=optimizer,
+        arms=arms,
+        target=_TARGETS[images.data],
+        budget=_BUDGETS[depth],
+        centre=_CENTRES[optimizer][depth],
+        num_tuning=3,
+        num_fresh=10,
+        scope=scope,
+    )
+
+
+def _arms(width: int, optimizer: OptimizerName) -> tuple[Arm, ...]:
+    """All arms with SGD; with momentum and Adam, which cost more, two spectra."""
+    spectra: tuple[str, ...] = ("flat", "spike")
+    if optimizer == "sgd":
+        spectra = ("flat", "spike", "slice", "mp-spike")
+    held = spectra if optimizer == "sgd" else ("spike",)
+    return (
+        *_REFERENCES,
+        *grid(spectra, _FRACTIONS, "frobenius"),
+        like_gaussian(width),
+        *grid(held, _FRACTIONS, "spectral"),
+        _OWN_SCALE,
+    )
+
+
+def _few_arms(width: int) -> tuple[Arm, ...]:
+    return (
+        *_REFERENCES,
+        *grid(("flat", "spike"), (1 / 4, 1 / 2), "frobenius"),
+        like_gaussian(width),
+    )
+
+
+def _cnn_cell() -> Cell:
+    # A 32 x 288 kernel of the Gaussian law has the stable rank 0.56 min(m, n).
+    return Cell(
+        images=Images("cifar10", 10_000, 2_000, spatial=True),
+        depth=8,
+        width=32,
+        optimizer="sgd",
+        arms=(*_REFERENCES, *grid(("flat", "spike"), (1 / 4, 1 / 2), "frobenius")),
+        target=1.8,
+        budget=400,
+        centre=0.05,
+        batch_size=32,
+        num_tuning=2,
+        num_fresh=10,
+        kind="cnn",
+    )
