@@ -190,7 +190,9 @@ class SpectralUpdateMonitor(Observer):
                 kept = _Input(given)
                 # Counted when a backward pass comes through: an evaluation in between
                 # is no part of the gradient, nor is a recomputation a second use.
-                made.register_hook(lambda _: self._count(layer.path, kept))
+                made.register_hook(  # type: ignore[no-untyped-call]
+                    lambda _: self._count(layer.path, kept)
+                )
 
         return after
 

@@ -173,11 +173,10 @@ class StableRankNorm(nn.Module):
             u, v = self._vectors(W.detach())
             s = torch.dot(u, torch.mv(W, v))
             part = s * torch.outer(u, v)
-            rest_of_W = W - part
             top, rest = srn_factors(
                 # The part is the same under (u, s) -> (-u, -s).
                 s.abs(),
-                torch.linalg.vector_norm(rest_of_W),
+                torch.linalg.vector_norm(W - part),
                 self.stable_rank,
                 variant=self._variant,
             )
@@ -186,7 +185,8 @@ class StableRankNorm(nn.Module):
                 # A zero weight stays zero; its gradient must not become NaN.
                 scale = self._spectral_norm / torch.where(norm > 0, norm, 1.0)
                 top, rest = scale * top, scale * rest
-            used = top * part + rest * rest_of_W
+            # top * part + rest * (W - part), so that (1, 1) gives W bit for bit.
+            used = rest * W + (top - rest) * part
         moved = weight.movedim(self._dim, 0).shape
         shaped: Tensor = used.reshape(moved).movedim(0, self._dim)
         return shaped.to(weight.dtype)
