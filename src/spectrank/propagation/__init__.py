@@ -8,4 +8,6 @@ rows are in ``propagation.names``.
 from spectrank.propagation.names import METRICS as METRICS
 from spectrank.propagation.pieces import arc as arc
 from spectrank.propagation.pieces import count_pieces as count_pieces
+from spectrank.propagation.theory.capacity import capacity as capacity
+from spectrank.propagation.theory.mean_field import critical_sigma as critical_sigma
 from spectrank.propagation.theory.predict import predict as predict

@@ -15,8 +15,8 @@ Route = Literal["exact", "leading-order", "mean-field"]
 Row = dict[str, Any]
 
 SOURCE = "theory of bi-orthogonally invariant layers; derived, tests/propagation/theory"
-_LARGEST = math.log(1.7976931348623157e308)
-_SMALLEST = math.log(2.2250738585072014e-308)
+LARGEST_LOG = math.log(1.7976931348623157e308)
+SMALLEST_LOG = math.log(2.2250738585072014e-308)
 
 
 @final
@@ -76,21 +76,18 @@ class Cell:
             A row; of status ``nonfinite`` with value inf or 0 where the number leaves
             the range of float64, the logarithm kept in ``log_value``.
         """
-        if _SMALLEST <= log_value <= _LARGEST:
+        if SMALLEST_LOG <= log_value <= LARGEST_LOG:
             if less:
                 return self.row(math.exp(log_value) - less, **columns)
             return self.row(math.exp(log_value), log_value=log_value, **columns)
         row = self.row(math.inf if log_value > 0.0 else 0.0, log_value=log_value)
         side = "above" if log_value > 0.0 else "below"
-        return (
-            row
-            | columns
-            | {
-                "status": "nonfinite",
-                "reason": f"e^{log_value:.6g} is {side} the range of float64; log_value "
-                "has its logarithm",
-            }
+        row |= columns
+        row["status"] = "nonfinite"
+        row["reason"] = (
+            f"e^{log_value:.6g} is {side} the range of float64; log_value is finite"
         )
+        return row
 
 
 def skip(metric: str, reason: str, *, variant: str | None = None) -> Row:
