@@ -30,8 +30,16 @@ _READING = (
 )
 
 
-def _key(name: str, data: str) -> str:
-    """Return the key; bundled digits are the default and carry no suffix."""
+def claim_key(name: str, data: str) -> str:
+    """Return the key; bundled digits are the default and carry no suffix.
+
+    Args:
+        name: Dotted, within the paper.
+        data: Name of the inputs' data set.
+
+    Returns:
+        The key.
+    """
     return f"{KEY}.{name}" if data == "digits" else f"{KEY}.{name}.{data}"
 
 
@@ -47,7 +55,7 @@ def one_layer(layer: int, data: str, protocol: str) -> Claim:
         The claim.
     """
     return Claim(
-        key=_key(f"linear-in-stable-rank.layer-{layer}", data),
+        key=claim_key(f"linear-in-stable-rank.layer-{layer}", data),
         statement=f"At fixed spectral norms the mean signal is linear in the stable "
         f"rank of layer {layer}: its log-log slope is 1.",
         whose=_OF_THE_ABSTRACT,
@@ -71,7 +79,7 @@ def no_offset(data: str, protocol: str) -> Claim:
         The claim.
     """
     return Claim(
-        key=_key("linear-in-stable-rank.no-offset", data),
+        key=claim_key("linear-in-stable-rank.no-offset", data),
         statement="The straight line of the mean signal against one layer's stable "
         "rank goes through the origin (mean over the layers).",
         whose=_OURS,
@@ -96,7 +104,7 @@ def all_layers(num_layers: int, data: str, protocol: str) -> Claim:
         The claim.
     """
     return Claim(
-        key=_key("compounds-over-layers", data),
+        key=claim_key("compounds-over-layers", data),
         statement=f"With one stable rank in all {num_layers} layers, at fixed spectral "
         f"norms, the mean signal goes with its power {num_layers}.",
         whose=_OF_THE_ABSTRACT,
@@ -122,7 +130,7 @@ def depth_slope(stable_rank: float, factor: float, data: str, protocol: str) -> 
         The claim.
     """
     return Claim(
-        key=_key(
+        key=claim_key(
             f"exponential-in-depth.{f'stable-rank-{stable_rank:g}'.replace('.', '-')}",
             data,
         ),
@@ -150,7 +158,7 @@ def depth_straight(data: str, protocol: str) -> Claim:
         The claim.
     """
     return Claim(
-        key=_key("exponential-in-depth.not-curved", data),
+        key=claim_key("exponential-in-depth.not-curved", data),
         statement="The log of the mean signal is straight in depth: its quadratic "
         "coefficient is 0 (mean over the stable ranks).",
         whose=_OF_THE_ABSTRACT,
@@ -175,7 +183,7 @@ def spectrum(name: str, data: str, protocol: str) -> Claim:
         The claim.
     """
     return Claim(
-        key=_key(f"stable-rank-alone-sets-the-mean.{name}", data),
+        key=claim_key(f"stable-rank-alone-sets-the-mean.{name}", data),
         statement=f"With spectrum {name!r} the mean signal is "
         "prod sigma_l^2 sr_l / (2 n_(l-1)), whatever else the spectrum does.",
         whose=_OURS,
@@ -200,7 +208,7 @@ def frobenius(num_layers: int, data: str, protocol: str) -> Claim:
         The claim.
     """
     return Claim(
-        key=_key("drops-out-at-fixed-frobenius-norm", data),
+        key=claim_key("drops-out-at-fixed-frobenius-norm", data),
         statement="Control: with one stable rank in all layers, at fixed Frobenius "
         "norms, the mean signal does not depend on it: the log-log slope is 0.",
         whose=_OURS,

@@ -6,6 +6,8 @@ by one, so that its R results are independent and give Student's interval.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 
@@ -74,3 +76,45 @@ def intercept_shares(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     intercept, slope = np.linalg.pinv(design) @ (y / x).T
     middle = np.exp(np.log(x).mean())
     return np.asarray(intercept / (intercept + slope * middle))
+
+
+def jackknifed(
+    statistic: Callable[[np.ndarray], np.ndarray], recorded: np.ndarray
+) -> np.ndarray:
+    r"""A function of means over networks, without its bias of first order.
+
+    :math:`K \theta(\bar y) - (K - 1)\, \overline{\theta(\bar y_{-k})}`, the
+    means with one network left out in turn: a ratio, log or variance of means of K
+    networks is off by order 1/K, what is left by order 1/K^2.
+    Source (derived): tests/experiments/georgiev2021stable_signal/test_signal_laws.py.
+
+    Args:
+        statistic: Maps (..., F) means to (..., *G) estimates, row by row.
+        recorded: (R, K, F), K >= 2.
+
+    Returns:
+        (R, *G).
+    """
+    num = recorded.shape[1]
+    total = recorded.sum(1, keepdims=True)
+    without = statistic((total - recorded) / (num - 1))
+    return np.asarray(num * statistic(total[:, 0] / num) - (num - 1) * without.mean(1))
+
+
+def kolmogorov_distances(probabilities: np.ndarray) -> np.ndarray:
+    r"""Largest distance of an empirical law from a continuous one.
+
+    :math:`\sup_u |\hat F(u) - u|` of the K values of the law's distribution function;
+    about 0.87 / sqrt(K) if they are from the law.
+    Source (derived): tests/experiments/georgiev2021stable_signal/test_signal_laws.py.
+
+    Args:
+        probabilities: (R, K), each the law's distribution function at a sample.
+
+    Returns:
+        (R,), in (0, 1].
+    """
+    num = probabilities.shape[1]
+    ordered = np.sort(probabilities, axis=1)
+    steps = np.arange(num + 1) / num
+    return np.asarray(np.maximum(steps[1:] - ordered, ordered - steps[:-1]).max(1))

@@ -34,15 +34,41 @@ def line(
     Returns:
         One row a point.
     """
-    means = signals.mean(-1)
+    return curve(claim, series, x, signals.mean(-1), expected, seed)
+
+
+def curve(
+    claim: Claim,
+    series: str,
+    x: Sequence[float] | np.ndarray,
+    estimates: np.ndarray,
+    expected: Sequence[float] | np.ndarray | None,
+    seed: int,
+    *,
+    metric: str = METRIC,
+) -> list[Row]:
+    """Return the points of one line: estimates with interval, and prediction.
+
+    Args:
+        claim: Whose figure.
+        series: Label of the line.
+        x: (P,) abscissae.
+        estimates: (R, P), independent over the seeds.
+        expected: (P,) predictions; None where there are none.
+        seed: Base seed.
+        metric: Name of what is measured.
+
+    Returns:
+        One row a point.
+    """
     return [
         figure_point(
             claim,
-            metric=METRIC,
+            metric=metric,
             series=series,
             x=float(x[i]),
-            estimates=means[:, i],
-            predicted=float(expected[i]),
+            estimates=estimates[:, i],
+            predicted=None if expected is None else float(expected[i]),
             seed=seed,
         )
         for i in range(len(x))

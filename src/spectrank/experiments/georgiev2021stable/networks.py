@@ -10,7 +10,7 @@ sr_l, and n_{l-1} inputs to layer l,
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -25,6 +25,9 @@ from spectrank.train.fleet.threads import single_threaded
 
 _BATCH = 64
 """Networks held at once."""
+
+Forward = Callable[[Sequence[Tensor], Tensor], Tensor]
+"""Maps stacked float32 weights and (N, d) float64 inputs to (num, *F) numbers."""
 
 
 @final
@@ -64,6 +67,55 @@ def spectral_mean_signal(
     )
 
 
+@final
+@dataclass(frozen=True)
+class Observable:
+    """What is recorded of each network.
+
+    Attributes:
+        name: Part of the settings that tell one result from another.
+        forward: Computes it for a batch of networks.
+    """
+
+    name: str
+    forward: Forward
+
+    def __call__(
+        self,
+        law: RandomMLP,
+        inputs: Tensor,
+        *,
+        num_networks: int,
+        generator: torch.Generator,
+    ) -> Tensor:
+        """Draw networks and record each.
+
+        Args:
+            law: Of the networks.
+            inputs: (N, d) float64 rows of length 1.
+            num_networks: How many.
+            generator: Source of randomness.
+
+        Returns:
+            (num_networks, *F) float64, independent of each other.
+        """
+        found = []
+        for first in range(0, num_networks, _BATCH):
+            num = min(_BATCH, num_networks - first)
+            # float32: its 1e-6 is nothing beside the spread over networks, at half the
+            # memory traffic, which is what a run waits for.
+            weights = law.sample_weights(generator, num=num, dtype=torch.float32)
+            found.append(self.forward(weights, inputs).double())
+        return torch.cat(found)
+
+
+def _mean_signal(weights: Sequence[Tensor], inputs: Tensor) -> Tensor:
+    h = inputs.T.float()
+    for W in weights:
+        h = torch.relu(W @ h)
+    return h.double().square().sum(-2).mean(-1)
+
+
 def signals(
     law: RandomMLP,
     inputs: Tensor,
@@ -82,16 +134,8 @@ def signals(
     Returns:
         (num_networks,) mean over the inputs of |h_L|^2, independent of each other.
     """
-    found = []
-    for first in range(0, num_networks, _BATCH):
-        num = min(_BATCH, num_networks - first)
-        # float32: its 1e-6 is nothing beside the spread over networks, at half the
-        # memory traffic, which is what a run waits for.
-        h = inputs.T.float()
-        for W in law.sample_weights(generator, num=num, dtype=torch.float32):
-            h = torch.relu(W @ h)
-        found.append(h.double().square().sum(-2).mean(-1))
-    return torch.cat(found)
+    observe = Observable("mean signal", _mean_signal)
+    return observe(law, inputs, num_networks=num_networks, generator=generator)
 
 
 def measure(
@@ -103,6 +147,7 @@ def measure(
     seed: int,
     stream: Sequence[str],
     tick: Tick,
+    observe: Observable | None = None,
 ) -> np.ndarray:
     """Draw the networks of all points and seeds, each from a stream of its own.
 
@@ -114,21 +159,25 @@ def measure(
         seed: Base seed.
         stream: Names of the part and data, for the streams.
         tick: Called after each point of each replicate.
+        observe: What is recorded of each network, (K, *F); by default its signal.
 
     Returns:
-        (R, P, K) signals.
+        (R, P, K, *F), for signals (R, P, K).
     """
-    found = np.empty((num_seeds, len(points), num_networks))
+    draw = signals if observe is None else observe
+    found = []
     # One thread: small products do not gain from a second one, and where other
     # programs hold the cores they wait for it (14 times as long).
     with single_threaded(inputs.device):
         for replicate in range(num_seeds):
-            for number, point in enumerate(points):
-                found[replicate, number] = signals(
+            for point in points:
+                recorded = draw(
                     point.law,
                     inputs,
                     num_networks=num_networks,
                     generator=derive_generator(seed, *stream, point.label, replicate),
-                ).numpy()
+                )
+                found.append(recorded.numpy())
                 tick()
-    return found
+    stacked = np.stack(found)
+    return stacked.reshape(num_seeds, len(points), *stacked.shape[1:])

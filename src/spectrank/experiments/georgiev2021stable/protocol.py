@@ -21,7 +21,11 @@ from torch import Tensor
 from spectrank.experiments.claims import Claim
 from spectrank.experiments.data import fit_standardiser, load, unit_norm
 from spectrank.experiments.georgiev2021stable.claims import KEY
-from spectrank.experiments.georgiev2021stable.networks import Point, measure
+from spectrank.experiments.georgiev2021stable.networks import (
+    Observable,
+    Point,
+    measure,
+)
 from spectrank.experiments.papers import Part, PartResult, Tick
 from spectrank.experiments.verdicts import Row
 
@@ -46,18 +50,19 @@ class Size:
     num_seeds: int
     num_networks: int
 
-    def text(self, inputs: Inputs) -> str:
+    def text(self, inputs: Inputs, *, recorded: str = "|h_L|^2 / |x|^2") -> str:
         """Return the size in words, for a claim's protocol.
 
         Args:
             inputs: What the networks see.
+            recorded: What is averaged over them.
 
         Returns:
             A clause.
         """
         return (
             f"{self.num_seeds} seeds x {self.num_networks} networks at each point; "
-            f"|h_L|^2 / |x|^2 averaged over {inputs.num_inputs} training inputs of "
+            f"{recorded} averaged over {inputs.num_inputs} training inputs of "
             f"{inputs.data}, standardised, of length 1"
         )
 
@@ -114,8 +119,10 @@ class Design:
         size: How much is drawn.
         points: Where.
         claims: What it answers.
-        answer: Maps (R, P, K) signals and the seed to rows.
+        answer: Maps (R, P, K) signals, or (R, P, K, *F) of what else is observed, and
+            the seed to rows.
         figures: Claim key to title and axes.
+        observe: What is recorded of each network; by default its signal.
     """
 
     name: str
@@ -125,6 +132,7 @@ class Design:
     claims: tuple[Claim, ...]
     answer: Answer
     figures: Mapping[str, Mapping[str, str]]
+    observe: Observable | None = None
 
     def part(self) -> Part:
         """Return the experiment in the form that is run.
@@ -150,14 +158,18 @@ class Design:
             seed=seed,
             stream=(KEY, name),
             tick=tick,
+            observe=self.observe,
         )
         rows = tuple(self.answer(found, seed))
         return PartResult(rows, self.figures, {self.inputs.data: self.inputs.sha256})
 
     def _settings(self) -> dict[str, Any]:
-        return {
+        settings = {
             "inputs": asdict(self.inputs),
             "size": asdict(self.size),
             "points": [[point.label, repr(point.law)] for point in self.points],
             "sigma": [point.law.sigma for point in self.points],
         }
+        if self.observe is not None:
+            settings["observable"] = self.observe.name
+        return settings

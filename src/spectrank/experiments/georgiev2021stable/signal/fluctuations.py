@@ -1,0 +1,305 @@
+r"""Means depend on the stable rank, fluctuations on the participation ratio.
+
+At a fixed spectral norm sigma one ReLU layer multiplies the mean of |h|^2 by
+sigma^2 sr / (2 n), and its relative second moment by
+
+    F = (1 + 2 / rho) n / (n + 2) (m + 5) / (m + 2),
+
+whatever else the spectrum does. ``flat`` has rho = sr, ``spike`` a rho several times
+that; so the same rho at two stable ranks, and the same stable rank at two rho, tell
+one law from the other.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+
+from spectrank.experiments.georgiev2021stable.estimates import jackknifed, slopes
+from spectrank.experiments.georgiev2021stable.figures import listed
+from spectrank.experiments.georgiev2021stable.networks import (
+    Point,
+    spectral_mean_signal,
+)
+from spectrank.experiments.georgiev2021stable.protocol import Design, Inputs, Size
+from spectrank.experiments.georgiev2021stable.signal import laws
+from spectrank.experiments.georgiev2021stable.signal.claims import ours
+from spectrank.experiments.georgiev2021stable.signal.observables import MOMENTS
+from spectrank.experiments.georgiev2021stable.signal.questions import (
+    Axes,
+    Line,
+    Question,
+    design,
+)
+from spectrank.random_nets import RandomMLP
+
+_WIDTH = 48
+_RATIOS = (3.0, 5.0, 8.0, 12.0)
+_SHARED = 5.0
+_HIDDEN = (48, 80, 40)
+_DEEP_RANK = 8.0
+_AXES = Axes(
+    "1 / participation ratio",
+    "relative second moment of |h|^2",
+    "relative_second_moment",
+)
+
+
+@final
+@dataclass(frozen=True)
+class _Setting:
+    """One layer: which spectrum, at which stable rank and participation ratio."""
+
+    spectrum: str
+    stable_rank: float
+    ratio: float
+
+    def point(self, num_in: int) -> Point:
+        """Return where its networks are drawn; spectral norm sqrt(n)."""
+        law = RandomMLP(
+            (num_in, _WIDTH),
+            stable_rank=(self.stable_rank,),
+            spectrum=self.spectrum,
+            norm="spectral",
+            sigma=math.sqrt(num_in),
+        )
+        return Point(f"{self.spectrum}, rho {self.ratio:.6g}", law)
+
+
+def one_layer(inputs: Inputs, size: Size) -> Design:
+    """Compare one layer's mean and fluctuation over spectra.
+
+    Args:
+        inputs: What the networks see.
+        size: How much is drawn.
+
+    Returns:
+        The design.
+    """
+    n = inputs.dimension
+    protocol = (
+        f"one ReLU layer {n}-{_WIDTH} of spectral norm sqrt({n}); flat and spike with "
+        f"participation ratio {listed(_RATIOS)}, flat, mp-spike and spike with stable "
+        f"rank {_SHARED:g}; "
+        + size.text(inputs, recorded="first and second moment of |h|^2 / |x|^2")
+    )
+    settings = _settings(n)
+    num = len(_RATIOS)
+    shared = {"flat": _RATIOS.index(_SHARED), "mp-spike": 2 * num, "spike": 2 * num + 1}
+    questions = [
+        *(
+            _relative_variance(name, i, settings, inputs, protocol)
+            for name, i in shared.items()
+        ),
+        _linear(settings, inputs, protocol),
+        _same_ratio(settings, inputs, protocol),
+        _means(settings, inputs, protocol),
+    ]
+    points = [setting.point(n) for setting in settings]
+    return design("fluctuations", inputs, size, points, questions, MOMENTS)
+
+
+def _settings(num_in: int) -> list[_Setting]:
+    """Flat and spike at each ratio, then mp-spike and spike at the shared rank."""
+    p = min(num_in, _WIDTH)
+    spiked = laws.LayerLaw(
+        laws.spike_squares(_SHARED, _WIDTH, num_in), num_in, _WIDTH
+    ).participation_ratio
+    return [
+        *(_Setting("flat", rho, rho) for rho in _RATIOS),
+        *(_Setting("spike", laws.spike_stable_rank(rho, p), rho) for rho in _RATIOS),
+        _Setting("mp-spike", _SHARED, laws.mp_spike_ratio(_SHARED, _WIDTH, num_in)),
+        _Setting("spike", _SHARED, spiked),
+    ]
+
+
+def _expected(settings: Sequence[_Setting], num_in: int) -> np.ndarray:
+    return np.array(
+        [laws.relative_second_moment(s.ratio, num_in, _WIDTH) for s in settings]
+    )
+
+
+def _relative_variance(
+    name: str, i: int, settings: Sequence[_Setting], inputs: Inputs, protocol: str
+) -> Question:
+    setting = settings[i]
+    expected = float(_expected([setting], inputs.dimension)[0])
+    claim = ours(
+        f"fluctuations.relative-variance.{name}",
+        inputs.data,
+        f"At stable rank {_SHARED:g} the relative variance of |h|^2 after one layer "
+        f"of spectrum {name!r} is {expected - 1:.4g}, that of its participation ratio "
+        f"{setting.ratio:.3g}.",
+        protocol=protocol,
+        quantity="ratio_to_prediction",
+    )
+    return Question(
+        claim,
+        lambda y: (_moments(y, [i])[:, 0] - 1.0) / (expected - 1.0),
+        _AXES,
+        (Line(name, [1.0 / setting.ratio], lambda y: _moments(y, [i]), [expected]),),
+    )
+
+
+def _lines(settings: Sequence[_Setting], num_in: int) -> tuple[Line, ...]:
+    """Flat and spike over 1/rho."""
+    num = len(_RATIOS)
+    expected = _expected(settings, num_in)
+    x = [1.0 / rho for rho in _RATIOS]
+    first, second = range(num), range(num, 2 * num)
+    return (
+        Line("flat", x, lambda y: _moments(y, first), list(expected[:num])),
+        Line("spike", x, lambda y: _moments(y, second), list(expected[num : 2 * num])),
+    )
+
+
+def _linear(settings: Sequence[_Setting], inputs: Inputs, protocol: str) -> Question:
+    n, both = inputs.dimension, range(2 * len(_RATIOS))
+    x = np.array([1.0 / settings[i].ratio for i in both])
+    slope = 2.0 * n / (n + 2) * (_WIDTH + 5) / (_WIDTH + 2)
+    claim = ours(
+        "fluctuations.linear-in-inverse-participation-ratio",
+        inputs.data,
+        "The relative second moment of |h|^2 is one straight line in 1/rho for flat "
+        "and spike spectra together, of slope 2 n/(n+2) (m+5)/(m+2) = "
+        f"{slope:.4g}.",
+        protocol=protocol,
+        quantity="slope_over_prediction",
+    )
+    return Question(
+        claim,
+        lambda y: slopes(x, _moments(y, both)) / slope,
+        _AXES,
+        _lines(settings, n),
+    )
+
+
+def _same_ratio(
+    settings: Sequence[_Setting], inputs: Inputs, protocol: str
+) -> Question:
+    num = len(_RATIOS)
+    claim = ours(
+        "fluctuations.same-participation-ratio",
+        inputs.data,
+        "Spectra of one participation ratio have one relative variance, whatever "
+        "their stable ranks: flat over spike is 1 (geometric mean over the ratios).",
+        protocol=protocol,
+        quantity="ratio_of_relative_variances",
+    )
+
+    def estimates(y: np.ndarray) -> np.ndarray:
+        flat, spike = (
+            np.log(_moments(y, i) - 1.0) for i in (range(num), range(num, 2 * num))
+        )
+        return np.asarray(np.exp((flat - spike).mean(1)))
+
+    return Question(claim, estimates, _AXES, _lines(settings, inputs.dimension))
+
+
+def _means(settings: Sequence[_Setting], inputs: Inputs, protocol: str) -> Question:
+    n, num = inputs.dimension, len(_RATIOS)
+    ranks = [s.stable_rank for s in settings[: 2 * num]]
+    expected = [spectral_mean_signal((n, _WIDTH), [math.sqrt(n)], [r]) for r in ranks]
+    target = np.log(np.array(ranks[:num]) / np.array(ranks[num:]))
+    claim = ours(
+        "fluctuations.means-go-with-the-stable-rank",
+        inputs.data,
+        "The means of the same networks go with their stable ranks: log(mean flat / "
+        "mean spike) at one participation ratio is log(sr flat / sr spike) (mean over "
+        "the participation ratios of one over the other).",
+        protocol=protocol,
+        quantity="log_ratio_over_prediction",
+    )
+
+    def means(y: np.ndarray, first: int) -> np.ndarray:
+        return np.asarray(y[:, first : first + num, :, 0].mean(-1))
+
+    return Question(
+        claim,
+        lambda y: (np.log(means(y, 0) / means(y, num)) / target).mean(1),
+        Axes("stable rank", "mean of |h|^2 / |x|^2", "mean_signal", "log", "log"),
+        (
+            Line("flat", ranks[:num], lambda y: means(y, 0), expected[:num]),
+            Line("spike", ranks[num:], lambda y: means(y, num), expected[num:]),
+        ),
+    )
+
+
+def depth(inputs: Inputs, size: Size) -> Design:
+    """Compare the relative second moment of three layers with the product.
+
+    Args:
+        inputs: What the networks see.
+        size: How much is drawn.
+
+    Returns:
+        The design.
+    """
+    widths = (inputs.dimension, *_HIDDEN)
+    protocol = (
+        f"ReLU networks {listed(widths, '-')}, ||W||_F^2 = 2 m, stable rank "
+        f"{_DEEP_RANK:g} in all layers; "
+        + size.text(inputs, recorded="first and second moment of |h_L|^2 / |x|^2")
+    )
+    names = ("flat", "mp-spike", "spike")
+    questions = [
+        _product(i, name, _ratios(name, widths), inputs, protocol)
+        for i, name in enumerate(names)
+    ]
+    ranks = (_DEEP_RANK,) * len(_HIDDEN)
+    points = [
+        Point(name, RandomMLP(widths, stable_rank=ranks, spectrum=name))
+        for name in names
+    ]
+    return design("fluctuations-depth", inputs, size, points, questions, MOMENTS)
+
+
+def _ratios(name: str, widths: Sequence[int]) -> list[float]:
+    """Participation ratio of each layer."""
+    r, pairs = _DEEP_RANK, list(zip(widths[1:], widths[:-1], strict=True))
+    if name == "flat":
+        return [r] * len(pairs)
+    if name == "mp-spike":
+        return [laws.mp_spike_ratio(r, m, n) for m, n in pairs]
+    return [
+        laws.LayerLaw(laws.spike_squares(r, m, n), n, m).participation_ratio
+        for m, n in pairs
+    ]
+
+
+def _product(
+    i: int, name: str, ratios: Sequence[float], inputs: Inputs, protocol: str
+) -> Question:
+    widths = (inputs.dimension, *_HIDDEN)
+    expected = math.prod(
+        laws.relative_second_moment(rho, n, m)
+        for rho, n, m in zip(ratios, widths[:-1], widths[1:], strict=True)
+    )
+    inverse = sum(1.0 / rho for rho in ratios)
+    claim = ours(
+        f"fluctuations.product-over-layers.{name}",
+        inputs.data,
+        f"With spectrum {name!r} the relative second moment of |h_L|^2 is the product "
+        f"of those of its {len(_HIDDEN)} layers, {expected:.4g} (relative variance "
+        "over prediction).",
+        protocol=protocol,
+        quantity="ratio_to_prediction",
+    )
+    return Question(
+        claim,
+        lambda y: (_moments(y, [i])[:, 0] - 1.0) / (expected - 1.0),
+        Axes("sum over layers of 1 / participation ratio", _AXES.y, _AXES.metric),
+        (Line(name, [inverse], lambda y: _moments(y, [i]), [expected]),),
+    )
+
+
+def _moments(recorded: np.ndarray, points: Sequence[int]) -> np.ndarray:
+    """Relative second moments (R, len(points)) from (R, P, K, 2)."""
+    found = [
+        jackknifed(lambda y: y[..., 1] / y[..., 0] ** 2, recorded[:, i]) for i in points
+    ]
+    return np.stack(found, 1)
