@@ -1,0 +1,312 @@
+"""`apply_`: the weights of a whole model, and a Table of target against achieved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import polars as pl
+import torch
+from torch import Tensor, nn
+
+from spectrank.errors import ArgumentTypeError, DomainError
+from spectrank.init.blocks import Block
+from spectrank.init.fill import random_source
+from spectrank.init.plan import Job, Requested, checked_request, plan
+from spectrank.init.scale import Mode, Norm, Scale, checked_gain, checked_scale
+from spectrank.init.sites import find_sites
+from spectrank.linalg import Need, spectrum
+from spectrank.linalg.ensembles.assembly import FixedLaw
+from spectrank.linalg.ensembles.ensemble import Ensemble
+from spectrank.model import Graph, Skip, WeightMatrix, unmatched_patterns
+from spectrank.model import graph as read_graph
+from spectrank.model.iterate import weight_names
+from spectrank.scanning import parse_metrics
+from spectrank.scanning.provenance import defined, environment
+from spectrank.scanning.rows import COLUMNS as SCAN_COLUMNS
+from spectrank.scanning.rows import matrix_rows, skip_row
+from spectrank.table import Table
+
+_METRICS = "stable_rank,participation_ratio,spectral_norm,frobenius_norm"
+_NEEDS: tuple[Need, ...] = ("frobenius", "sigma_max", "schatten4")
+TOLERANCES = {
+    torch.float64: 1e-10,
+    torch.float32: 1e-4,
+    torch.bfloat16: 2e-2,
+    torch.float16: 2e-2,
+}
+"""Relative error of a stable rank and a norm that a precision allows."""
+
+COLUMNS: Mapping[str, Any] = {
+    **SCAN_COLUMNS,
+    "part": pl.String,
+    "target": pl.Float64,
+    "tolerance": pl.Float64,
+}
+"""Producer columns of the Table."""
+
+
+def apply_(
+    model: nn.Module,
+    *,
+    stable_rank: Requested = None,
+    fraction: float | None = None,
+    spectrum: str = "mp-spike",
+    norm: Norm = "frobenius",
+    sigma: float | str | None = None,
+    gain: float | str = "auto",
+    mode: Mode = "fan_in",
+    select: str | Sequence[str] = "*",
+    example_input: Any = None,
+    generator: torch.Generator | None = None,
+) -> Table:
+    r"""Fill the weights of a model with matrices of a prescribed stable rank, in place.
+
+    `stable_rank_` on every linear layer and convolution. All requests are checked, and
+    draws that may be refused are made, before the first weight is written. Biases,
+    norms, embeddings and buffers are left as they are, with a row that says so. Same
+    generator state, same model: same weights.
+
+    What is one matrix: a linear weight; each group of a convolution, unfolded; query,
+    key and value of nn.MultiheadAttention each (of a packed projection in another
+    layer where the graph shows them, else the whole); each gate of LSTM and GRU; the
+    column ``part`` tells. Left, with a reason: transposed convolutions, bilinear
+    layers, parametrised weights, parameters whose use is not known, and vectors (1 x n,
+    such as an output layer of one unit or a depthwise kernel), whose stable rank is
+    always 1. Tied weights are filled once.
+
+    One number for many weights is lowered in each weight that cannot have it to what
+    it can (``mp-spike``: what its draws reliably reach), as by RandomMLP, the row
+    telling; one that no weight can have is an error, and so is a value by name that
+    its weight cannot have.
+
+    ``gain="auto"`` reads the activation after each layer from the graph (relu sqrt 2,
+    linear 1, tanh 5/3, others by `spectrank.random_nets.activation_gain`); before a
+    sum of branches, a product, attention or the output it is 1; the row ``gain`` says
+    why. ``gain="typical"`` reads the same for the typical scale.
+
+    Source (derived): tests/init/test_init_apply.py.
+
+    Args:
+        model: Any module.
+        stable_rank: Absolute: one number for all, or by weight name or glob; an exact
+            name goes before a glob, then the first match counts.
+        fraction: Of min(m, n) of each matrix, in (0, 1]; a stable rank below 1 is
+            raised to 1.
+        spectrum: One of ``sr.linalg.SPECTRA``; ``orthogonal`` and ``gaussian`` take
+            neither of the two.
+        norm: ``frobenius`` or ``spectral``; see `stable_rank_`.
+        sigma: Spectral norm, or ``depth-critical``.
+        gain: ``auto``, a number or an activation for all, ``typical`` or
+            ``typical-linear``.
+        mode: ``fan_in``, ``fan_out`` or ``fan_avg``.
+        select: Glob pattern(s) of weight names.
+        example_input: What the model takes; for ``auto`` and ``typical``. A Sequential
+            of layers of torch needs none.
+        generator: Source of randomness; the global one, as of `torch.nn.init`, only
+            where it is None.
+
+    Returns:
+        Per matrix rows ``stable_rank``, ``participation_ratio``, ``spectral_norm`` and
+        ``frobenius_norm`` measured on the weight as it is stored, with ``target`` (of a
+        random spectrum the value for the expectations) and the relative ``tolerance``
+        of its precision; a row ``gain``; a row of kind ``skip`` for what was left.
+
+    Raises:
+        ArgumentTypeError: If an argument is of another type.
+        DomainError: If a weight cannot have what is asked for, tied weights are asked
+            for two values, or the graph is needed and not known.
+        UnknownNameError: If there is no such spectrum, norm, mode or gain.
+
+    Example:
+        >>> from torch import nn
+        >>> net = nn.Sequential(nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 8))
+        >>> g = torch.Generator().manual_seed(0)
+        >>> table = apply_(net, fraction=0.25, spectrum="flat", generator=g)
+        >>> round(table.value("0.weight", "stable_rank"), 4)
+        8.0
+        >>> round(table.value("0.weight", "gain"), 4)
+        1.6667
+    """  # noqa: DOC502 - some are raised by the functions called
+    scale = checked_scale(norm, mode, sigma)
+    checked_gain(gain, scale, more=("auto",))
+    if not scale.uses_gain and gain != "auto":
+        raise DomainError(
+            "gain scales the default of sigma, got both sigma="
+            f"{sigma!r} and gain={gain!r}; leave one of them out"
+        )
+    checked_request(stable_rank, fraction, spectrum)
+    _check_model(model, select)
+    wiring = _graph(model, example_input, scale, gain)
+    plans = plan(
+        find_sites(model, select, wiring),
+        stable_rank=stable_rank,
+        fraction=fraction,
+        spectrum=spectrum,
+        scale=scale,
+        gain=gain,
+        graph=wiring,
+    )
+    rows = _written(plans, generator)
+    requested = dict(stable_rank) if isinstance(stable_rank, Mapping) else stable_rank
+    made = {
+        **environment(),
+        **defined(parse_metrics(_METRICS)),
+        "input": type(model).__name__,
+        "settings": {
+            "stable_rank": requested,
+            "fraction": fraction,
+            "spectrum": spectrum,
+            "norm": norm,
+            "sigma": sigma,
+            "gain": gain,
+            "mode": mode,
+            "select": select if isinstance(select, str) else list(select),
+        },
+    }
+    return Table.from_rows(rows, provenance=made, columns=COLUMNS)
+
+
+def _check_model(model: object, select: object) -> None:
+    if not isinstance(model, nn.Module):
+        raise ArgumentTypeError(
+            f"apply_ initialises a torch.nn.Module, got {type(model).__name__}; one "
+            "tensor is filled by init.stable_rank_"
+        )
+    if not isinstance(select, str | Sequence):
+        raise ArgumentTypeError(
+            f"select is a pattern or a list of them, got {type(select).__name__}; "
+            "e.g. select='*.mlp.*'"
+        )
+    if unmatched := unmatched_patterns(weight_names(model), select):
+        raise DomainError(
+            f"each pattern of select names a tensor of the model, {unmatched[0]!r} "
+            "matches none; patterns are globs on whole names, e.g. '*.mlp.*.weight'"
+        )
+
+
+def _graph(
+    model: nn.Module, example_input: Any, scale: Scale, gain: float | str
+) -> Graph | None:
+    needed = scale.uses_gain and gain in {"auto", "typical"}
+    if not needed and example_input is None:
+        return None
+    try:
+        return read_graph(model, example_input)
+    except DomainError as error:
+        raise DomainError(
+            f"gain={gain!r} is read from the graph of the model, got none: {error}; "
+            "a gain that is a number or an activation needs no graph"
+        ) from error
+
+
+def _written(
+    plans: Sequence[Job | Skip], generator: torch.Generator | None
+) -> list[dict[str, Any]]:
+    # The only draws that can be refused come first, so that a refusal finds every
+    # weight as it was; the others are drawn one at a time.
+    held = {
+        id(job): _draw(job, generator)
+        for job in plans
+        if isinstance(job, Job) and job.may_fail
+    }
+    rows: list[dict[str, Any]] = []
+    for item in plans:
+        if isinstance(item, Skip):
+            rows.append({**skip_row(item), "metric": "stable_rank_init"})
+            continue
+        drawn = held.pop(id(item), None)
+        drawn = _draw(item, generator) if drawn is None else drawn
+        m, n = item.ensemble.m, item.ensemble.n
+        pairs = zip(item.blocks, drawn.reshape(-1, m, n), strict=True)
+        for block, matrix in pairs:
+            block.write(item.site.tensor, matrix)
+            rows += _rows(item, block)
+    return rows
+
+
+def _draw(job: Job, generator: torch.Generator | None) -> Tensor:
+    tensor = job.site.tensor
+    return job.ensemble.sample(
+        random_source(generator, tensor.device),
+        spectral_norm=job.spectral_norm,
+        num=len(job.blocks) if len(job.blocks) > 1 else None,
+        dtype=tensor.dtype,
+        device=tensor.device,
+    )
+
+
+def _rows(job: Job, block: Block) -> list[dict[str, Any]]:
+    site, tensor = job.site, job.site.tensor
+    weight = WeightMatrix(
+        name=site.name,
+        view=site.view,
+        shape=(block.m, block.n),
+        dtype=tensor.dtype,
+        layer_type=site.layer_type,
+        tied_to=site.tied_to,
+        inferred=False,
+        load=lambda: tensor,
+    )
+    # Measured on the weight itself: what was written, in its precision.
+    s = spectrum(block.read(tensor), _NEEDS)
+    targets = _targets(job)
+    rows = []
+    for row in matrix_rows(weight, s, parse_metrics(_METRICS), spectra=False):
+        target, tolerance = targets[row["metric"]]
+        more = {"part": block.part, "target": target, "tolerance": tolerance}
+        reasons = [row["reason"], _miss(row["value"], target, tolerance)]
+        if row["metric"] == "stable_rank":
+            reasons.append(job.reason)
+        text = "; ".join(reason for reason in reasons if reason) or None
+        rows.append({**row, **more, "reason": text})
+    if job.followed is not None:
+        key = {k: rows[0][k] for k in ("subject", "view", "m", "n", "dtype", "part")}
+        rows.append(
+            {
+                **key,
+                "layer_type": site.layer_type,
+                "kind": "measurement",
+                "metric": "gain",
+                "value": job.followed.gain,
+                "status": "ok",
+                "reason": job.followed.reason,
+            }
+        )
+    return rows
+
+
+def _targets(job: Job) -> dict[str, tuple[float | None, float | None]]:
+    """Target and relative tolerance of each metric; no tolerance for expectations."""
+    e, size = job.ensemble, job.spectral_norm
+    exact = TOLERANCES[job.site.tensor.dtype]
+    frobenius = size * e.law.a1**0.5
+    if e.stable_rank is None:
+        return {
+            "stable_rank": (None, None),
+            "participation_ratio": (e.participation_ratio, None),
+            "spectral_norm": (size, None),
+            "frobenius_norm": (frobenius, None),
+        }
+    return {
+        "stable_rank": (e.stable_rank, exact),
+        "participation_ratio": _participation(e, exact),
+        "spectral_norm": (size, exact),
+        "frobenius_norm": (frobenius, exact),
+    }
+
+
+def _participation(e: Ensemble, exact: float) -> tuple[float | None, float | None]:
+    if isinstance(e.law, FixedLaw):
+        return e.participation_ratio, exact
+    # The moments of tempered values are drawn: minutes for a large matrix.
+    return (None if e.spectrum == "temper" else e.participation_ratio), None
+
+
+def _miss(value: float, target: float | None, tolerance: float | None) -> str | None:
+    if target is None or tolerance is None or target == 0.0:
+        return None
+    error = abs(value / target - 1.0)
+    if error <= tolerance:
+        return None
+    return f"off its target by {error:.2g}, beyond the tolerance of its precision"
