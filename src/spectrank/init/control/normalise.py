@@ -18,8 +18,11 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 from torch.nn.utils import parametrize
 
-from spectrank.errors import ArgumentTypeError, DomainError, ShapeError
-from spectrank.init.control.requests import target_rank
+from spectrank.init.control.requests import (
+    checked_dim,
+    needed_weight,
+    target_rank,
+)
 from spectrank.init.control.triplet import top_triplet
 from spectrank.linalg.ensembles.requests import check_choice, check_norm
 from spectrank.linalg.srn import SrnVariant, srn_factors
@@ -91,7 +94,7 @@ def stable_rank_norm(
         >>> round(float(sigma.square().sum() / sigma[0] ** 2), 4)
         4.0
     """  # noqa: DOC502 - raised by the functions called
-    weight = _needed_weight(module, name)
+    weight = needed_weight(module, name)
     if dim is None:
         dim = 1 if isinstance(module, _ConvTransposeNd) else 0
     normalise = StableRankNorm(
@@ -138,7 +141,7 @@ class StableRankNorm(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        self._dim = _checked_dim(weight, dim)
+        self._dim = checked_dim(weight, dim)
         W = self._matrix(weight.detach())
         m, n = W.shape
         self.stable_rank = target_rank(stable_rank, fraction, m, n)
@@ -236,8 +239,9 @@ class StableRankNorm(nn.Module):
             new_u = _unit(torch.mv(W, new_v), new_u)
             new_v = _unit(torch.mv(W.T, new_u), new_v)
         # Chosen on the device: asking the host would wait for it at every forward.
-        self._u.copy_(torch.where(changed, new_u, u))
-        self._v.copy_(torch.where(changed, new_v, v))
+        # What is kept is kept bit for bit: normalising it again would round.
+        self._u.copy_(torch.where(changed, new_u.to(self._u), self._u))
+        self._v.copy_(torch.where(changed, new_v.to(self._v), self._v))
         self._remember(W)
         return _unit(self._u.to(W.dtype)), _unit(self._v.to(W.dtype))
 
@@ -265,37 +269,3 @@ def _start(W: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor
     ]
     u, v = (x.to(W) for x in drawn)
     return u, v
-
-
-def _needed_weight(module: nn.Module, name: str) -> Tensor:
-    if not isinstance(module, nn.Module):
-        raise ArgumentTypeError(
-            f"stable_rank_norm changes a torch.nn.Module, got {type(module).__name__}; "
-            "pass the layer, not its weight"
-        )
-    weight = getattr(module, name, None)
-    if not isinstance(weight, Tensor):
-        raise ArgumentTypeError(
-            f"the layer must have a parameter of the name given, "
-            f"{type(module).__name__} has no {name!r}; name it by name="
-        )
-    if nn.parameter.is_lazy(weight) or weight.is_meta or not weight.is_floating_point():
-        raise DomainError(
-            f"{name!r} must hold real numbers to have a stable rank, got {weight.dtype}"
-            f" on {weight.device}; initialise the layer first"
-        )
-    return weight
-
-
-def _checked_dim(weight: Tensor, dim: int) -> int:
-    if weight.ndim < 2 or weight.numel() == 0:
-        raise ShapeError(
-            "a stable rank needs a matrix or a kernel, got shape "
-            f"{tuple(weight.shape)}; name another parameter by name="
-        )
-    if not -weight.ndim <= dim < weight.ndim:
-        raise DomainError(
-            f"dim must be an axis of the weight, {weight.ndim} in all, got {dim}; "
-            "it is the axis of the outputs, mostly 0"
-        )
-    return dim % weight.ndim

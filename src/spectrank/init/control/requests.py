@@ -1,10 +1,12 @@
-"""Targets of a stable rank as a user states them."""
+"""What a user asks for, checked before anything is changed."""
 
 from __future__ import annotations
 
 from numbers import Real
 
-from spectrank.errors import ArgumentTypeError, DomainError
+from torch import Tensor, nn
+
+from spectrank.errors import ArgumentTypeError, DomainError, ShapeError
 from spectrank.linalg.ensembles.requests import check_stable_rank
 
 
@@ -42,3 +44,63 @@ def target_rank(stable_rank: object, fraction: object, m: int, n: int) -> float:
             "min(m, n), the largest stable rank of the matrix"
         )
     return max(1.0, float(fraction) * min(m, n))
+
+
+def needed_weight(module: nn.Module, name: str) -> Tensor:
+    """Return the parameter of a layer that is to be normalised.
+
+    Args:
+        module: As given.
+        name: Of the parameter.
+
+    Returns:
+        It, as the layer uses it now.
+
+    Raises:
+        ArgumentTypeError: If the module is none, or has no tensor of that name.
+        DomainError: If it holds no real numbers.
+    """
+    if not isinstance(module, nn.Module):
+        raise ArgumentTypeError(
+            f"stable_rank_norm changes a torch.nn.Module, got {type(module).__name__}; "
+            "pass the layer, not its weight"
+        )
+    weight = getattr(module, name, None)
+    if not isinstance(weight, Tensor):
+        raise ArgumentTypeError(
+            f"the layer must have a parameter of the name given, "
+            f"{type(module).__name__} has no {name!r}; name it by name="
+        )
+    if nn.parameter.is_lazy(weight) or weight.is_meta or not weight.is_floating_point():
+        raise DomainError(
+            f"{name!r} must hold real numbers to have a stable rank, got {weight.dtype}"
+            f" on {weight.device}; initialise the layer first"
+        )
+    return weight
+
+
+def checked_dim(weight: Tensor, dim: int) -> int:
+    """Return the axis of the outputs, counted from the front.
+
+    Args:
+        weight: Of two or more axes.
+        dim: As asked.
+
+    Returns:
+        The axis.
+
+    Raises:
+        ShapeError: If the weight is no matrix or kernel.
+        DomainError: If it has no such axis.
+    """
+    if weight.ndim < 2 or weight.numel() == 0:
+        raise ShapeError(
+            "a stable rank needs a matrix or a kernel, got shape "
+            f"{tuple(weight.shape)}; name another parameter by name="
+        )
+    if not -weight.ndim <= dim < weight.ndim:
+        raise DomainError(
+            f"dim must be an axis of the weight, {weight.ndim} in all, got {dim}; "
+            "it is the axis of the outputs, mostly 0"
+        )
+    return dim % weight.ndim
