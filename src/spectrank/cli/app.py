@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from spectrank.cli.init_report import init_report_command
 from spectrank.cli.metrics import metrics_command
 from spectrank.cli.reproduce import reproduce_command
 from spectrank.cli.scan import scan_command
@@ -37,6 +38,14 @@ app.command(
         "failed, 2 unusable input or options."
     ),
 )(scan_command)
+app.command(
+    "init-report",
+    help=(
+        "Say how far each layer of a checkpoint is from He, orthogonal and noise of "
+        "its own stable rank. Exit codes: 0 done, whatever the verdicts; 2 unusable "
+        "input or options."
+    ),
+)(init_report_command)
 app.command("metrics")(metrics_command)
 app.command(
     "reproduce",

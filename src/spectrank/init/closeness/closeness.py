@@ -1,0 +1,192 @@
+"""`closeness`: how far each layer is from its initialisation, and from noise."""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import final
+
+from spectrank.errors import CheckpointError, SpectrankWarning
+from spectrank.init.closeness.checks import check_patterns, checked_draws
+from spectrank.init.closeness.layer import make_layer
+from spectrank.init.closeness.nulls import Nulls
+from spectrank.init.closeness.references import references
+from spectrank.init.closeness.rows import COLUMNS, Row, layer_rows, unmeasured_rows
+from spectrank.linalg import DEFAULT_RTOL, Need, spectrum
+from spectrank.model import Skip, Source, WeightMatrix, describe, iter_weights
+from spectrank.scanning.provenance import InputHash, described, environment
+from spectrank.scanning.rows import skip_row, unread_row
+from spectrank.table import Table
+
+DEFAULT_LEVEL = 1e-3
+
+
+def closeness(
+    source: Source,
+    *,
+    select: str | Sequence[str] | None = None,
+    views: Mapping[str, str] | None = None,
+    level: float = DEFAULT_LEVEL,
+    num_draws: int | None = None,
+    bulk: bool = True,
+    rtol: float = DEFAULT_RTOL,
+    seed: int = 0,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Table:
+    r"""Compare every weight matrix with fresh ones and with noise of its stable rank.
+
+    Two checks a matrix, each with its reason:
+
+    - ``at_initialisation``: ``holds`` if spectrum and scale are those of He, LeCun,
+      Glorot or PyTorch's default entries, or all singular values are equal
+      (orthogonal); ``violated`` if no matrix of independent entries looks so;
+      ``inconclusive`` if they do but no listed initialisation has their deviation.
+    - ``explained_by_stable_rank``: ``holds`` if the singular values after the first are
+      those of a Gaussian matrix conditioned on this stable rank; ``violated`` means
+      rank structure beyond it.
+
+    The value of a check is a p-value, its bound the level: a fresh normal layer, or
+    one drawn from the conditioned law, fails with at most that probability. For
+    uniform entries the spectrum is the same to leading order and the level is met
+    closely, not exactly. A layer that ``holds`` may still have been trained a little:
+    what cannot be told from fresh is not proved fresh. Spectra do not tell laws of
+    entries apart; the words of the reason use their kurtosis.
+
+    Measurements have a row for the matrix and a row with ``variant`` for each
+    reference: its mean as ``value``, 4 standard errors as enclosure, the spread of the
+    ensemble as ``deviation`` and the matrix's place in it as ``z_score``.
+    Source (derived): tests/init/closeness.
+
+    Args:
+        source: Module, mapping of names to tensors, or path to a safetensors or
+            PyTorch file or a folder of them.
+        select: Glob pattern(s) on the names; all by default.
+        views: Glob pattern -> view, where the view is not to be inferred.
+        level: Probability of a false alarm of each check on a matrix, in (0, 0.5].
+        num_draws: Gaussian matrices drawn a shape, in O(min(m, n)) each; by default
+            the fewest that reach the level, 2 / level.
+        bulk: Whether to compute all singular values; without, norms alone, which say
+            nothing of the second singular value or the distance to noise.
+        rtol: Largest relative width of the enclosure of the spectral norm.
+        seed: Of the draws and the random starts.
+        progress: Called with name, matrices done and matrices in all before each.
+
+    Returns:
+        Table with rows of kind ``check``, ``measurement`` and ``skip``.
+
+    Example:
+        >>> import torch, spectrank as sr
+        >>> from spectrank.init.closeness import closeness
+        >>> table = closeness({"fc.weight": torch.eye(8)})
+        >>> table.where(metric="at_initialisation").frame["reason"][0]
+        'orthogonal, gain 1: all 8 singular values are equal'
+    """
+    num_draws = checked_draws(level, num_draws)
+    started = time.perf_counter()
+    provenance = environment()
+    weights = list(iter_weights(source, select=select, views=views))
+    check_patterns(weights, select, views)
+    info = describe(source)
+    digest = InputHash(info.files)
+    report = _Report(Nulls(num_draws, seed), level, bulk, rtol, seed)
+    rows = report.all_rows(weights, progress)
+    settings = {
+        "select": [select] if isinstance(select, str) else select,
+        "views": dict(views) if views else None,
+        "level": level,
+        "num_draws": num_draws,
+        "bulk": bulk,
+        "rtol": rtol,
+    }
+    provenance |= {
+        **described(info, digest.result(), "cpu"),
+        "seed": seed,
+        "settings": settings,
+        "seconds": round(time.perf_counter() - started, 3),
+    }
+    return Table.from_rows(rows, provenance=provenance, columns=COLUMNS)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class _Report:
+    """Settings of one report and the nulls its matrices share."""
+
+    nulls: Nulls
+    level: float
+    bulk: bool
+    rtol: float
+    seed: int
+
+    def all_rows(
+        self,
+        weights: Sequence[WeightMatrix | Skip],
+        progress: Callable[[str, int, int], None] | None,
+    ) -> list[Row]:
+        """Rows in the model's order; a matrix that cannot be read is one of them."""
+        count = sum(isinstance(weight, WeightMatrix) for weight in weights)
+        rows: list[Row] = []
+        unread: list[str] = []
+        done = 0
+        for weight in weights:
+            if isinstance(weight, Skip):
+                rows.append(_skipped(skip_row(weight)))
+                continue
+            if progress:
+                progress(weight.name, done, count)
+            done += 1
+            try:
+                rows += self._rows(weight)
+            except CheckpointError as error:
+                unread.append(weight.name)
+                rows.append(_skipped(unread_row(weight, error)))
+        if unread:
+            warnings.warn(
+                f"{len(unread)} of the tensors could not be read, first {unread[0]}; "
+                "their rows of kind 'skip' say why",
+                SpectrankWarning,
+                stacklevel=3,
+            )
+        return rows
+
+    def _rows(self, weight: WeightMatrix) -> list[Row]:
+        W = weight.tensor()
+        needs: list[Need] = ["frobenius", "sigma_max", "schatten4"]
+        if self.bulk:
+            needs.append("sigma")
+        s = spectrum(W, needs, rtol=self.rtol, seed=self.seed)
+        key = _key(weight)
+        if s.status != "ok":
+            return unmeasured_rows(key, s)
+        layer = make_layer(W, s)
+        m, n = s.shape
+        known = references(m, n, kernel=_kernel(weight), layer_type=weight.layer_type)
+        rest = self.nulls.of(m - 1, n - 1) if layer.size > 1 else None
+        return layer_rows(key, layer, s, self.nulls.of(m, n), rest, known, self.level)
+
+
+def _key(weight: WeightMatrix) -> Row:
+    return {
+        "subject": weight.name,
+        "view": weight.view,
+        "m": weight.shape[0],
+        "n": weight.shape[1],
+        "dtype": str(weight.dtype).removeprefix("torch."),
+        "layer_type": weight.layer_type,
+        "tied_to": ", ".join(weight.tied_to) or None,
+    }
+
+
+def _skipped(row: Row) -> Row:
+    kept = {name: value for name, value in row.items() if name != "inferred"}
+    return kept | {"metric": "closeness"}
+
+
+def _kernel(weight: WeightMatrix) -> int:
+    """Entries of a kernel for each pair of channels."""
+    if weight.view != "conv-unfolded":
+        return 1
+    return math.prod(weight.load().shape[2:])
