@@ -88,21 +88,31 @@ def questions(cell: Cell) -> tuple[Question, ...]:
             best_arm,
         ),
     ]
-    names = {arm.name for arm in cell.arms}
-    for spectrum in ("spike", "flat"):
-        if (name := f"{spectrum} 1/4") in names and cell.kind == "mlp":
-            claim = c.same_stable_rank(cell, spectrum)
-            found.append(Question(claim, _against(name, GAUSSIAN), "rho"))
-    for spectrum, name in (("spike", LIKE_GAUSSIAN), ("flat", "flat 1/2")):
-        if name in names and cell.kind == "mlp":
-            claim = c.same_rho(cell, spectrum)
-            found.append(Question(claim, _against(name, GAUSSIAN), "rho"))
+    # Other optimisers and convolutions are asked the main questions alone: the rows of
+    # their arms answer the others too.
+    if cell.optimizer == "sgd" and cell.kind == "mlp":
+        found += _beyond_rho(cell)
     found.append(Question(c.ordered_by_rho(cell), _order, "rho"))
     for spectrum in ("spike", "flat"):
         if len(_family(cell, spectrum)) >= 3:
             claim = c.critical_scale(cell, spectrum)
             found.append(Question(claim, _best_fraction(spectrum), "spectral"))
     return tuple(found)
+
+
+def _beyond_rho(cell: Cell) -> list[Question]:
+    """Ask of pairs that share the stable rank or rho, where the cell has them."""
+    names = {arm.name for arm in cell.arms}
+    found = []
+    for spectrum in ("spike", "flat"):
+        if (name := f"{spectrum} 1/4") in names:
+            claim = c.same_stable_rank(cell, spectrum)
+            found.append(Question(claim, _against(name, GAUSSIAN), "rho"))
+    for spectrum, name in (("spike", LIKE_GAUSSIAN), ("flat", "flat 1/2")):
+        if name in names:
+            claim = c.same_rho(cell, spectrum)
+            found.append(Question(claim, _against(name, GAUSSIAN), "rho"))
+    return found
 
 
 def best_arm(measured: Measured) -> str:
@@ -170,7 +180,8 @@ def _order(measured: Measured) -> np.ndarray:
     steps = np.stack([measured.reached[arm.name].steps for arm in arms])
     ranks = np.array([fraction(arm, cell) for arm in arms])
     rhos = np.array([rho(arm, cell) for arm in arms])
-    return rank_correlations(ranks, steps) - rank_correlations(rhos, steps)
+    by_rank, by_rho = (rank_correlations(x, steps) for x in (ranks, rhos))
+    return np.asarray(by_rank - by_rho)
 
 
 def _family(cell: Cell, spectrum: str) -> list[Arm]:

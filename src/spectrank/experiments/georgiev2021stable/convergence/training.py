@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Literal, final
@@ -21,8 +22,8 @@ Stage = Literal["tuning", "fresh"]
 """Learning rates are chosen on the seeds of one, compared on those of the other."""
 
 SMOOTHING = 0.9
-_CHUNK = 128
-"""Members trained at once, for their memory."""
+_MOST_MEMBERS, _MOST_BYTES = 128, 2**27
+"""Members trained at once; their parameters, of which a fleet holds five copies."""
 
 
 @final
@@ -163,9 +164,11 @@ def train(
     """
     # Members of an arm together: its networks are drawn once a chunk.
     order = sorted(range(len(members)), key=lambda i: (members[i].arm.name, i))
+    num_bytes = 4 * sum(math.prod(layer.shape) for layer in task.network.layers)
+    size = min(_MOST_MEMBERS, max(1, _MOST_BYTES // num_bytes))
     parts = []
-    for start in range(0, len(order), _CHUNK):
-        chunk = [members[i] for i in order[start : start + _CHUNK]]
+    for start in range(0, len(order), size):
+        chunk = [members[i] for i in order[start : start + size]]
         parts.append(_fleet(task, chunk, stage, num, seed))
     return Reached.joined(parts).of(np.argsort(np.asarray(order)))
 
@@ -175,7 +178,8 @@ def _fleet(
 ) -> Reached:
     tuning = stage == "tuning"
     result = train_fleet(
-        task.network.make(),
+        # The fleet copies the template and never reads what it holds.
+        task.network.make().to_empty(device="cpu"),
         _parameters(task, members, stage, num, seed),
         task.inputs,
         task.labels,
