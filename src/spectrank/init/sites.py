@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import final
 
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from spectrank.errors import DomainError
 from spectrank.init.blocks import Block, cut, unwritable
@@ -99,6 +99,9 @@ def _decided(
         same = model.named_parameters(remove_duplicate=False)
         tied = tuple(n for n, p in same if p is tensor and n != item.name)
         stacked = _stacked(module, local, shape)
+        if isinstance(module, _ConvTransposeNd) and local == "weight":
+            reason = "a transposed convolution: no view gives its matrix; left"
+            return _left(item, shape, reason)
         if stacked is None or item.reason.startswith("tied to"):
             return item
         site = Site(item.name, tied, tensor, "linear", item.layer_type, stacked)
