@@ -155,7 +155,7 @@ class StableRankPenalty:
     def _followed(self, W: Tensor, pair: Triplet | None) -> Triplet | None:
         if pair is None:
             return top_triplet(W)
-        W, u, v = _wide(W), pair.u, pair.v
+        W, u, v = _scaled(W), pair.u, pair.v
         v = v.to(W)
         for _ in range(self._iterations):
             u = torch.mv(W, v)
@@ -180,9 +180,8 @@ class _Term:
         if pair is None:
             return self._without(W)
         with torch.autocast(W.device.type, enabled=False):
-            W = _wide(W)
+            W = _scaled(W)
             s = torch.dot(pair.u.to(W), torch.mv(W, pair.v.to(W)))
-            # The ratio first: squares of large or small weights leave float32.
             return self._function(torch.linalg.vector_norm(W) / s.abs())
 
     def _function(self, ratio: Tensor) -> Tensor:
@@ -206,8 +205,10 @@ class _Term:
         return 0.0 * W.sum()
 
 
-def _wide(W: Tensor) -> Tensor:
-    return W if W.dtype in {torch.float32, torch.float64} else W.to(torch.float32)
+def _scaled(W: Tensor) -> Tensor:
+    """Return W over its largest entry, a constant: squares then stay in float32."""
+    W = W if W.dtype in {torch.float32, torch.float64} else W.to(torch.float32)
+    return W / W.detach().abs().amax()
 
 
 def _total(values: Sequence[Tensor]) -> Tensor:
