@@ -5,6 +5,7 @@ finite width for piecewise-linear activations; names, formulas, units and source
 rows are in ``propagation.names``.
 """
 
+from spectrank.propagation.measurement import measure as measure
 from spectrank.propagation.names import METRICS as METRICS
 from spectrank.propagation.pieces import arc as arc
 from spectrank.propagation.pieces import count_pieces as count_pieces

@@ -1,0 +1,3 @@
+"""Signal, gradients, Jacobians and angles of a network, measured layer by layer."""
+
+from spectrank.propagation.measurement.measure import measure as measure

@@ -1,0 +1,98 @@
+"""Directions at the input and cotangents at the output, one for each sample."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from spectrank.errors import DomainError, ShapeError
+from spectrank.model.capture.tensors import logits
+
+Cotangents = Literal["random", "logits"] | Tensor
+
+
+def directions(
+    like: Tensor,
+    generator: torch.Generator,
+    samples_axis: int,
+    allowed: Tensor | None = None,
+) -> Tensor:
+    """Uniform unit vectors, one per sample over all its entries.
+
+    Args:
+        like: Gives shape and device.
+        generator: Source of randomness.
+        samples_axis: Axis of the samples.
+        allowed: 1 where a direction may point, 0 elsewhere; None for everywhere.
+
+    Returns:
+        Of the shape of ``like``, float64.
+    """
+    drawn = torch.randn(
+        like.shape, generator=generator, device=generator.device, dtype=torch.float64
+    ).to(like.device)
+    if allowed is not None:
+        drawn = drawn * allowed
+    other = [axis for axis in range(like.ndim) if axis != samples_axis]
+    return drawn / drawn.square().sum(other, keepdim=True).sqrt()
+
+
+def cotangent_loss(
+    cotangents: Cotangents, generator: torch.Generator, samples_axis: int
+) -> Callable[[Any, Any], Tensor]:
+    """The scalar sum_n v_n . f_n, whose gradients are J^T v of every sample.
+
+    Args:
+        cotangents: ``random`` or one vector v for all samples.
+        generator: Source of random ones.
+        samples_axis: Axis of the samples in the output.
+
+    Returns:
+        A loss for ``capture``.
+    """
+
+    def loss(output: Any, batch: Any) -> Tensor:
+        f = logits(output)
+        if f is None or not f.is_floating_point():
+            raise DomainError(
+                "gradients start at an output tensor of numbers, the model gave "
+                f"{type(output).__name__}; leave 'gradients' out of quantities="
+            )
+        if isinstance(cotangents, Tensor):
+            return (f * fixed(cotangents, f, samples_axis)).sum()
+        return (f * directions(f, generator, samples_axis).to(f.dtype)).sum()
+
+    return loss
+
+
+def fixed(v: Tensor, f: Tensor, samples_axis: int) -> Tensor:
+    """One cotangent, of norm one, for every sample.
+
+    Args:
+        v: Of the shape of one sample's output.
+        f: The output.
+        samples_axis: Axis of the samples.
+
+    Returns:
+        To be broadcast against ``f``.
+
+    Raises:
+        ShapeError: It is of another shape.
+        DomainError: It is zero or not finite.
+    """
+    shape = (*f.shape[:samples_axis], *f.shape[samples_axis + 1 :])
+    if tuple(v.shape) != shape:
+        raise ShapeError(
+            f"a cotangent has the shape of one sample's output, {shape} here, got "
+            f"{tuple(v.shape)}; pass that, or cotangents='random'"
+        )
+    size = v.double().norm()
+    if not bool(size > 0) or not bool(size.isfinite()):
+        raise DomainError(
+            "a cotangent must be finite and not zero; gains are relative to it"
+        )
+    unit: Tensor = v / size
+    return unit.to(f).unsqueeze(samples_axis)

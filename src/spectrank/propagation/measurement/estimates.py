@@ -1,0 +1,245 @@
+r"""Means of gains over a stream, with standard errors that hold for dependent draws.
+
+    C  clusters: independent of each other (inputs of a model, networks of a law)
+    D  draws within a cluster (directions, inputs of one network): dependent
+
+The draws of a cluster are averaged first; a statistic is a smooth function g of the
+mean over clusters of a few numbers, and its standard error the delta method's,
+:math:`\sqrt{\nabla g^T \hat\Sigma \nabla g / C}`, which asks for independence between
+clusters only. Gains are held as logarithms relative to a first one, so that neither
+1e-200 nor its square leaves float64.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple, final
+
+import torch
+from torch import Tensor
+
+from spectrank.linalg.moments import Moments, MomentSummary
+from spectrank.linalg.shapes import Float64
+
+# A tail is called heavy where the relative variance exceeds this (1 for an exponential
+# law), and known where so many effective samples are in it.
+_HEAVY, _ENOUGH = 3.0, 100.0
+
+
+class Estimate(NamedTuple):
+    """A number with its standard error.
+
+    Attributes:
+        value: The estimate; NaN where there is none.
+        standard_error: Of it; NaN for a single cluster.
+        num_samples: Clusters that entered.
+        log_value: Natural logarithm of the estimate where it is known beyond the range
+            of float64; None otherwise.
+        reason: What to beware of; None where there is nothing.
+        trusted: False where the clusters are too few for what they scatter.
+    """
+
+    value: float
+    standard_error: float
+    num_samples: int
+    log_value: float | None = None
+    reason: str | None = None
+    trusted: bool = True
+
+
+@final
+class Gains:
+    """Positive ratios r: their mean, relative second moment, log mean and variance."""
+
+    def __init__(self) -> None:
+        """Start with none."""
+        self._moments = Moments(6)
+        self._offset: float | None = None
+
+    def update(self, log_gains: Float64[Tensor, "C D"]) -> None:
+        """Take in clusters.
+
+        Args:
+            log_gains: (C, D) logarithms of gains; minus infinity where nothing
+                arrives.
+        """
+        values = log_gains.detach().to("cpu", torch.float64)
+        alive = values > -math.inf
+        if self._offset is None:
+            kept = values[alive & values.isfinite()]
+            if not kept.numel():
+                self._take(values, alive, 0.0)
+                return
+            self._offset = float(kept.median())
+        self._take(values, alive, self._offset)
+
+    def _take(self, values: Tensor, alive: Tensor, offset: float) -> None:
+        logs = torch.where(alive, values - offset, 0.0)
+        r = torch.where(alive, logs.exp(), 0.0)
+        root = torch.where(alive, (0.5 * logs).exp(), 0.0)
+        parts = (r, r.square(), alive.double(), logs, logs.square(), root)
+        self._moments.update(torch.stack([part.mean(1) for part in parts], dim=1))
+
+    def _state(self) -> tuple[MomentSummary, float]:
+        return self._moments.compute(), self._offset or 0.0
+
+    def mean(self) -> Estimate:
+        """E r."""
+        s, offset = self._state()
+        caution, trusted = self._caution(s, 1, "the mean")
+        return _scaled(_delta(s, s.mean[0], {0: 1.0}), offset, caution, trusted)
+
+    def root_mean(self) -> Estimate:
+        """E r^(1/2), as of the length of a short piece of a curve."""
+        s, offset = self._state()
+        return _scaled(_delta(s, s.mean[5], {5: 1.0}), 0.5 * offset, None, True)
+
+    def second_moment(self) -> Estimate:
+        """E r^2 / (E r)^2, at least 1."""
+        s, _ = self._state()
+        m1, m2 = float(s.mean[0]), float(s.mean[1])
+        if not m1 > 0.0:
+            return _none(s, "nothing arrives: every gain is zero")
+        found = _delta(s, m2 / m1**2, {0: -2.0 * m2 / m1**3, 1: 1.0 / m1**2})
+        caution, trusted = self._caution(s, 2, "the second moment")
+        return found._replace(reason=caution, trusted=trusted)
+
+    def log_mean(self) -> Estimate:
+        """E log r given r > 0."""
+        s, offset = self._state()
+        alive, total = float(s.mean[2]), float(s.mean[3])
+        if not alive > 0.0:
+            return _none(s, "nothing arrives: every gain is zero")
+        mean = total / alive
+        found = _delta(s, mean + offset, {3: 1.0 / alive, 2: -mean / alive})
+        return found._replace(reason=_dead(alive))
+
+    def log_variance(self) -> Estimate:
+        """Var log r given r > 0, with the usual factor C / (C - 1)."""
+        s, _ = self._state()
+        alive, total, square = (float(s.mean[k]) for k in (2, 3, 4))
+        if not alive > 0.0:
+            return _none(s, "nothing arrives: every gain is zero")
+        mean, num = total / alive, s.count
+        gradient = {
+            4: 1.0 / alive,
+            3: -2.0 * mean / alive,
+            2: (2.0 * mean**2 - square / alive) / alive,
+        }
+        factor = num / (num - 1) if num > 1 else math.nan
+        found = _delta(s, factor * (square / alive - mean**2), gradient)
+        return found._replace(reason=_dead(alive))
+
+    def _caution(
+        self, s: MomentSummary, order: int, what: str
+    ) -> tuple[str | None, bool]:
+        """Whether C clusters tell the mean of r^order, or a few of them make it.
+
+        The effective number of clusters is (sum y)^2 / sum y^2, y = r^order: a few for
+        a log-normal law whose variance of the logarithm is beyond the sample, where
+        mean and standard error are both too small.
+
+        Returns:
+            What to say, and whether the mean may be trusted.
+        """
+        mean = float(s.mean[order - 1])
+        if s.count < 2 or not mean > 0.0:
+            return None, True
+        relative = float(s.scatter[order - 1, order - 1]) / s.count / mean**2
+        effective = s.count / (1.0 + relative)
+        if relative <= _HEAVY or effective >= _ENOUGH:
+            return None, True
+        return (
+            f"{what} has a heavy tail: {effective:.3g} effective samples of {s.count} "
+            "tell it; read the logarithms",
+            False,
+        )
+
+
+@final
+class Angles:
+    """Cosines of pairs: their mean, and the annealed squared cosine."""
+
+    def __init__(self) -> None:
+        """Start with none."""
+        self._moments = Moments(4)
+        self._offset: float | None = None
+
+    def update(
+        self,
+        dots: Float64[Tensor, "C D"],
+        log_first: Float64[Tensor, "C D"],
+        log_second: Float64[Tensor, "C D"],
+    ) -> None:
+        """Take in clusters of pairs.
+
+        Args:
+            dots: Cosines u.v/|u||v|; anything where one of them is zero.
+            log_first: Logarithms of |u|^2.
+            log_second: Logarithms of |v|^2.
+        """
+        size = (log_first + log_second).detach().to("cpu", torch.float64)
+        cosines = dots.detach().to("cpu", torch.float64)
+        alive = size > -math.inf
+        if self._offset is None and bool(alive.any()):
+            self._offset = float(size[alive].median())
+        product = torch.where(alive, (size - (self._offset or 0.0)).exp(), 0.0)
+        cosines = torch.where(alive, cosines, 0.0)
+        parts = (alive.double(), cosines, cosines.square() * product, product)
+        self._moments.update(torch.stack([part.mean(1) for part in parts], dim=1))
+
+    def mean(self) -> Estimate:
+        """E u.v/|u||v| over pairs without a zero."""
+        s = self._moments.compute()
+        return _ratio(s, 1, 0)
+
+    def annealed_square(self) -> Estimate:
+        """E (u.v)^2 / E |u|^2 |v|^2."""
+        s = self._moments.compute()
+        return _ratio(s, 2, 3)
+
+
+def _ratio(s: MomentSummary, above: int, below: int) -> Estimate:
+    a, b = float(s.mean[above]), float(s.mean[below])
+    if not b > 0.0:
+        return _none(s, "every pair has a zero")
+    return _delta(s, a / b, {above: 1.0 / b, below: -a / b**2})
+
+
+def _delta(s: MomentSummary, value: float | Tensor, g: dict[int, float]) -> Estimate:
+    gradient = torch.zeros(len(s.mean), dtype=torch.float64)
+    for place, slope in g.items():
+        gradient[place] = slope
+    error = math.nan
+    if s.count > 1:
+        spread = gradient @ s.scatter.cpu() @ gradient
+        error = math.sqrt(max(float(spread), 0.0) / (s.count - 1) / s.count)
+    reason = s.reason if s.status == "nonfinite" else None
+    return Estimate(float(value), error, s.count, reason=reason)
+
+
+def _scaled(
+    found: Estimate, log_factor: float, reason: str | None, trusted: bool
+) -> Estimate:
+    log_value = -math.inf
+    if found.value > 0.0:
+        log_value = math.log(found.value) + log_factor
+    factor = math.exp(log_factor) if abs(log_factor) < 700.0 else math.nan
+    value = math.exp(log_value) if log_value < 709.0 else math.inf
+    return found._replace(
+        value=value if not math.isnan(found.value) else math.nan,
+        standard_error=found.standard_error * factor,
+        log_value=log_value,
+        reason=reason or found.reason,
+        trusted=trusted,
+    )
+
+
+def _dead(alive: float) -> str | None:
+    if alive == 1.0:
+        return None
+    return f"over the {100.0 * alive:.4g} % of draws where something arrives"
+
+
+def _none(s: MomentSummary, reason: str) -> Estimate:
+    return Estimate(math.nan, math.nan, s.count, reason=s.reason or reason)

@@ -1,0 +1,97 @@
+"""Numbers per sample of what a layer took or gave, whatever its axes mean.
+
+N  samples      P  positions (tokens, pixels)      d  features
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from spectrank.errors import SpectrankError
+from spectrank.linalg.shapes import Float64
+from spectrank.model import LayerBatch
+
+
+def log_squares(
+    record: LayerBatch, rows: Tensor, *, of_inputs: bool = False
+) -> Float64[Tensor, " N"]:
+    """Logarithm of every sample's squared norm over all its unmasked positions.
+
+    Args:
+        record: The layer.
+        rows: (rows, d), as ``output_rows`` or ``input_rows`` give them for
+            ``select="unmasked"``.
+        of_inputs: Whether they are rows of the inputs.
+
+    Returns:
+        (N,) float64; minus infinity for a sample of zeros.
+    """
+    side = "inputs" if of_inputs else "outputs"
+    samples = record.row_samples(select="unmasked", of=side)  # type: ignore[arg-type]
+    num = record.num_samples
+    assert num is not None
+    wide = rows.to(torch.float64)
+    # Scaled by the largest entry: 1e-200 squared would be no signal at all.
+    scale = wide.abs().amax() if wide.numel() else wide.new_tensor(1.0)
+    if not bool(scale > 0) or not bool(scale.isfinite()):
+        scale = torch.ones_like(scale)
+    squares = (wide / scale).square().sum(1)
+    total = squares.new_zeros(num).index_add_(0, samples.to(squares.device), squares)
+    return total.log() + 2.0 * scale.log()
+
+
+def vectors(record: LayerBatch, rows: Tensor) -> Float64[Tensor, "N dim"] | None:
+    """Every sample as one vector; None where samples have different numbers of rows.
+
+    Args:
+        record: The layer.
+        rows: (rows, d) of its outputs, ``select="unmasked"``.
+
+    Returns:
+        (N, positions * d) float64.
+    """
+    samples = record.row_samples(select="unmasked")
+    num = record.num_samples
+    assert num is not None
+    counts = torch.bincount(samples, minlength=num)
+    if not bool((counts == counts[0]).all()):
+        return None
+    ordered = rows[torch.argsort(samples, stable=True)]
+    return ordered.reshape(num, -1).to(torch.float64)
+
+
+def flat(x: Tensor, num: int, samples_axis: int) -> Float64[Tensor, "N dim"] | None:
+    """An input of the model as one vector per sample; None where it is no number.
+
+    Args:
+        x: As the model takes it.
+        num: N.
+        samples_axis: Axis of the samples.
+
+    Returns:
+        (N, dim) float64.
+    """
+    if not x.is_floating_point() or x.ndim <= samples_axis:
+        return None
+    if x.shape[samples_axis] != num:
+        return None
+    return x.movedim(samples_axis, 0).reshape(num, -1).to(torch.float64)
+
+
+def readable(record: LayerBatch) -> str | None:
+    """Why the samples of a record cannot be told apart; None where they can.
+
+    Args:
+        record: The layer.
+
+    Returns:
+        A reason or None.
+    """
+    if record.num_samples is None:
+        return "the batch does not tell how many samples it has; pass batch_axis="
+    try:
+        record.row_samples(select="unmasked")
+    except SpectrankError as error:
+        return str(error)
+    return None
