@@ -180,8 +180,9 @@ def _order(measured: Measured) -> np.ndarray:
     steps = np.stack([measured.reached[arm.name].steps for arm in arms])
     ranks = np.array([fraction(arm, cell) for arm in arms])
     rhos = np.array([rho(arm, cell) for arm in arms])
-    by_rank, by_rho = (rank_correlations(x, steps) for x in (ranks, rhos))
-    return np.asarray(by_rank - by_rho)
+    by_rho, by_rank = (rank_correlations(x, steps) for x in (rhos, ranks))
+    # Either direction of the stable rank would do for it, only one of rho's.
+    return np.asarray(-by_rho - np.abs(by_rank))
 
 
 def _family(cell: Cell, spectrum: str) -> list[Arm]:

@@ -165,12 +165,12 @@ def ordered_by_rho(cell: Cell) -> Claim:
     """
     return Claim(
         key=_key("ordered-by-rho", cell),
-        statement="At a fixed Frobenius norm the participation ratio orders the arms "
-        "by their steps better than the stable rank does.",
+        statement="At a fixed Frobenius norm the arms are the faster the larger their "
+        "participation ratio, and it orders them better than the stable rank does.",
         whose=_OURS,
-        protocol=f"{cell.text()}; in each replicate Spearman's correlation over all "
-        "arms of the steps with the stable rank, less that with rho (both negative "
-        "where more is faster)",
+        protocol=f"{cell.text()}; in each replicate Spearman's correlation, over all "
+        "arms, of the steps with -rho, less the absolute value of that with the stable "
+        "rank",
         quantity="difference_of_rank_correlations",
         relation="at_least",
         expected=0.0,

@@ -57,14 +57,13 @@ def like_gaussian(width: int) -> Arm:
 
 def _quick() -> tuple[Cell, ...]:
     digits = Images("digits")
-    arms = (
+    deep = (
         *_REFERENCES,
         *grid(("spike",), (1 / 8, 1 / 4, 1 / 2), "frobenius"),
-        like_gaussian(64),
-        *grid(("flat",), (1 / 4, 1 / 2), "frobenius"),
+        *grid(("flat",), (1 / 4,), "frobenius"),
         *grid(("mp-spike",), (1 / 8,), "frobenius"),
-        *grid(("slice",), (1 / 4,), "frobenius"),
     )
+    arms = (*deep, Arm("flat", 1 / 2), Arm("slice", 1 / 4))
     spectral = (
         *grid(("spike",), (1 / 16, 1 / 8, 1 / 4, 1 / 2), "spectral"),
         _OWN_SCALE,
@@ -85,7 +84,7 @@ def _quick() -> tuple[Cell, ...]:
         for depth, budget, centre, chosen in (
             (3, 200, 0.8, arms),
             (8, 400, 0.14, (*arms, *spectral)),
-            (20, 600, 0.028, arms),
+            (20, 600, 0.028, deep),
         )
     )
 
