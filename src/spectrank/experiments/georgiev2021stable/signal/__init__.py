@@ -39,14 +39,14 @@ class _Experiment:
 
 
 _EXPERIMENTS = (
-    _Experiment(fluctuations.one_layer, 256),
+    _Experiment(fluctuations.one_layer, 192),
     _Experiment(fluctuations.depth, 256),
     _Experiment(lognormal.log_moments, 256),
     _Experiment(lognormal.near_normal, 512),
     _Experiment(lognormal.low_ratio, 512),
-    _Experiment(collapse.collapse, 256),
+    _Experiment(collapse.collapse, 512),
     _Experiment(length.length, 128),
-    _Experiment(pieces.pieces, 256),
+    _Experiment(pieces.pieces, 128),
     _Experiment(gradients.gradients, 512),
 )
 _NUM_SEEDS: Mapping[Mode, int] = MappingProxyType({"quick": 10, "full": 20})

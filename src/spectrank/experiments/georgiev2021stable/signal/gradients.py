@@ -34,7 +34,7 @@ from spectrank.experiments.georgiev2021stable.signal.stacks import Stack
 
 _HIDDEN = (24, 12, 30, 7)
 _RANKS = (2.0, 3.0, 4.0, 5.0)
-_SHARED = 1
+_SHARED = 2
 _FIRST, _SECOND = 4, 5
 
 

@@ -10,7 +10,6 @@ from spectrank.experiments.georgiev2021stable.networks import Point
 from spectrank.experiments.georgiev2021stable.signal import laws
 from spectrank.random_nets import RandomMLP
 
-
 FixedSpectrum = Literal["flat", "spike"]
 """Spectra whose singular values are not random."""
 
@@ -60,7 +59,7 @@ class Stack:
     def layers(self) -> tuple[laws.LayerLaw, ...]:
         """How each layer passes a signal, first to last."""
         return tuple(
-            laws.LayerLaw(self._squares(m, n), n, m, relu=self.activation == "relu")
+            laws.LayerLaw(self._squares(m, n), n, m, relu=self._relu)
             for m, n in zip(self.widths[1:], self.widths[:-1], strict=True)
         )
 
@@ -78,7 +77,7 @@ class Stack:
         """
         pairs = list(zip(self.widths[1:], self.widths[:-1], strict=True))
         return tuple(
-            laws.LayerLaw(self._squares(m, n), m, n, relu=layer > 0)
+            laws.LayerLaw(self._squares(m, n), m, n, relu=self._relu and layer > 0)
             for layer, (m, n) in reversed(list(enumerate(pairs)))
         )
 
@@ -88,4 +87,8 @@ class Stack:
             if self.spectrum == "flat"
             else laws.spike_squares(self.stable_rank, m, n)
         )
-        return laws.scaled(own, 2.0 * m if self.activation == "relu" else float(m))
+        return laws.scaled(own, 2.0 * m if self._relu else float(m))
+
+    @property
+    def _relu(self) -> bool:
+        return self.activation == "relu"
