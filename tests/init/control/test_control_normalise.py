@@ -322,8 +322,10 @@ def test_an_assigned_weight_is_normalised_at_once():
     W = matrix(8, 6, "quarter-circle", seed=7)
     with torch.no_grad():
         layer.weight = W
-    expected = by_svd(W, 1.5, "keep")
+    expected, exact = by_svd(W, 1.5, "keep"), vectors(layer)
     assert torch.allclose(layer.weight, expected, rtol=0.0, atol=FLOAT64)
+    # They are exact for it: the first forward pass does not iterate once more.
+    assert all(torch.equal(exact[x], y) for x, y in vectors(layer).items())
     below = matrix(8, 6, "spike", seed=8)
     with torch.no_grad():
         layer.weight = below
