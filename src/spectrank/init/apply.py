@@ -181,13 +181,13 @@ def _graph(
 def _written(
     plans: Sequence[Job | Skip], generator: torch.Generator | None
 ) -> list[dict[str, Any]]:
-    # The only draws that can be refused come first, so that a refusal finds every
-    # weight as it was; the others are drawn one at a time.
-    held = {
-        id(job): _draw(job, generator)
-        for job in plans
-        if isinstance(job, Job) and job.may_fail
-    }
+    # Draws are held up to the last that can be refused, so that a refusal finds every
+    # weight as it was; after it, one at a time. The order is that of the model: a loop
+    # over stable_rank_ gives the same weights.
+    jobs = [item for item in plans if isinstance(item, Job)]
+    doubtful = [i for i, job in enumerate(jobs) if job.may_fail]
+    first = doubtful[-1] + 1 if doubtful else 0
+    held = {id(job): _draw(job, generator) for job in jobs[:first]}
     rows: list[dict[str, Any]] = []
     for item in plans:
         if isinstance(item, Skip):
