@@ -239,6 +239,17 @@ def test_one_round_of_iteration_follows_each_change_of_the_weight(steps, write):
         assert all(torch.equal(after[x], y) for x, y in vectors(layer).items())
 
 
+def test_a_change_where_the_vectors_are_zero_is_noticed():
+    # u^T W v stays 3.
+    layer = stable_rank_norm(linear(torch.diag(torch.tensor([3.0, 2.0, 1.0]))), 1.1)
+    with torch.no_grad():
+        layer.parametrizations.weight.original[1, 0] = 1.0
+    layer(torch.ones(1, 3))
+    u = vectors(layer)["_u"] * vectors(layer)["_u"][0].sign()
+    expected = torch.tensor([3.0, 1.0, 0.0]) / 10**0.5
+    assert torch.allclose(u, expected, rtol=0.0, atol=1e-6)
+
+
 def test_evaluation_never_iterates():
     layer = stable_rank_norm(linear(matrix(8, 6)), 1.5).eval()
     before = vectors(layer)
@@ -319,7 +330,7 @@ def test_removal_leaves_the_weight_as_used_or_as_stored():
 
 def test_an_assigned_weight_is_normalised_at_once():
     layer = stable_rank_norm(linear(matrix(8, 6)), 1.5)
-    W = matrix(8, 6, "quarter-circle", seed=7)
+    W = 1.3 * matrix(8, 6, "quarter-circle", seed=7)
     with torch.no_grad():
         layer.weight = W
     expected, exact = by_svd(W, 1.5, "keep"), vectors(layer)

@@ -157,9 +157,10 @@ class StableRankNorm(nn.Module):
         u, v = _start(W, generator)
         self.register_buffer("_u", u)
         self.register_buffer("_v", v)
-        # u^T W v after the last iteration, by which a change of the weight is noticed:
-        # a version counter would miss writes through .data.
-        self.register_buffer("_seen", W.new_full((), float("nan")))
+        # u^T W v and ||W||_F after the last iteration, by which a change of the weight
+        # is noticed: a version counter would miss writes through .data, and the first
+        # number alone a change in rows that u does not reach.
+        self.register_buffer("_seen", W.new_full((2,), float("nan")))
         self._remember(W)
 
     def forward(self, weight: Tensor) -> Tensor:
@@ -233,7 +234,7 @@ class StableRankNorm(nn.Module):
         u, v = _unit(self._u.to(W.dtype)), _unit(self._v.to(W.dtype))
         if not self.training:
             return u, v
-        changed = torch.dot(u, torch.mv(W, v)) != self._seen.to(W.dtype)
+        changed = (_fingerprint(W, u, v) != self._seen.to(W.dtype)).any()
         new_u, new_v = u, v
         for _ in range(self._iterations):
             new_u = _unit(torch.mv(W, new_v), new_u)
@@ -247,7 +248,11 @@ class StableRankNorm(nn.Module):
 
     def _remember(self, W: Tensor) -> None:
         u, v = _unit(self._u.to(W.dtype)), _unit(self._v.to(W.dtype))
-        self._seen.copy_(torch.dot(u, torch.mv(W, v)))
+        self._seen.copy_(_fingerprint(W, u, v))
+
+
+def _fingerprint(W: Tensor, u: Tensor, v: Tensor) -> Tensor:
+    return torch.stack([torch.dot(u, torch.mv(W, v)), torch.linalg.vector_norm(W)])
 
 
 def _unit(x: Tensor, otherwise: Tensor | None = None) -> Tensor:
