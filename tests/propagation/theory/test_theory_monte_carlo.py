@@ -6,6 +6,8 @@ singular values written out here) and, for four settings, from the library's own
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import pytest
 import torch
@@ -39,6 +41,7 @@ CASES = [(i, seed, False) for i in range(12) for seed in SEEDS]
 CASES += [(i, 0, True) for i in (0, 1, 8, 10)]
 
 
+@cache
 def layer(m: int, n: int, spectrum: str, r: float | None) -> LayerLaw:
     net = RandomMLP([n, m], stable_rank=r, spectrum=spectrum, activation="linear")
     return net.layers[0]
@@ -180,13 +183,13 @@ def test_one_layer_agrees_with_monte_carlo(i: int, seed: int, library: bool) -> 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_temper_agrees_within_its_own_standard_error(seed: int) -> None:
-    law = layer(8, 5, "temper", 3.0)
+    law = layer(6, 4, "temper", 3.0)
     assert law.a2_stderr > 0.0
     W = library_matrices(law, seed)
     Y = (W[:, :, 0] ** 2).sum(1)
     gain, second = norm_moments(law.n, law.a1, law.a1_squared, law.a2)
     assert_mean(Y, gain, "E|Wx|^2")
-    error = np.hypot((Y**2).std() / np.sqrt(NUM), 2.0 * law.a2_stderr / (5 * 7))
+    error = np.hypot((Y**2).std() / np.sqrt(NUM), 2.0 * law.a2_stderr / (4 * 6))
     assert abs((Y**2).mean() - second * gain**2) <= 4.0 * error
 
 

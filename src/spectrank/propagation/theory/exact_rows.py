@@ -28,10 +28,11 @@ from spectrank.propagation.theory.depth import (
 from spectrank.propagation.theory.kinks import new_kinks, pattern_changes
 from spectrank.propagation.theory.log_norms import LogNorm
 from spectrank.propagation.theory.rows import (
+    Basis,
     Cell,
     Row,
-    log_note,
-    moment_note,
+    bases,
+    basis,
     skip,
 )
 
@@ -55,16 +56,17 @@ def exact_rows(
     """
     post, pre = signal_moments(layers, slope)
     post_logs, pre_logs = signal_logs(layers, slope)
+    below = bases(layers)
     for i, name in enumerate(names):
         place = partial(Cell, name, index=i + 1)
         for variant, moments, logs in _variants(
             i, len(names), (post, pre), (post_logs, pre_logs)
         ):
-            yield from _norm_rows(layers, i, place, variant, moments, logs)
+            yield from _norm_rows(layers, i, place, variant, moments, logs, below[i])
         yield from _layer_rows(layers, i, place, slope)
     yield from _backward_rows(layers, names, slope)
     for i, (name, moments) in enumerate(zip(names, pre, strict=True)):
-        place = partial(Cell, name, index=i + 1, reason=moment_note(layers[: i + 1]))
+        place = partial(Cell, name, index=i + 1, reason=below[i].note)
         size = _size(layers[i])
         yield place("jacobian_gain").exp_row(moments.log_gain, **size)
         yield place("jacobian_second_moment").exp_row(moments.log_second, **size)
@@ -91,9 +93,9 @@ def _norm_rows(
     variant: str,
     moments: Moments,
     logs: LogNorm,
+    below: Basis,
 ) -> Iterator[Row]:
-    below = layers[: i + 1]
-    size, note = _size(layers[i]), moment_note(below)
+    size, note = _size(layers[i]), below.note
     gain = moments.log_gain
     yield place("signal_gain", variant=variant).exp_row(gain, **size)
     yield place("signal_gain_per_neuron", variant=variant).exp_row(
@@ -102,7 +104,7 @@ def _norm_rows(
     yield place("signal_second_moment", variant=variant, reason=note).exp_row(
         moments.log_second, **size
     )
-    route, reason = log_note(below, logs.exact)
+    route, reason = below.log_route(logs.exact)
     cell = partial(place, variant=variant, route=route, reason=reason)
     yield cell("log_signal_mean").row(logs.mean, **size)
     yield cell("log_signal_variance").row(logs.variance, **size)
@@ -113,7 +115,7 @@ def _layer_rows(
     layers: Sequence[LayerLaw], i: int, place: Callable[..., Cell], slope: float
 ) -> Iterator[Row]:
     law = layers[i]
-    size, note = _size(law), moment_note([law])
+    size, note = _size(law), basis(law).note
     pre = linear_factor(law)
     cell = partial(place, "layer_relative_variance", reason=note)
     if i < len(layers) - 1:
@@ -128,14 +130,14 @@ def _backward_rows(
 ) -> Iterator[Row]:
     gradients, logs = gradient_moments(layers, slope), gradient_logs(layers, slope)
     forward, backward = betas(layers, slope)
+    above = bases(layers[::-1])[::-1]
     for i, name in enumerate(names):
         place, size = partial(Cell, name, index=i + 1), _size(layers[i])
-        above = layers[i:]
         yield place("gradient_gain").exp_row(gradients[i].log_gain, **size)
-        yield place("gradient_second_moment", reason=moment_note(above)).exp_row(
+        yield place("gradient_second_moment", reason=above[i].note).exp_row(
             gradients[i].log_second, **size
         )
-        route, reason = log_note(above, logs[i].exact)
+        route, reason = above[i].log_route(logs[i].exact)
         cell = partial(place, route=route, reason=reason)
         yield cell("log_gradient_mean").row(logs[i].mean, **size)
         yield cell("log_gradient_variance").row(logs[i].variance, **size)
@@ -156,7 +158,7 @@ def _network_rows(layers: Sequence[LayerLaw], slope: float) -> Iterator[Row]:
     else:
         reason = "the limit is one of equal widths; the annealed variant is exact"
         yield skip(metric, reason, variant="limit")
-    annealed = Cell(NETWORK, metric, variant="annealed", reason=moment_note(layers))
+    annealed = Cell(NETWORK, metric, variant="annealed", reason=bases(layers)[-1].note)
     yield annealed.exp_row(jacobian_log_spread(layers, slope), less=1.0)
 
 
@@ -197,6 +199,7 @@ def angle_rows(
     Yields:
         Rows.
     """
+    below = bases(layers)
     for cosine in cosines:
         c = cosine
         for i, (law, name) in enumerate(zip(layers, names, strict=True)):
@@ -219,7 +222,7 @@ def angle_rows(
             ) | {"input_cosine": cosine}
             continue
         for i, q in enumerate(squared_cosine(layers, cosine)):
-            note = moment_note(layers[: i + 1])
+            note = below[i].note
             cell = Cell(names[i], "squared_cosine", i + 1, "annealed", reason=note)
             yield cell.row(q, input_cosine=cosine, **_size(layers[i]))
 

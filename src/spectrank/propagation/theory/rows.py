@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, Literal, final
 
 from spectrank.linalg.ensembles.layer import LayerLaw
@@ -13,6 +14,7 @@ from spectrank.propagation.names import NETWORK
 
 Route = Literal["exact", "leading-order", "mean-field"]
 Row = dict[str, Any]
+_FIXED = ("flat", "spike", "power", "exp", "orthogonal")
 
 SOURCE = "theory of bi-orthogonally invariant layers; derived, tests/propagation/theory"
 LARGEST_LOG = math.log(1.7976931348623157e308)
@@ -111,45 +113,86 @@ def skip(metric: str, reason: str, *, variant: str | None = None) -> Row:
     }
 
 
-def moment_note(layers: Iterable[LayerLaw]) -> str | None:
-    """What exact moments of these layers rest on, if on anything.
+@final
+@dataclass(frozen=True)
+class Basis:
+    """What exact numbers of some layers rest on.
 
-    Args:
-        layers: Those that enter.
-
-    Returns:
-        A reason, or None.
+    Attributes:
+        drawn: Whether a second moment is a mean over drawn spectra.
+        refused: Whether the law has draws that sampling refuses.
+        open_laws: Spectra whose log moments are the leading order.
     """
-    notes = []
-    kept = list(layers)
-    if any(law.a2_stderr > 0.0 for law in kept):
-        notes.append(
-            "exact in E sum s^4, which for temper is a mean over drawn spectra: "
-            "standard_error"
+
+    drawn: bool = False
+    refused: bool = False
+    open_laws: frozenset[str] = frozenset()
+
+    def __or__(self, other: Basis) -> Basis:
+        """Return what both together rest on."""
+        return Basis(
+            self.drawn or other.drawn,
+            self.refused or other.refused,
+            self.open_laws | other.open_laws,
         )
-    if any(_may_refuse(law) for law in kept):
-        notes.append("over all draws of mp-spike, those that sample() refuses included")
-    return "; ".join(notes) or None
+
+    @property
+    def note(self) -> str | None:
+        """Reason of a row of moments; None where nothing is to be said."""
+        notes = []
+        if self.drawn:
+            notes.append(
+                "exact in E sum s^4, which for temper is a mean over drawn spectra: "
+                "standard_error"
+            )
+        if self.refused:
+            notes.append(
+                "over all draws of mp-spike, those that sample() refuses included"
+            )
+        return "; ".join(notes) or None
+
+    def log_route(self, exact: bool) -> tuple[Route, str | None]:
+        """Route and reason of log moments.
+
+        Args:
+            exact: Whether those of all layers are.
+
+        Returns:
+            Route and reason.
+        """
+        if exact:
+            return "exact", self.note
+        return (
+            "leading-order",
+            f"log moments of {', '.join(sorted(self.open_laws))} to leading order in "
+            "the relative variance: the singular values have no closed law",
+        )
 
 
-def log_note(layers: Sequence[LayerLaw], exact: bool) -> tuple[Route, str | None]:
-    """Route and reason of log moments.
+def basis(law: LayerLaw) -> Basis:
+    """What exact numbers of one layer rest on.
 
     Args:
-        layers: Those that enter.
-        exact: Whether all their log moments are.
+        law: Of the layer.
 
     Returns:
-        Route and reason.
+        The basis.
     """
-    if exact:
-        return "exact", moment_note(layers)
-    names = sorted({law.spectrum for law in layers} & {"slice", "temper", "profile"})
-    return (
-        "leading-order",
-        f"log moments of {', '.join(names)} to leading order in the relative variance: "
-        "the singular values are random without a closed law",
-    )
+    exact = (*_FIXED, "gaussian", "mp-spike")
+    names = frozenset() if law.spectrum in exact else frozenset([law.spectrum])
+    return Basis(law.a2_stderr > 0.0, _may_refuse(law), names)
+
+
+def bases(layers: Sequence[LayerLaw]) -> list[Basis]:
+    """What numbers of the first layers rest on, for every depth.
+
+    Args:
+        layers: Laws in the order in which they enter.
+
+    Returns:
+        One for each prefix.
+    """
+    return list(accumulate([basis(law) for law in layers], lambda a, b: a | b))
 
 
 def _may_refuse(law: LayerLaw) -> bool:

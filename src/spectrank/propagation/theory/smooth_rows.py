@@ -13,7 +13,7 @@ from spectrank.propagation.theory.mean_field import (
     mean_square,
     mean_square_slope,
 )
-from spectrank.propagation.theory.rows import Cell, Row, moment_note, skip
+from spectrank.propagation.theory.rows import Cell, Row, basis, skip
 
 _REASON = "mean field: width and participation ratio to infinity"
 _NO_THEORY = (
@@ -112,7 +112,7 @@ def _slope_rows(
             )
             chi = layers[i + 1].a1 / layers[i + 1].m * d[i]
             yield cell("chi_1", variant="mean-field").row(chi, **size)
-        note = moment_note([law])
+        note = basis(law).note
         depth = Cell(name, "collapse_depth", i + 1, reason=note)
         yield depth.row(collapse_depth(law), **size)
 
