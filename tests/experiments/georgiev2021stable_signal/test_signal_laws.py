@@ -12,9 +12,8 @@ from spectrank.experiments.georgiev2021stable.estimates import (
     jackknifed,
     kolmogorov_distances,
 )
-from spectrank.experiments.georgiev2021stable.signal import laws
+from spectrank.experiments.georgiev2021stable.signal import laws, spectra
 from spectrank.experiments.georgiev2021stable.signal.pieces import mean_kinks
-from spectrank.experiments.georgiev2021stable.signal.sampler import expected_a2
 from spectrank.experiments.georgiev2021stable.signal.stacks import Stack
 from spectrank.linalg.ensembles.make import ensemble
 from spectrank.propagation.theory.predict import predict
@@ -25,7 +24,7 @@ INTEGRAL = 1e-10
 
 
 def he_flat(r, n, m):
-    return laws.LayerLaw(laws.scaled(laws.flat_squares(r), 2.0 * m), n, m)
+    return laws.LayerLaw(spectra.scaled(spectra.flat_squares(r), 2.0 * m), n, m)
 
 
 # ------------------------------------------------------------- printed numbers
@@ -55,7 +54,7 @@ def test_gradients_of_the_example_are_the_printed_number_and_not_the_forward_one
 
 
 def test_the_squared_cosine_of_the_example_is_the_printed_one():
-    kappa = laws.LayerLaw(laws.flat_squares(4.0), 32, 32, relu=False).kappa
+    kappa = laws.LayerLaw(spectra.flat_squares(4.0), 32, 32, relu=False).kappa
     base = (1.0 + 2.0 * kappa) / (1.0 - kappa)
     found = [(base**k - 1.0) / (base**k + 2.0) for k in (1, 2, 3, 4)]
     assert found == pytest.approx([0.2154, 0.4366, 0.6280, 0.7702], abs=5e-5)
@@ -70,7 +69,7 @@ def test_new_kinks_of_width_five_are_the_printed_ones():
 
 def test_logs_of_a_flat_layer_are_digammas():
     r, n, m = 5, 12, 9
-    found = laws.LayerLaw(laws.flat_squares(r), n, m, relu=False).log_cumulants()
+    found = laws.LayerLaw(spectra.flat_squares(r), n, m, relu=False).log_cumulants()
     closed = [
         psi(r / 2) - psi(n / 2),
         polygamma(1, r / 2) - polygamma(1, n / 2),
@@ -86,7 +85,7 @@ def test_roots_of_a_flat_layer_are_beta_functions():
     for N in range(1, m):
         share = beta(N / 2 + 0.5, (m - N) / 2) / beta(N / 2, (m - N) / 2)
         mask += binom.pmf(N, m, 0.5) * share
-    found = laws.LayerLaw(laws.flat_squares(r), n, m).mean_root()
+    found = laws.LayerLaw(spectra.flat_squares(r), n, m).mean_root()
     assert found == pytest.approx(root * mask, rel=INTEGRAL)
 
 
@@ -169,7 +168,7 @@ def test_the_second_moment_of_mp_spike_is_the_library_s():
     net = RandomMLP((12, 20, 15, 4), stable_rank=(3, 2.5, 1.5))
     rows = predict(net).where(metric="signal_second_moment", variant="post", index=2)
     own = math.prod(
-        laws.relative_second_moment(laws.mp_spike_ratio(r, m, n), n, m)
+        laws.relative_second_moment(spectra.mp_spike_ratio(r, m, n), n, m)
         for r, m, n in ((3, 20, 12), (2.5, 15, 20))
     )
     assert next(iter(rows))["value"] == pytest.approx(own, rel=FLOAT64)
@@ -186,21 +185,23 @@ def test_the_second_moment_of_mp_spike_is_the_library_s():
 )
 def test_fourth_moments_are_those_of_the_library(spectrum, m, n, r):
     law = ensemble(m, n, stable_rank=r, spectrum=spectrum)
-    assert expected_a2(spectrum, r, m, n) == pytest.approx(law.moments.a2, rel=1e-7)
+    assert spectra.expected_a2(spectrum, r, m, n) == pytest.approx(
+        law.moments.a2, rel=1e-7
+    )
 
 
 @pytest.mark.parametrize("ratio", [1.5, 4.0, 12.0, 19.0])
 def test_a_spike_has_the_participation_ratio_it_was_made_for(ratio):
     p = 20
-    rank = laws.spike_stable_rank(ratio, p)
-    law = laws.LayerLaw(laws.spike_squares(rank, p, 33), 33, p)
+    rank = spectra.spike_stable_rank(ratio, p)
+    law = laws.LayerLaw(spectra.spike_squares(rank, p, 33), 33, p)
     assert law.energy == pytest.approx(rank, rel=FLOAT64)
     assert law.participation_ratio == pytest.approx(ratio, rel=FLOAT64)
     assert rank < ratio
 
 
 def test_an_orthogonal_layer_never_turns_a_pair_of_vectors():
-    law = laws.LayerLaw(laws.flat_squares(6.0), 6, 6, relu=False)
+    law = laws.LayerLaw(spectra.flat_squares(6.0), 6, 6, relu=False)
     assert law.kappa == pytest.approx(0.0, abs=FLOAT64)
     assert law.second_moment == pytest.approx(1.0, rel=FLOAT64)
 

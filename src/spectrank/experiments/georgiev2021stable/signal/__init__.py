@@ -20,6 +20,7 @@ from spectrank.experiments.georgiev2021stable.signal import (
     length,
     lognormal,
     pieces,
+    products,
     sampler,
 )
 from spectrank.experiments.papers import Mode, Part
@@ -40,7 +41,7 @@ class _Experiment:
 
 _EXPERIMENTS = (
     _Experiment(fluctuations.one_layer, 192),
-    _Experiment(fluctuations.depth, 256),
+    _Experiment(products.products, 256),
     _Experiment(lognormal.log_moments, 256),
     _Experiment(lognormal.near_normal, 512),
     _Experiment(lognormal.low_ratio, 512),

@@ -19,16 +19,19 @@ from typing import final
 
 import numpy as np
 
-from spectrank.experiments.georgiev2021stable.estimates import jackknifed, slopes
+from spectrank.experiments.georgiev2021stable.estimates import slopes
 from spectrank.experiments.georgiev2021stable.figures import listed
 from spectrank.experiments.georgiev2021stable.networks import (
     Point,
     spectral_mean_signal,
 )
 from spectrank.experiments.georgiev2021stable.protocol import Design, Inputs, Size
-from spectrank.experiments.georgiev2021stable.signal import laws
+from spectrank.experiments.georgiev2021stable.signal import laws, spectra
 from spectrank.experiments.georgiev2021stable.signal.claims import ours
-from spectrank.experiments.georgiev2021stable.signal.observables import MOMENTS
+from spectrank.experiments.georgiev2021stable.signal.observables import (
+    MOMENTS,
+    relative_second_moments,
+)
 from spectrank.experiments.georgiev2021stable.signal.questions import (
     Axes,
     Line,
@@ -40,8 +43,6 @@ from spectrank.random_nets import RandomMLP
 _WIDTH = 48
 _RATIOS = (3.0, 5.0, 8.0, 12.0)
 _SHARED = 5.0
-_HIDDEN = (48, 80, 40)
-_DEEP_RANK = 8.0
 _AXES = Axes(
     "1 / participation ratio",
     "relative second moment of |h|^2",
@@ -107,12 +108,12 @@ def _settings(num_in: int) -> list[_Setting]:
     """Flat and spike at each ratio, then mp-spike and spike at the shared rank."""
     p = min(num_in, _WIDTH)
     spiked = laws.LayerLaw(
-        laws.spike_squares(_SHARED, _WIDTH, num_in), num_in, _WIDTH
+        spectra.spike_squares(_SHARED, _WIDTH, num_in), num_in, _WIDTH
     ).participation_ratio
     return [
         *(_Setting("flat", rho, rho) for rho in _RATIOS),
-        *(_Setting("spike", laws.spike_stable_rank(rho, p), rho) for rho in _RATIOS),
-        _Setting("mp-spike", _SHARED, laws.mp_spike_ratio(_SHARED, _WIDTH, num_in)),
+        *(_Setting("spike", spectra.spike_stable_rank(rho, p), rho) for rho in _RATIOS),
+        _Setting("mp-spike", _SHARED, spectra.mp_spike_ratio(_SHARED, _WIDTH, num_in)),
         _Setting("spike", _SHARED, spiked),
     ]
 
@@ -139,9 +140,16 @@ def _relative_variance(
     )
     return Question(
         claim,
-        lambda y: (_moments(y, [i])[:, 0] - 1.0) / (expected - 1.0),
+        lambda y: (relative_second_moments(y, [i])[:, 0] - 1.0) / (expected - 1.0),
         _AXES,
-        (Line(name, [1.0 / setting.ratio], lambda y: _moments(y, [i]), [expected]),),
+        (
+            Line(
+                name,
+                [1.0 / setting.ratio],
+                lambda y: relative_second_moments(y, [i]),
+                [expected],
+            ),
+        ),
     )
 
 
@@ -152,8 +160,15 @@ def _lines(settings: Sequence[_Setting], num_in: int) -> tuple[Line, ...]:
     x = [1.0 / rho for rho in _RATIOS]
     first, second = range(num), range(num, 2 * num)
     return (
-        Line("flat", x, lambda y: _moments(y, first), list(expected[:num])),
-        Line("spike", x, lambda y: _moments(y, second), list(expected[num : 2 * num])),
+        Line(
+            "flat", x, lambda y: relative_second_moments(y, first), list(expected[:num])
+        ),
+        Line(
+            "spike",
+            x,
+            lambda y: relative_second_moments(y, second),
+            list(expected[num : 2 * num]),
+        ),
     )
 
 
@@ -172,7 +187,7 @@ def _linear(settings: Sequence[_Setting], inputs: Inputs, protocol: str) -> Ques
     )
     return Question(
         claim,
-        lambda y: slopes(x, _moments(y, both)) / slope,
+        lambda y: slopes(x, relative_second_moments(y, both)) / slope,
         _AXES,
         _lines(settings, n),
     )
@@ -193,7 +208,8 @@ def _same_ratio(
 
     def estimates(y: np.ndarray) -> np.ndarray:
         flat, spike = (
-            np.log(_moments(y, i) - 1.0) for i in (range(num), range(num, 2 * num))
+            np.log(relative_second_moments(y, i) - 1.0)
+            for i in (range(num), range(num, 2 * num))
         )
         return np.asarray(np.exp((flat - spike).mean(1)))
 
@@ -227,79 +243,3 @@ def _means(settings: Sequence[_Setting], inputs: Inputs, protocol: str) -> Quest
             Line("spike", ranks[num:], lambda y: means(y, num), expected[num:]),
         ),
     )
-
-
-def depth(inputs: Inputs, size: Size) -> Design:
-    """Compare the relative second moment of three layers with the product.
-
-    Args:
-        inputs: What the networks see.
-        size: How much is drawn.
-
-    Returns:
-        The design.
-    """
-    widths = (inputs.dimension, *_HIDDEN)
-    protocol = (
-        f"ReLU networks {listed(widths, '-')}, ||W||_F^2 = 2 m, stable rank "
-        f"{_DEEP_RANK:g} in all layers; "
-        + size.text(inputs, recorded="first and second moment of |h_L|^2 / |x|^2")
-    )
-    names = ("flat", "mp-spike", "spike")
-    questions = [
-        _product(i, name, _ratios(name, widths), inputs, protocol)
-        for i, name in enumerate(names)
-    ]
-    ranks = (_DEEP_RANK,) * len(_HIDDEN)
-    points = [
-        Point(name, RandomMLP(widths, stable_rank=ranks, spectrum=name))
-        for name in names
-    ]
-    return design("fluctuations-depth", inputs, size, points, questions, MOMENTS)
-
-
-def _ratios(name: str, widths: Sequence[int]) -> list[float]:
-    """Participation ratio of each layer."""
-    r, pairs = _DEEP_RANK, list(zip(widths[1:], widths[:-1], strict=True))
-    if name == "flat":
-        return [r] * len(pairs)
-    if name == "mp-spike":
-        return [laws.mp_spike_ratio(r, m, n) for m, n in pairs]
-    return [
-        laws.LayerLaw(laws.spike_squares(r, m, n), n, m).participation_ratio
-        for m, n in pairs
-    ]
-
-
-def _product(
-    i: int, name: str, ratios: Sequence[float], inputs: Inputs, protocol: str
-) -> Question:
-    widths = (inputs.dimension, *_HIDDEN)
-    expected = math.prod(
-        laws.relative_second_moment(rho, n, m)
-        for rho, n, m in zip(ratios, widths[:-1], widths[1:], strict=True)
-    )
-    inverse = sum(1.0 / rho for rho in ratios)
-    claim = ours(
-        f"fluctuations.product-over-layers.{name}",
-        inputs.data,
-        f"With spectrum {name!r} the relative second moment of |h_L|^2 is the product "
-        f"of those of its {len(_HIDDEN)} layers, {expected:.4g} (relative variance "
-        "over prediction).",
-        protocol=protocol,
-        quantity="ratio_to_prediction",
-    )
-    return Question(
-        claim,
-        lambda y: (_moments(y, [i])[:, 0] - 1.0) / (expected - 1.0),
-        Axes("sum over layers of 1 / participation ratio", _AXES.y, _AXES.metric),
-        (Line(name, [inverse], lambda y: _moments(y, [i]), [expected]),),
-    )
-
-
-def _moments(recorded: np.ndarray, points: Sequence[int]) -> np.ndarray:
-    """Relative second moments (R, len(points)) from (R, P, K, 2)."""
-    found = [
-        jackknifed(lambda y: y[..., 1] / y[..., 0] ** 2, recorded[:, i]) for i in points
-    ]
-    return np.stack(found, 1)

@@ -17,7 +17,6 @@ cumulants of log X are those of log E - log T, and E T^(-1/2) = sqrt(pi) E X^(1/
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -124,86 +123,6 @@ def relative_second_moment(
     n, m = num_in, num_out
     linear = (1.0 + 2.0 / participation_ratio) * n / (n + 2)
     return linear * (m + 5) / (m + 2) if relu else linear
-
-
-def flat_squares(stable_rank: float) -> tuple[float, ...]:
-    """Squared singular values of ``flat`` with largest one.
-
-    Args:
-        stable_rank: Their sum r.
-
-    Returns:
-        floor(r) ones and what is missing.
-    """
-    whole = math.floor(stable_rank)
-    rest = stable_rank - whole
-    return (1.0,) * whole + ((rest,) if rest else ())
-
-
-def spike_squares(stable_rank: float, m: int, n: int) -> tuple[float, ...]:
-    """Squared singular values of ``spike`` with largest one.
-
-    Args:
-        stable_rank: Their sum r, above 1.
-        m: Rows.
-        n: Columns.
-
-    Returns:
-        One, then min(m, n) - 1 equal values.
-    """
-    p = min(m, n)
-    return (1.0,) + ((stable_rank - 1.0) / (p - 1),) * (p - 1)
-
-
-def spike_stable_rank(participation_ratio: float, p: int) -> float:
-    r"""Stable rank at which ``spike`` has a given participation ratio.
-
-    The smaller root of :math:`r^2 = \rho\,(1 + (r-1)^2/(p-1))`.
-
-    Args:
-        participation_ratio: rho, in [1, p].
-        p: Number of singular values.
-
-    Returns:
-        r, in [1, p].
-    """
-    c = participation_ratio / (p - 1)
-    # (1 - c) r^2 + 2 c r - (rho + c) = 0, the root in [1, p].
-    disc = c * c + (1.0 - c) * (participation_ratio + c)
-    return (participation_ratio + c) / (c + math.sqrt(disc))
-
-
-def mp_spike_ratio(stable_rank: float, m: int, n: int) -> float:
-    r"""Participation ratio of ``mp-spike``, r^2 / E a2.
-
-    :math:`E a_2 = 1 + (r-1)^2 (m+n-1) / ((m-1)(n-1) + 2)`: a Gaussian bulk of
-    (m - 1) x (n - 1) with fixed Frobenius norm beside one outlier.
-    Source (derived): tests/experiments/georgiev2021stable_signal.
-
-    Args:
-        stable_rank: r.
-        m: Rows.
-        n: Columns.
-
-    Returns:
-        rho.
-    """
-    bulk = (m + n - 1) / ((m - 1) * (n - 1) + 2)
-    return stable_rank**2 / (1.0 + (stable_rank - 1.0) ** 2 * bulk)
-
-
-def scaled(squares: Sequence[float], energy: float) -> tuple[float, ...]:
-    """Squared singular values scaled to a Frobenius norm.
-
-    Args:
-        squares: In any scale.
-        energy: Square of the Frobenius norm, their sum afterwards.
-
-    Returns:
-        As many.
-    """
-    total = math.fsum(squares)
-    return tuple(t * energy / total for t in squares)
 
 
 def mask_log_cumulants(m: int) -> np.ndarray:

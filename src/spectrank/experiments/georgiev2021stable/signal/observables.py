@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from spectrank.experiments.georgiev2021stable.estimates import jackknifed
 from spectrank.experiments.georgiev2021stable.networks import Observable
 
 
@@ -120,3 +121,19 @@ def log_cumulants(means: np.ndarray) -> np.ndarray:
     m1, m2, m3 = (means[..., j] / means[..., 0] for j in (1, 2, 3))
     variance = m2 - m1**2
     return np.stack([m1, variance, m3 - 3.0 * m1 * variance - m1**3], -1)
+
+
+def relative_second_moments(recorded: np.ndarray, points: Sequence[int]) -> np.ndarray:
+    """Relative second moment of |h_L|^2 at some points.
+
+    Args:
+        recorded: (R, P, K, 2) of `MOMENTS`.
+        points: G of them.
+
+    Returns:
+        (R, G).
+    """
+    found = [
+        jackknifed(lambda y: y[..., 1] / y[..., 0] ** 2, recorded[:, i]) for i in points
+    ]
+    return np.stack(found, 1)

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Literal, final
 
 from spectrank.experiments.georgiev2021stable.networks import Point
-from spectrank.experiments.georgiev2021stable.signal import laws
+from spectrank.experiments.georgiev2021stable.signal import laws, spectra
 from spectrank.random_nets import RandomMLP
 
 FixedSpectrum = Literal["flat", "spike"]
@@ -83,11 +83,11 @@ class Stack:
 
     def _squares(self, m: int, n: int) -> tuple[float, ...]:
         own: tuple[float, ...] = (
-            laws.flat_squares(self.stable_rank)
+            spectra.flat_squares(self.stable_rank)
             if self.spectrum == "flat"
-            else laws.spike_squares(self.stable_rank, m, n)
+            else spectra.spike_squares(self.stable_rank, m, n)
         )
-        return laws.scaled(own, 2.0 * m if self._relu else float(m))
+        return spectra.scaled(own, 2.0 * m if self._relu else float(m))
 
     @property
     def _relu(self) -> bool:
