@@ -9,7 +9,7 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from spectrank.errors import DomainError, SpectrankError
+from spectrank.errors import SpectrankError
 from spectrank.model.capture.undisturbed import undisturbed
 from spectrank.model.capture.unpack import ModelCall
 from spectrank.model.graph import Graph, Node, graph
@@ -70,7 +70,7 @@ def find_sites(model: nn.Module, layers: list[str], call: ModelCall) -> Sites:
     """
     try:
         with undisturbed(model, "eval"):
-            found = _graph(model, call)
+            found = graph(model, tuple(call.args), kwargs=dict(call.kwargs))
     except SpectrankError as error:
         return Sites({}, frozenset(), {}, f"the model gives no graph: {error}")
     activations: dict[str, Activation] = {}
@@ -90,15 +90,6 @@ def find_sites(model: nn.Module, layers: list[str], call: ModelCall) -> Sites:
         else:
             reasons[name] = told
     return Sites(activations, frozenset(outputs), reasons)
-
-
-def _graph(model: nn.Module, call: ModelCall) -> Graph:
-    if type(model) is nn.Sequential and not call.kwargs:
-        try:
-            return graph(model)
-        except DomainError:
-            pass
-    return graph(model, tuple(call.args), kwargs=dict(call.kwargs))
 
 
 def _nodes_of(found: Graph, name: str, module: nn.Module) -> list[Node]:

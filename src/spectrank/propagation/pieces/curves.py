@@ -43,7 +43,7 @@ def arc(
         (V, d) float64 vertices, the first of them x.
 
     Raises:
-        ArgumentTypeError: Not tensors.
+        ArgumentTypeError: Not floating-point tensors.
         ShapeError: Not two vectors of one length.
         DomainError: A vector of zeros, parallel vectors, or an angle out of range.
 
@@ -54,11 +54,13 @@ def arc(
                 [ 0.,  1.],
                 [-1.,  0.]], dtype=torch.float64)
     """
-    if not isinstance(start, Tensor) or not isinstance(toward, Tensor):
-        raise ArgumentTypeError(
-            "an arc goes from one tensor toward another, got "
-            f"{type(start).__name__} and {type(toward).__name__}; pass two vectors"
-        )
+    for given in (start, toward):
+        if not isinstance(given, Tensor) or not given.is_floating_point():
+            what = getattr(given, "dtype", type(given).__name__)
+            raise ArgumentTypeError(
+                "an arc goes from one floating-point vector toward another, got "
+                f"{what}; pass two tensors"
+            )
     if start.ndim != 1 or start.shape != toward.shape or len(start) < 2:
         raise ShapeError(
             "an arc needs two vectors of one length, at least 2, got shapes "
@@ -74,7 +76,8 @@ def arc(
     # Twice is enough: one pass leaves a part of x of the order of rounding.
     across = y - (y @ first) * first
     across = across - (across @ first) * first
-    if not bool(across.norm() > 1e-12 * y.norm()) or not bool(size > 0):
+    rounding = 16.0 * max(torch.finfo(start.dtype).eps, torch.finfo(toward.dtype).eps)
+    if not bool(across.norm() > rounding * y.norm()) or not bool(size > 0):
         raise DomainError(
             "an arc needs two directions, got vectors that are parallel, zero or not "
             "finite; pass another toward="
@@ -134,17 +137,19 @@ class Curve:
 
     @property
     def angular_length(self) -> float:
-        """Angle that the curve sweeps as seen from the origin, radians."""
+        """Angle that the curve sweeps as seen from the origin, radians.
+
+        A segment from or to the origin lies on a ray and sweeps none.
+        """
         flat = self.vertices.flatten(1)
         sizes = flat.norm(dim=1, keepdim=True)
-        if bool((sizes == 0).any()):
-            return math.nan
-        unit = flat / sizes
+        unit = torch.where(sizes > 0, flat / sizes, 0.0)
         # 2 atan2(|u - v|, |u + v|) keeps its digits where arccos loses them.
         angles = 2.0 * torch.atan2(
             (unit[1:] - unit[:-1]).norm(dim=1), (unit[1:] + unit[:-1]).norm(dim=1)
         )
-        return float(angles.sum())
+        seen = (sizes[1:] > 0) & (sizes[:-1] > 0)
+        return float(angles[seen[:, 0]].sum())
 
     def at(
         self, segments: Shaped[Tensor, " P"], t: Float64[Tensor, " P"]

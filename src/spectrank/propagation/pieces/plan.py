@@ -61,7 +61,7 @@ def make_plan(model: nn.Module, example: Tensor) -> Plan:
         DomainError: A node is not piecewise linear, or the model gives no graph.
     """
     with undisturbed(model, "eval"):
-        found = _graph(model, example)
+        found = graph(model, (example,))
     nodes = {node.id: node for node in found.nodes}
     moving = _depends_on_input(found)
     steps = []
@@ -74,16 +74,6 @@ def make_plan(model: nn.Module, example: Tensor) -> Plan:
             raise DomainError(_refusal(node))
     last = next(node for node in found.nodes if node.kind == "output")
     return Plan(tuple(steps), _subject(nodes, last))
-
-
-def _graph(model: nn.Module, example: Tensor) -> Graph:
-    if type(model) is nn.Sequential:
-        try:
-            # Much cheaper than a trace; it knows torch's own layers only.
-            return graph(model)
-        except DomainError:
-            pass
-    return graph(model, (example,))
 
 
 def _depends_on_input(found: Graph) -> set[str]:

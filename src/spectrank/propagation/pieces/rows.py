@@ -17,6 +17,8 @@ from spectrank.table import Table
 
 # Rounding of the output at the middle of an interval stays far below this.
 _LARGEST_DEFECT = 1e-8
+# A ray of rounded vertices turns by about 1e-16.
+_SMALLEST_TURN = 1e-12
 _OWN: Mapping[str, Any] = {"angular_length": pl.Float64, "curve_length": pl.Float64}
 _STANDARD_ERRORS = 4.0
 
@@ -114,7 +116,7 @@ def _counts(
     for metric, values in both.items():
         yield _row(metric, "count", values, networks)
         # A curve through the origin, or along a ray, sweeps no angle to divide by.
-        if turns > 0:
+        if turns > _SMALLEST_TURN:
             per_unit = [value / turns for value in values]
             yield _row(metric, None, per_unit, networks)
 

@@ -1,0 +1,388 @@
+"""Kinks against a walk in rational arithmetic, and against grids that no longer move.
+
+The walk is another algorithm: it carries value and slope of every neuron as fractions
+and steps to the next zero of any of them, through all layers at once.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from fractions import Fraction
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from spectrank.propagation import arc, count_pieces
+from spectrank.table import Table
+
+Matrix = list[list[Fraction]]
+LEVELS = {"relu": [0], "leaky": [0], "abs": [0], "hardtanh": [-1, 1]}
+SLOPES = {
+    "relu": [Fraction(0), Fraction(1)],
+    "leaky": [Fraction(1, 2), Fraction(1)],
+    "abs": [Fraction(-1), Fraction(1)],
+    "hardtanh": [Fraction(0), Fraction(1), Fraction(0)],
+}
+MODULES = {
+    "relu": nn.ReLU,
+    "leaky": lambda: nn.LeakyReLU(0.5),
+    "abs": lambda: Absolute(),
+    "hardtanh": nn.Hardtanh,
+}
+
+
+class Absolute(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.abs()
+
+
+def value_of(kind: str, z: Fraction) -> Fraction:
+    if kind == "relu":
+        return max(z, Fraction(0))
+    if kind == "leaky":
+        return z if z > 0 else z / 2
+    if kind == "abs":
+        return abs(z)
+    return min(max(z, Fraction(-1)), Fraction(1))
+
+
+def region(kind: str, z: Fraction, slope: Fraction) -> int:
+    """Number of levels below z just after this place."""
+    return sum(z > level or (z == level and slope > 0) for level in LEVELS[kind])
+
+
+def sign(x: Fraction) -> int:
+    return (x > 0) - (x < 0)
+
+
+class Walk:
+    """Exact counts of a multilayer perceptron along a polyline."""
+
+    def __init__(self, layers: list[tuple[Matrix, list[Fraction]]], kind: str) -> None:
+        self.layers, self.kind = layers, kind
+        depth = len(layers) - 1
+        self.new_kinks = [0] * depth
+        self.pattern_changes = [0] * depth
+        self.length = [0.0] * (depth + 1)
+        self.post = [0.0] * depth
+        self.pieces = 0
+        # Per neuron and level: side just before the place at hand, and whether above.
+        self._before: list[list[list[int]]] | None = None
+
+    def forms(
+        self, x: list[Fraction], d: list[Fraction]
+    ) -> list[list[tuple[Fraction, Fraction]]]:
+        """Value and right slope of every pre-activation."""
+        h = list(zip(x, d, strict=True))
+        found = []
+        for i, (W, b) in enumerate(self.layers):
+            z = [
+                (
+                    sum((w * v for w, (v, _) in zip(row, h, strict=True)), c),
+                    sum((w * s for w, (_, s) in zip(row, h, strict=True)), Fraction(0)),
+                )
+                for row, c in zip(W, b, strict=True)
+            ]
+            found.append(z)
+            if i == len(self.layers) - 1:
+                break
+            h = [
+                (
+                    value_of(self.kind, v),
+                    s * SLOPES[self.kind][region(self.kind, v, s)],
+                )
+                for v, s in z
+            ]
+        return found
+
+    def segment(self, x: list[Fraction], y: list[Fraction]) -> None:
+        d = [b - a for a, b in zip(x, y, strict=True)]
+        t, slope = Fraction(0), None
+        while t < 1:
+            here = [a + t * s for a, s in zip(x, d, strict=True)]
+            forms = self.forms(here, d)
+            self._compare(forms)
+            output = [s for _, s in forms[-1]]
+            self.pieces += slope != output
+            slope = output
+            steps = [
+                (level - v) / s
+                for z in forms[:-1]
+                for v, s in z
+                for level in LEVELS[self.kind]
+                if s != 0 and (level - v) / s > 0
+            ]
+            step = min([*steps, 1 - t])
+            step = min(step, 1 - t)
+            for i, z in enumerate(forms):
+                self.length[i] += float(step) * math.sqrt(sum(s * s for _, s in z))
+            for i, z in enumerate(forms[:-1]):
+                after = [s * SLOPES[self.kind][region(self.kind, v, s)] for v, s in z]
+                self.post[i] += float(step) * math.sqrt(sum(s * s for s in after))
+            self._leave(forms, step)
+            t += step
+
+    def _sides(self, v: Fraction, s: Fraction) -> list[int]:
+        """Side of every level in the interior of the interval that starts here."""
+        return [sign(v - level) or sign(s) for level in LEVELS[self.kind]]
+
+    def _compare(self, forms: list[list[tuple[Fraction, Fraction]]]) -> None:
+        now = [[self._sides(v, s) for v, s in z] for z in forms[:-1]]
+        if self._before is not None:
+            for i, (old, new) in enumerate(zip(self._before, now, strict=True)):
+                for a, b in zip(old, new, strict=True):
+                    for p, q in zip(a, b, strict=True):
+                        self.new_kinks[i] += p * q < 0
+                        self.pattern_changes[i] += (p > 0) != (q > 0)
+
+    def _leave(
+        self, forms: list[list[tuple[Fraction, Fraction]]], step: Fraction
+    ) -> None:
+        # No zero lies inside, so the side of the interior is that seen from its end.
+        self._before = [[self._sides(v, s) for v, s in z] for z in forms[:-1]]
+
+
+def integer_net(
+    rng: random.Random, widths: list[int], kind: str, *, biases: bool
+) -> tuple[list[tuple[Matrix, list[Fraction]]], nn.Sequential]:
+    layers, modules = [], []
+    for n, m in pairwise(widths):
+        W = [[Fraction(rng.randint(-2, 2)) for _ in range(n)] for _ in range(m)]
+        b = [Fraction(rng.randint(-2, 2) if biases else 0) for _ in range(m)]
+        layers.append((W, b))
+        linear = nn.Linear(n, m).double()
+        with torch.no_grad():
+            linear.weight.copy_(torch.tensor([[float(w) for w in row] for row in W]))
+            linear.bias.copy_(torch.tensor([float(c) for c in b]))
+        modules += [linear, MODULES[kind]()]
+    return layers, nn.Sequential(*modules[:-1])
+
+
+def counts(table: Table, metric: str) -> list[float]:
+    rows = [r for r in table if r["metric"] == metric and r["variant"] == "count"]
+    return [r["value"] for r in rows if r["subject"] != "network"]
+
+
+def lengths(table: Table, site: str) -> list[float]:
+    rows = [r for r in table if r["metric"] == "length_gain" and r["variant"] == site]
+    return [r["value"] * r["curve_length"] for r in rows]
+
+
+def vertices(rng: random.Random, num: int, dim: int) -> list[list[Fraction]]:
+    found: list[list[Fraction]] = []
+    while len(found) < num:
+        x = [Fraction(rng.randint(-4, 4)) for _ in range(dim)]
+        if not found or x != found[-1]:
+            found.append(x)
+    return found
+
+
+# Integer weights make coincidences common: equal and opposite neurons, zeros over whole
+# intervals, crossings at vertices, layers that die.
+@pytest.mark.parametrize("biases", [False, True])
+@pytest.mark.parametrize("kind", list(LEVELS))
+def test_counts_lengths_and_pieces_equal_those_of_exact_arithmetic(
+    kind: str, biases: bool
+) -> None:
+    rng = random.Random(f"{kind} {biases}")
+    total = 0
+    for _ in range(6):
+        widths = [rng.randint(2, 3), *(rng.randint(1, 5) for _ in range(3)), 2]
+        layers, net = integer_net(rng, widths, kind, biases=biases)
+        line = vertices(rng, 7, widths[0])
+        walk = Walk(layers, kind)
+        for a, b in pairwise(line):
+            walk.segment(a, b)
+        table = count_pieces(net, torch.tensor([[float(c) for c in x] for x in line]))
+        assert counts(table, "new_kinks") == walk.new_kinks
+        assert counts(table, "pattern_changes") == walk.pattern_changes
+        assert lengths(table, "pre") == pytest.approx(walk.length, rel=1e-12, abs=1e-12)
+        assert lengths(table, "post") == pytest.approx(walk.post, rel=1e-12, abs=1e-12)
+        pieces = table.where(metric="linear_pieces", variant="output").frame
+        assert pieces["value"].item() == walk.pieces
+        assert table.value("network", "affinity_defect") < 1e-13
+        total += sum(walk.pattern_changes)
+    assert total > 30
+
+
+def test_kinks_closer_than_any_grid_are_found() -> None:
+    # |x| - 1e-9 and its mirror: two kinks 2e-9 apart that a grid of 1e6 points misses.
+    net = nn.Sequential(nn.Linear(1, 2), nn.ReLU(), nn.Linear(2, 1), nn.ReLU())
+    net = nn.Sequential(*net, nn.Linear(1, 1)).double()
+    with torch.no_grad():
+        net[0].weight.copy_(torch.tensor([[1.0], [-1.0]]))
+        net[0].bias.zero_()
+        net[2].weight.copy_(torch.tensor([[-1.0, -1.0]]))
+        net[2].bias.fill_(1e-9)
+    line = torch.tensor([[-0.3], [0.7]], dtype=torch.float64)
+    table = count_pieces(net, line)
+    assert counts(table, "new_kinks") == [2.0, 2.0]
+    t = torch.linspace(-0.3, 0.7, 1_000_001, dtype=torch.float64)[:, None]
+    seen = net[:3](t) > 0
+    assert int((seen[1:] != seen[:-1]).sum()) in {0, 2}
+
+
+class Mixed(nn.Module):
+    """Convolution, BatchNorm, max pool, PReLU, a residual sum and other bends."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3, padding=1)
+        self.norm = nn.BatchNorm2d(4)
+        self.act = nn.ReLU(inplace=True)
+        self.pool = nn.MaxPool2d(2)
+        self.first = nn.Linear(64, 12)
+        self.slope = nn.PReLU()
+        self.second = nn.Linear(12, 12)
+        self.out = nn.Linear(12, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.pool(self.act(self.norm(self.conv(x))))
+        a = self.slope(self.first(h.flatten(1)))
+        b = a + F.leaky_relu(self.second(a), 0.1)
+        return self.out(F.relu6(b))
+
+    def patterns(self, x: Tensor) -> list[Tensor]:
+        z = self.norm(self.conv(x))
+        h = z.relu()
+        windows = F.unfold(h, 2, stride=2).reshape(len(x), 4, 4, -1)
+        # A window of zeros has no winner.
+        top = windows.amax(2)
+        winner = torch.where(top > 0, windows.argmax(2), -1)
+        u = self.first(self.pool(h).flatten(1))
+        a = self.slope(u)
+        v = self.second(a)
+        b = a + F.leaky_relu(v, 0.1)
+        return [z > 0, winner, u > 0, v > 0, (b > 0).long() + (b > 6).long()]
+
+
+def mixed(seed: int) -> Mixed:
+    generator = torch.Generator().manual_seed(seed)
+    net = Mixed()
+    with torch.no_grad():
+        for x in (*net.parameters(), *net.buffers()):
+            if x.is_floating_point() and x.numel() > 1:
+                x.copy_(torch.randn(x.shape, generator=generator) / x[0].numel() ** 0.5)
+        net.norm.running_var.abs_().add_(0.5)
+        net.second.weight.mul_(3.0)
+        net.first.weight.mul_(3.0)
+    return net
+
+
+def grid_changes(net: Mixed, line: Tensor, num: int) -> list[int]:
+    totals = [0] * 5
+    t = torch.linspace(0, 1, num, dtype=torch.float64)[:, None, None, None]
+    for a, b in pairwise(line):
+        for i, p in enumerate(net.patterns(a * (1 - t) + b * t)):
+            changed = p[1:] != p[:-1]
+            if i == 1:
+                changed &= (p[1:] >= 0) & (p[:-1] >= 0)
+            totals[i] += int(changed.sum())
+    return totals
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_residual_convolutional_net_has_the_kinks_of_a_grid_that_no_longer_moves(
+    seed: int,
+) -> None:
+    net = mixed(seed)
+    line = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(seed + 9))
+    table = count_pieces(net, line)
+    exact = [int(x) for x in counts(table, "pattern_changes")]
+    fine = net.double().eval()
+    with torch.no_grad():
+        coarse, finer = (grid_changes(fine, line.double(), n) for n in (4001, 16001))
+    assert coarse == finer == exact
+    assert sum(exact) > 50
+    assert table.value("network", "affinity_defect") < 1e-12
+    subjects = [r["subject"] for r in table if r["metric"] == "new_kinks"]
+    assert subjects[::2][:4] == ["conv.weight", "pool", "first.weight", "second.weight"]
+
+
+def test_an_arc_has_the_kinks_of_the_circle_it_stands_for() -> None:
+    generator = torch.Generator().manual_seed(3)
+    weights = [
+        torch.randn(9, 9, generator=generator, dtype=torch.float64) for _ in range(3)
+    ]
+    net = nn.Sequential()
+    for W in weights:
+        linear = nn.Linear(9, 9, bias=False).double()
+        linear.weight = nn.Parameter(W)
+        net.extend([linear, nn.ReLU()])
+    x, y = torch.randn(2, 9, generator=generator, dtype=torch.float64)
+    for angle in (1.0, math.pi, 2.0 * math.pi):
+        line = arc(x, y, angle=angle)
+        turn = torch.linspace(0.0, angle, 200_001, dtype=torch.float64)[:, None]
+        first = x / x.norm()
+        across = F.normalize(y - (y @ first) * first, dim=0)
+        h = turn.cos() * first + turn.sin() * across
+        seen = []
+        for W in weights:
+            z = h @ W.T
+            seen.append(int(((z[1:] > 0) != (z[:-1] > 0)).sum()))
+            h = z.relu()
+        table = count_pieces(net, line)
+        assert counts(table, "pattern_changes") == seen
+        row = next(iter(table))
+        assert row["angular_length"] == pytest.approx(angle, rel=1e-12)
+    assert line.norm(dim=1).tolist() == pytest.approx([float(x.norm())] * len(line))
+
+
+def upper_envelope(a: list[Fraction], b: list[Fraction]) -> int:
+    """Changes of the largest of lines from a to b strictly inside (0, 1)."""
+    places = {
+        (p - r) / (p - r + s - q)
+        for p, q in zip(a, b, strict=True)
+        for r, s in zip(a, b, strict=True)
+        if p - r + s - q != 0
+    }
+    cuts = [Fraction(0), *sorted(t for t in places if 0 < t < 1), Fraction(1)]
+    slopes = []
+    for left, right in pairwise(cuts):
+        middle = (left + right) / 2
+        top = max(
+            zip(a, b, strict=True), key=lambda ab: ab[0] + middle * (ab[1] - ab[0])
+        )
+        slopes.append(top[1] - top[0])
+    return sum(s != r for s, r in pairwise(slopes))
+
+
+def test_a_max_pool_bends_where_the_upper_envelope_of_its_lines_does() -> None:
+    rng = random.Random(5)
+    windows = [
+        [[Fraction(rng.randint(-3, 3)) for _ in range(9)] for _ in range(2)]
+        for _ in range(200)
+    ]
+    ends = [
+        torch.tensor([[float(v) for v in pair[k]] for pair in windows])
+        for k in range(2)
+    ]
+    line = torch.stack(ends).reshape(2, 200, 3, 3)
+    table = count_pieces(nn.Sequential(nn.MaxPool2d(3)).double(), line)
+    expected = sum(upper_envelope(a, b) for a, b in windows)
+    assert counts(table, "new_kinks") == [expected]
+    assert expected > 100
+
+
+def test_padding_stride_and_ceil_mode_of_a_pool_are_those_of_torch() -> None:
+    generator = torch.Generator().manual_seed(11)
+    line = torch.randn(2, 2, 7, 6, generator=generator, dtype=torch.float64)
+    options: list[dict[str, Any]] = [
+        {"kernel_size": 3, "stride": 2, "padding": 1},
+        {"kernel_size": (2, 3), "stride": (2, 1)},
+        {"kernel_size": 2, "ceil_mode": True},
+        {"kernel_size": 2, "dilation": 2, "stride": 1},
+    ]
+    t = torch.linspace(0, 1, 20_001, dtype=torch.float64)[:, None, None, None]
+    x = line[0] * (1 - t) + line[1] * t
+    for option in options:
+        _, winner = F.max_pool2d(x, return_indices=True, **option)
+        changes = int((winner[1:] != winner[:-1]).sum())
+        table = count_pieces(nn.Sequential(nn.MaxPool2d(**option)), line)
+        assert counts(table, "new_kinks") == [changes], option
+        assert changes > 5
