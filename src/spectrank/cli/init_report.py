@@ -32,7 +32,7 @@ _STATES = {
     "orthogonal": "orthogonal",
     "flat": "flat",
     "spike": "spike",
-    "unlisted scale": "random, of another scale",
+    "unlisted scale": "of an unlisted scale",
     "changed": "trained or shaped",
     "unknown": "cannot tell",
 }
@@ -71,9 +71,6 @@ def init_report_command(
         list[Path] | None,
         typer.Option(help="Write the table: .parquet, .json or .csv. Repeatable."),
     ] = None,
-    html: Annotated[
-        Path | None, typer.Option(help="Write a self-contained HTML page.")
-    ] = None,
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="No table, no progress bar.")
     ] = False,
@@ -85,7 +82,7 @@ def init_report_command(
     from spectrank.table import Table
 
     views = dict(_parse_view(text) for text in view or [])
-    _check_targets(source, out or [], html)
+    _check_targets(source, out or [], None)
     errors = Console(stderr=True)
     with errors.status("") as status:
         if quiet or not errors.is_terminal:
@@ -108,7 +105,7 @@ def init_report_command(
     table = Table(table.frame, {**table.provenance, "command": command})
     if not quiet:
         _print_layers(table, Console())
-    _write(table, out or [], html, errors, quiet)
+    _write(table, out or [], None, errors, quiet)
 
 
 def _print_layers(table: Table, console: Console) -> None:

@@ -1,6 +1,7 @@
 """Initialisers with a prescribed stable rank, and how close a layer is to its own."""
 
 from spectrank.init.apply import apply_ as apply_
+from spectrank.init.closeness import closeness as closeness
 from spectrank.init.control import SpectralUpdateMonitor as SpectralUpdateMonitor
 from spectrank.init.control import StableRankPenalty as StableRankPenalty
 from spectrank.init.control import polar_reset_ as polar_reset_

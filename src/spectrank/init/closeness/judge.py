@@ -16,6 +16,7 @@ from spectrank.init.closeness.nulls import (
     effective_draws,
     normalised_weights,
     rank_p_value,
+    weights_with_own,
 )
 from spectrank.init.closeness.references import Reference
 
@@ -102,10 +103,11 @@ def judge_conditioned(
         reason = "does not apply: of rank one, nothing is left to explain"
         return Judgement("not_applicable", "unknown", reason)
     log_weights = null.log_weights(layer.normal_rank)
-    if effective_draws(normalised_weights(log_weights)) < LEAST_EFFECTIVE:
+    num = effective_draws(normalised_weights(log_weights))
+    if num < LEAST_EFFECTIVE:
         reason = (
-            f"does not apply: a stable rank of {layer.stable_rank:.4g} leaves no room "
-            "for noise below the first singular value"
+            f"does not apply: at a stable rank of {layer.stable_rank:.4g} there is no "
+            "room for noise below the first singular value"
         )
         return Judgement("not_applicable", "unknown", reason)
     observed = layer.rest_statistics()
@@ -115,6 +117,13 @@ def judge_conditioned(
     weights = normalised_weights(log_weights)
     expected = np.exp(draws @ weights)
     found = np.exp(observed)
+    if level < p_value <= _weight_of_one(log_weights, layer):
+        # No draw is as extreme, but the draws are too few to reach the level.
+        reason = (
+            f"cannot tell: {num:.0f} effective draws have so large a stable rank; "
+            f"{_compared(found, expected)}"
+        )
+        return Judgement("inconclusive", "unknown", reason, p_value)
     if p_value > level:
         reason = f"the rest is noise: {_compared(found, expected)}"
         return Judgement("holds", "initial", reason, p_value)
@@ -123,6 +132,12 @@ def judge_conditioned(
         f"{_compared(found, expected)}"
     )
     return Judgement("violated", "changed", reason, p_value)
+
+
+def _weight_of_one(log_weights: np.ndarray, layer: Layer) -> float:
+    """The p-value where only the matrix itself is as extreme, with room to round."""
+    weights = weights_with_own(log_weights, layer.own_log_weight())
+    return float(weights[0]) * (1.0 + 1e-9)
 
 
 def _compared(found: np.ndarray, expected: np.ndarray) -> str:

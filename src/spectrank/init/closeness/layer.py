@@ -92,12 +92,12 @@ class Layer:
     def edge_shift(self) -> float:
         r"""Log of the factor on s_1^2 that the law of the entries makes.
 
-        To first order :math:`1 + \kappa / \sqrt{mn}`, 0.4 deviations at 64 x 64 for
-        uniform entries. Source (derived): the cubic term of the self-consistent
-        equations, -1/m_1 = w + g m_2 + g e m_1 m_2^2 and -1/m_2 = w + m_1 + e m_2
-        m_1^2 with e = kappa / L, g = p / L and w^2 the squared singular value, moves
-        their edge (1 + sqrt g)^2 by the factor 1 + e / sqrt g;
-        tests/init/closeness/test_closeness_layer.py.
+        To first order :math:`1 + \kappa / \sqrt{mn}`; of that shift, 0.4 deviations of
+        log s_1^2 for uniform entries at 64 x 64, 0.6 are there at 20 x 20 and 0.8 at
+        80 x 80. Source (derived): the cubic terms of the self-consistent equations,
+        -1/a = w + g b + g e a b^2 and -1/b = w + a + e b a^2 with e = kappa / L,
+        g = p / L and w^2 the squared singular value, move their edge (1 + sqrt g)^2 by
+        the factor 1 + e / sqrt g; tests/init/closeness/test_closeness_layer.py.
         """
         return math.log1p(max(self.counted_excess / math.sqrt(self.m * self.n), -0.9))
 
@@ -153,10 +153,10 @@ class Layer:
         first = [] if math.isnan(stable) else [math.log(stable)]
         return np.array([*first, math.log(ratio)])
 
-    def own_log_weight(self) -> float:
-        """Log of prod (1 - t_i), i >= 2, the weight of a bulk; 0 from norms alone."""
+    def own_log_weight(self) -> float | None:
+        """Log of prod (1 - t_i), i >= 2, the weight of a bulk; None from norms."""
         if self.squares is None:
-            return 0.0
+            return None
         gaps = 1.0 - self.squares[1:]
         return float(np.log(gaps).sum()) if bool((gaps > 0.0).all()) else -math.inf
 

@@ -147,6 +147,24 @@ def normalised_weights(log_weights: Array) -> Array:
     return weights
 
 
+def weights_with_own(log_weights: Array, own: float | None) -> Array:
+    """Weights of what was observed and of the draws, in this order.
+
+    Args:
+        log_weights: (d,) of the draws.
+        own: Log weight of what was observed; None for the mean of the draws.
+
+    Returns:
+        (d + 1,) with a sum of one.
+    """
+    if own is not None:
+        return normalised_weights(np.concatenate([[own], log_weights]))
+    weights = normalised_weights(log_weights)
+    both: Array = np.concatenate([[weights.mean()], weights])
+    both /= 1.0 + weights.mean()
+    return both
+
+
 def effective_draws(weights: Array) -> float:
     """Kish's effective number of draws, 1 / sum w^2.
 
@@ -185,7 +203,7 @@ def rank_p_value(
     draws: Array,
     observed: Array,
     log_weights: Array | None = None,
-    own_log_weight: float = 0.0,
+    own_log_weight: float | None = None,
 ) -> float:
     r"""Probability of a draw at least as extreme as what was observed.
 
@@ -198,16 +216,17 @@ def rank_p_value(
         draws: (q, d), q statistics of each draw.
         observed: (q,).
         log_weights: (d,) of the draws; None for equal ones.
-        own_log_weight: Of what was observed, on the scale of ``log_weights``.
+        own_log_weight: Of what was observed, on the scale of ``log_weights``; None
+            for the mean weight of the draws.
 
     Returns:
-        In (0, 1].
+        In [0, 1]; 0 only where the observed has no weight.
     """
     values = np.concatenate([observed[:, None], draws], axis=1)
     if log_weights is None:
         weights = np.full(values.shape[1], 1.0 / values.shape[1])
     else:
-        weights = normalised_weights(np.concatenate([[own_log_weight], log_weights]))
+        weights = weights_with_own(log_weights, own_log_weight)
     mean = values @ weights
     deviation = np.sqrt(np.square(values - mean[:, None]) @ weights)
     # A statistic that never varies (one singular value) tells nothing.

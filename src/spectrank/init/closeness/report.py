@@ -92,7 +92,8 @@ def closeness(
     info = describe(source)
     digest = InputHash(info.files)
     report = _Report(Nulls(num_draws, seed), level, bulk, rtol, seed)
-    rows = report.all_rows(weights, progress)
+    devices: set[str] = set()
+    rows = report.all_rows(weights, devices, progress)
     settings = {
         "select": [select] if isinstance(select, str) else select,
         "views": dict(views) if views else None,
@@ -102,7 +103,7 @@ def closeness(
         "rtol": rtol,
     }
     provenance |= {
-        **described(info, digest.result(), "cpu"),
+        **described(info, digest.result(), ", ".join(sorted(devices)) or "cpu"),
         "seed": seed,
         "settings": settings,
         "seconds": round(time.perf_counter() - started, 3),
@@ -124,6 +125,7 @@ class _Report:
     def all_rows(
         self,
         weights: Sequence[WeightMatrix | Skip],
+        devices: set[str],
         progress: Callable[[str, int, int], None] | None,
     ) -> list[Row]:
         """Rows in the model's order; a matrix that cannot be read is one of them."""
@@ -139,7 +141,7 @@ class _Report:
                 progress(weight.name, done, count)
             done += 1
             try:
-                rows += self._rows(weight)
+                rows += self._rows(weight, devices)
             except CheckpointError as error:
                 unread.append(weight.name)
                 rows.append(_skipped(unread_row(weight, error)))
@@ -152,8 +154,9 @@ class _Report:
             )
         return rows
 
-    def _rows(self, weight: WeightMatrix) -> list[Row]:
+    def _rows(self, weight: WeightMatrix, devices: set[str]) -> list[Row]:
         W = weight.tensor()
+        devices.add(str(W.device))
         needs: list[Need] = ["frobenius", "sigma_max", "schatten4"]
         if self.bulk:
             needs.append("sigma")

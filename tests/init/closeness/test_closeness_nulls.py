@@ -1,0 +1,161 @@
+"""Null laws: the conditioned one by brute force, p-values by counting."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from tolerances import STANDARD_ERRORS
+
+from spectrank.init.closeness.nulls import (
+    Nulls,
+    effective_draws,
+    moments,
+    normalised_weights,
+    rank_p_value,
+)
+from spectrank.linalg import ensemble
+
+SEEDS = (5, 17, 29)
+
+
+def rest_of_conditioned(m, n, r, half, num, seed):
+    """Gaussian matrices whose stable rank fell into r -/+ half: rest sr and rho."""
+    generator = torch.Generator().manual_seed(seed)
+    G = torch.randn(num, m, n, generator=generator, dtype=torch.float64)
+    t = torch.linalg.svdvals(G).square()
+    ranks = t.sum(1) / t[:, 0]
+    rest = t[(ranks - r).abs() < half][:, 1:]
+    stable = rest.sum(1) / rest[:, 0]
+    ratio = rest.sum(1).square() / rest.square().sum(1)
+    return stable.log().numpy(), ratio.log().numpy()
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize(("m", "n", "r"), [(5, 4, 1.5), (4, 4, 2.0), (4, 7, 2.4)])
+def test_weighted_bulks_are_gaussian_matrices_conditioned_on_their_stable_rank(
+    m, n, r, seed
+):
+    brute = rest_of_conditioned(m, n, r, 0.02, 150_000, seed)
+    null = Nulls(40_000, seed).of(m - 1, n - 1)
+    weights = normalised_weights(null.log_weights(r))
+    ours = (null.log_stable_rank, null.log_participation_ratio)
+    for mine, theirs in zip(ours, brute, strict=True):
+        assert len(theirs) > 1000
+        law = moments(mine, weights)
+        error = math.hypot(law.standard_error, theirs.std() / math.sqrt(len(theirs)))
+        assert abs(law.mean - theirs.mean()) <= STANDARD_ERRORS * error
+        # Its spread too: a standard deviation errs by sd sqrt((kurtosis - 1) / 4N).
+        z = (theirs - theirs.mean()) / theirs.std()
+        share = (z**4).mean() - 1.0
+        num = 1.0 / (1.0 / len(theirs) + 1.0 / effective_draws(weights))
+        slack = STANDARD_ERRORS * theirs.std() * math.sqrt(share / (4.0 * num))
+        assert abs(law.deviation - theirs.std()) <= slack
+
+
+def test_without_the_weights_the_law_would_be_another_one():
+    # The false friend: mp-spike as it is drawn, not tilted by prod (1 - t).
+    brute = rest_of_conditioned(4, 4, 2.0, 0.02, 150_000, 5)
+    null = Nulls(40_000, 5).of(3, 3)
+    law = moments(null.log_stable_rank)
+    error = brute[0].std() / math.sqrt(len(brute[0]))
+    assert abs(law.mean - brute[0].mean()) > 10 * error
+
+
+def test_far_below_the_gaussian_rank_the_law_is_that_of_mp_spike():
+    # There the weights hardly vary; E sum t^2 of mp-spike is exact.
+    m, n, r = 40, 60, 4.0
+    null = Nulls(4000, 0).of(m - 1, n - 1)
+    weights = normalised_weights(null.log_weights(r))
+    bulk = (r - 1.0) ** 2 / np.exp(null.log_participation_ratio)
+    a2 = moments(1.0 + bulk, weights)
+    exact = ensemble(m, n, stable_rank=r, spectrum="mp-spike").moments.a2
+    assert effective_draws(weights) > 0.95 * 4000
+    assert a2.mean == pytest.approx(exact, rel=1e-3)
+
+
+def test_above_the_gaussian_rank_no_draw_is_left():
+    null = Nulls(500, 0).of(39, 59)
+    weights = normalised_weights(null.log_weights(35.0))
+    assert effective_draws(weights) < 1e-9
+    assert weights.sum() == 0.0
+
+
+def test_a_shape_has_one_null_whatever_was_asked_before():
+    one, two = Nulls(50, 3), Nulls(50, 3)
+    two.of(4, 4)
+    first, second = one.of(9, 5), two.of(5, 9)
+    np.testing.assert_array_equal(first.log_stable_rank, second.log_stable_rank)
+    assert one.of(9, 5) is first
+    other = Nulls(50, 4).of(9, 5)
+    assert not np.array_equal(other.log_stable_rank, first.log_stable_rank)
+
+
+def counted(draws, observed):
+    """The p-value of one statistic by hand."""
+    values = np.concatenate([[observed], draws])
+    far = np.abs(values - values.mean())
+    return (far >= far[0]).mean()
+
+
+def test_a_p_value_is_the_share_of_draws_at_least_as_extreme():
+    rng = np.random.default_rng(0)
+    draws = rng.exponential(size=200)
+    for observed in (0.0, 1.0, 2.5, 9.0):
+        p = rank_p_value(draws[None], np.array([observed]))
+        assert p == pytest.approx(counted(draws, observed), rel=1e-12)
+    assert rank_p_value(draws[None], np.array([1e9])) == pytest.approx(1 / 201)
+
+
+def test_the_worse_of_two_statistics_counts_in_its_own_units():
+    rng = np.random.default_rng(1)
+    draws = np.stack([rng.standard_normal(999), 1e6 * rng.standard_normal(999)])
+    usual = rank_p_value(draws, np.array([0.1, 1e5]))
+    assert usual > 0.5
+    assert rank_p_value(draws, np.array([6.0, 0.0])) == pytest.approx(1e-3)
+    assert rank_p_value(draws, np.array([0.0, 6e6])) == pytest.approx(1e-3)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_null_statistic_is_rejected_no_more_often_than_the_level_says(seed):
+    # Skewed on purpose: the level holds whatever the law of the statistic.
+    rng = np.random.default_rng(seed)
+    num, level = 4000, 0.05
+    rejected = sum(
+        rank_p_value(x[None, 1:], x[:1]) <= level
+        for x in rng.exponential(size=(num, 100)) ** 2
+    )
+    error = math.sqrt(level * (1 - level) * num)
+    assert abs(rejected - level * num) <= STANDARD_ERRORS * error
+
+
+def test_whole_weights_are_repeated_draws():
+    rng = np.random.default_rng(2)
+    draws, times = rng.standard_normal((2, 60)), rng.integers(1, 5, 60)
+    observed = np.array([1.2, -0.3])
+    repeated = rank_p_value(np.repeat(draws, times, axis=1), observed)
+    weighted = rank_p_value(draws, observed, np.log(times), 0.0)
+    assert weighted == pytest.approx(repeated, rel=1e-12)
+    shifted = rank_p_value(draws, observed, np.log(times) + 700.0, 700.0)
+    assert shifted == pytest.approx(repeated, rel=1e-9)
+    # Without a weight of its own the observed has that of a mean draw.
+    mean = rank_p_value(draws, observed, np.log(times) - 9.0)
+    own = rank_p_value(draws, observed, np.log(times), math.log(times.mean()))
+    assert mean == pytest.approx(own, rel=1e-9)
+
+
+def test_weighted_moments_are_those_of_repeated_draws():
+    rng = np.random.default_rng(3)
+    values, times = rng.standard_normal(80), rng.integers(0, 4, 80)
+    found = moments(values, times / times.sum())
+    repeated = np.repeat(values, times)
+    assert found.mean == pytest.approx(repeated.mean(), rel=1e-12)
+    # Unbiased for Kish's number of draws in place of the sum of the counts.
+    kish = times.sum() ** 2 / (times**2).sum()
+    variance = repeated.var() * kish / (kish - 1)
+    assert found.deviation == pytest.approx(math.sqrt(variance), rel=1e-12)
+    assert found.num_draws == (times > 0).sum()
+    plain = moments(values)
+    assert plain.deviation == pytest.approx(values.std(ddof=1), rel=1e-12)
+    expected = values.std() / math.sqrt(80)
+    assert plain.standard_error == pytest.approx(expected, rel=1e-12)
