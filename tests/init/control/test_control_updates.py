@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from spectrank.errors import ArgumentTypeError, DomainError, SpectrankWarning
-from spectrank.init.control import spectral_updates
+from spectrank.init.control import SpectralUpdateMonitor, spectral_updates
 
 # Lanczos enclosures of the spectral norm of activations, twice in its square.
 ENCLOSURE = 2e-4
@@ -299,3 +299,39 @@ def test_bad_requests_are_refused():
         spectral_updates(model, batch, loss="cross_entropy", smoothness=0.0)
     with pytest.raises(DomainError, match="linear or convolution"):
         spectral_updates(nn.Embedding(4, 4), batch, loss="cross_entropy")
+
+
+class Conv1D(nn.Module):
+    """A linear layer that stores (inputs, outputs), as transformers has it."""
+
+    def __init__(self, nf, nx):
+        super().__init__()
+        self.nf = nf
+        self.weight = nn.Parameter(torch.randn(nx, nf).double())
+
+    def forward(self, x):
+        return x @ self.weight
+
+
+def test_a_weight_stored_transposed_is_read_by_its_view():
+    torch.manual_seed(0)
+    model, (x, y) = nn.Sequential(Conv1D(5, 6), nn.ReLU(), Conv1D(3, 5)), data()
+    table = spectral_updates(model, (x, y), loss="cross_entropy")
+    nn.functional.cross_entropy(model(x), y).backward()
+    nuclear, stable = ranks(model[0].weight.grad, x)
+    rows = rows_of(table, "0.weight")
+    got = rows["gradient_nuclear_rank_squared", None]
+    assert got["value"] == pytest.approx(nuclear, rel=ENCLOSURE)
+    assert (got["m"], got["n"], got["view"]) == (5, 6, "linear-transposed")
+    got = rows["activation_stable_rank", None]["value"]
+    assert got == pytest.approx(stable, rel=ENCLOSURE)
+    # And the same while it trains.
+    model.zero_grad()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    monitor = SpectralUpdateMonitor(model, every=1)
+    with monitor.attach(optimizer):
+        nn.functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+    rows = rows_of(monitor.table(), "0.weight")
+    got = rows["spectral_update_ratio", None]["value"]
+    assert got == pytest.approx(nuclear / stable, rel=ENCLOSURE)

@@ -9,10 +9,10 @@ from typing import Any, final
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from spectrank.errors import ArgumentTypeError, DomainError
-from spectrank.model import Skip, WeightMatrix, iter_weights, unmatched_patterns
+from spectrank.errors import DomainError
+from spectrank.init.control.requests import check_model
+from spectrank.model import Skip, WeightMatrix, iter_weights
 from spectrank.model.capture.rows import as_rows, patches
-from spectrank.model.iterate import weight_names
 
 
 @final
@@ -73,17 +73,8 @@ def linear_layers(
     Raises:
         ArgumentTypeError: ``model`` is no module.
         DomainError: A pattern matches nothing, or no layer is linear.
-    """
-    if not isinstance(model, nn.Module):
-        raise ArgumentTypeError(
-            "updates are those of a torch.nn.Module, got "
-            f"{type(model).__name__}; pass the model"
-        )
-    if unmatched := unmatched_patterns(weight_names(model), select):
-        raise DomainError(
-            f"each pattern of select names a tensor of the model, {unmatched[0]!r} "
-            "matches none; patterns are globs on whole names, e.g. '*.mlp.*.weight'"
-        )
+    """  # noqa: DOC502 - raised by the functions called
+    check_model(model, select)
     found: list[LinearLayer | Skip] = []
     number = 0
     for weight in iter_weights(model, select=select):

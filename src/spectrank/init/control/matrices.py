@@ -10,9 +10,9 @@ from typing import final
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from spectrank.errors import ArgumentTypeError, DomainError
-from spectrank.model import WeightMatrix, iter_weights, unmatched_patterns
-from spectrank.model.iterate import weight_names
+from spectrank.errors import DomainError
+from spectrank.init.control.requests import check_model
+from spectrank.model import WeightMatrix, iter_weights
 from spectrank.model.views import get_view
 
 
@@ -71,17 +71,8 @@ def live_matrices(
         ArgumentTypeError: ``model`` is no module.
         DomainError: A pattern matches nothing, there is no matrix, or one is computed
             by a forward hook.
-    """
-    if not isinstance(model, nn.Module):
-        raise ArgumentTypeError(
-            f"a stable rank is controlled in a torch.nn.Module, got "
-            f"{type(model).__name__}; pass the model"
-        )
-    if unmatched := unmatched_patterns(weight_names(model), select):
-        raise DomainError(
-            f"each pattern of select names a tensor of the model, {unmatched[0]!r} "
-            "matches none; patterns are globs on whole names, e.g. '*.mlp.*.weight'"
-        )
+    """  # noqa: DOC502 - raised by the functions called
+    check_model(model, select)
     weights = iter_weights(model, select=select)
     found = [_live(w, model) for w in weights if isinstance(w, WeightMatrix)]
     if not found:

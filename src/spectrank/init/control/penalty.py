@@ -58,8 +58,8 @@ def stable_rank_penalty(
     Gram matrix, by Lanczos above order 1024; `StableRankPenalty` is cheap. A zero
     matrix has no stable rank: it warns and adds nothing; a non-finite one adds NaN.
 
-    Source (stated): none of the penalties has a source with this text; the stable
-    rank, Sanyal et al. (2020), arXiv:1906.04659. Source (derived): gradient,
+    Source (stated): of the stable rank, Sanyal et al. (2020), arXiv:1906.04659; the
+    penalties are ours. Source (derived): their gradient,
     test_control_penalty.py::test_gradient_equals_finite_differences.
 
     Args:

@@ -9,13 +9,13 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from spectrank.errors import ArgumentTypeError, DomainError
+from spectrank.errors import DomainError
+from spectrank.init.control.requests import check_model
 from spectrank.linalg import Need, Spectrum, spectrum
 from spectrank.linalg.ensembles.requests import check_choice
 from spectrank.linalg.operand import ldexp, make_operand
 from spectrank.linalg.shapes import Matrix
-from spectrank.model import Skip, WeightMatrix, iter_weights, unmatched_patterns
-from spectrank.model.iterate import weight_names
+from spectrank.model import Skip, WeightMatrix, iter_weights
 from spectrank.model.views import get_view
 from spectrank.scanning import parse_metrics
 from spectrank.scanning.provenance import defined, environment
@@ -178,16 +178,7 @@ def _weights(
         view = "linear" if source.ndim == 2 else "conv-unfolded"
         yield from iter_weights({"tensor": source}, views={"*": view})
         return
-    if not isinstance(source, nn.Module):
-        raise ArgumentTypeError(
-            "a polar reset changes a torch.nn.Module or a tensor, got "
-            f"{type(source).__name__}; pass one weight after the other"
-        )
-    if unmatched := unmatched_patterns(weight_names(source), select):
-        raise DomainError(
-            f"each pattern of select names a tensor of the model, {unmatched[0]!r} "
-            "matches none; patterns are globs on whole names, e.g. '*.mlp.*.weight'"
-        )
+    check_model(source, select)
     parameters: Mapping[str, Tensor] = dict(
         source.named_parameters(remove_duplicate=False)
     )

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from numbers import Real
 
 from torch import Tensor, nn
 
 from spectrank.errors import ArgumentTypeError, DomainError, ShapeError
 from spectrank.linalg.ensembles.requests import check_stable_rank
+from spectrank.model import unmatched_patterns
+from spectrank.model.iterate import weight_names
 
 
 def target_rank(stable_rank: object, fraction: object, m: int, n: int) -> float:
@@ -104,3 +107,30 @@ def checked_dim(weight: Tensor, dim: int) -> int:
             "it is the axis of the outputs, mostly 0"
         )
     return dim % weight.ndim
+
+
+def check_model(model: object, select: str | Sequence[str] | None) -> nn.Module:
+    """Return a model whose weights the patterns name.
+
+    Args:
+        model: As given.
+        select: Glob pattern(s) of weight names; None for all.
+
+    Returns:
+        The model.
+
+    Raises:
+        ArgumentTypeError: If it is no module.
+        DomainError: If a pattern matches nothing.
+    """
+    if not isinstance(model, nn.Module):
+        raise ArgumentTypeError(
+            "the weights looked at are those of a torch.nn.Module, got "
+            f"{type(model).__name__}; pass the model"
+        )
+    if unmatched := unmatched_patterns(weight_names(model), select):
+        raise DomainError(
+            f"each pattern of select names a tensor of the model, {unmatched[0]!r} "
+            "matches none; patterns are globs on whole names, e.g. '*.mlp.*.weight'"
+        )
+    return model
