@@ -101,12 +101,21 @@ def _signals(
             # The output carries no activation: it stands for h_L in an angle.
             _fill_angles(tally, place, "post", z)
             return slopes
-        h, slope = torch.func.jvp(phi, (z,), (torch.ones_like(z),))[:2]
+        h, slope = _with_slope(phi, z)
         slopes.append(slope)
         _fill(tally, place, "post", h, first, before)
         _fill_angles(tally, place, "post", h)
         tally.size(place, "post", x.shape[1] / W.shape[1])
     return slopes
+
+
+def _with_slope(phi: Callable[[Tensor], Tensor], z: Tensor) -> tuple[Tensor, Tensor]:
+    """phi(z) and phi'(z), entry by entry."""
+    with torch.inference_mode(mode=False), torch.enable_grad():
+        at = z.detach().clone().requires_grad_()
+        h = phi(at)
+        (slope,) = torch.autograd.grad(h.sum(), at)
+    return h.detach(), slope
 
 
 def _fill(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -44,6 +46,7 @@ def tangents(
         ``source``, or gives no tensor.
     """
     seen: dict[str, list[Tensor | None]] = {}
+    load_forward_mode()
     with (
         RandomStream().active(),
         torch.inference_mode(mode=False),
@@ -66,6 +69,13 @@ def tangents(
         with _watched(model, names, seen):
             model(*args, **kwargs)
     return seen
+
+
+def load_forward_mode() -> None:
+    """Load what torch loads at the first dual number, with a deprecation of its own."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        importlib.import_module("torch._decomp.decompositions_for_jvp")
 
 
 @contextmanager
