@@ -202,8 +202,10 @@ def frame(m: int, p: int, draws: Draws) -> Frame:
     """
     Q, R = torch.linalg.qr(draws.normal(m, p))
     # Not sign(): it would wipe out a column where R_ii is 0.
-    negative = R.diagonal(dim1=-2, dim2=-1).unsqueeze(-2) < 0.0
-    return torch.where(negative, -Q, Q)
+    signs = torch.ones_like(R.diagonal(dim1=-2, dim2=-1))
+    signs[R.diagonal(dim1=-2, dim2=-1) < 0.0] = -1.0
+    frames: Frame = Q.mul_(signs.unsqueeze(-2))
+    return frames
 
 
 def haar_moments(n: int, a1_squared: float, a2: float) -> tuple[float, float]:

@@ -56,12 +56,26 @@ def _common_value(s: Tensor) -> Tensor:
 
 def _polar(c: float, others: Tensor, m: int, n: int, draws: Draws) -> Tensor:
     long, short = max(m, n), min(m, n)
-    W = c * frame(long, short, draws)
+    W = frame(long, short, draws).mul_(c)
     if len(others):
         V = frame(short, len(others), draws)
         weights = ((others - c) / c).to(draws.dtype)
-        W = W + (W @ V * weights) @ V.mT
+        add_product(W, W @ V * weights, V.mT)
     return W if m >= n else W.mT
+
+
+def add_product(W: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """Add ``left @ right`` to W in place, without a matrix between.
+
+    Args:
+        W: (m, n), or (num, m, n).
+        left: (m, k), or (num, m, k).
+        right: (k, n), or (num, k, n).
+
+    Returns:
+        W.
+    """
+    return W.addmm_(left, right) if W.ndim == 2 else W.baddbmm_(left, right)
 
 
 def _qr_cost(m: int, k: int) -> float:

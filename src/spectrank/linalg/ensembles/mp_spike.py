@@ -31,6 +31,7 @@ import torch
 from torch import Tensor
 
 from spectrank.errors import DomainError
+from spectrank.linalg.ensembles.assembly import add_product
 from spectrank.linalg.ensembles.law import Law, Matrices, SpectralMoments
 from spectrank.linalg.haar import Draws
 from spectrank.linalg.measure import DEFAULT_FAILURE_PROBABILITY, spectrum
@@ -163,7 +164,7 @@ class MpSpikeLaw(Law):
         norm = _project(H, u, v)
         self._check(H, norm)
         H.mul_((math.sqrt(self.r - 1.0) / norm).to(H.dtype)[..., None, None])
-        return _add_product(H, u.unsqueeze(-1), v.unsqueeze(-2))
+        return add_product(H, u.unsqueeze(-1), v.unsqueeze(-2))
 
     def _check(self, H: Tensor, norm: Tensor) -> None:
         """Refuse a bulk above the spike: a priori, by an SVD or by an enclosure."""
@@ -202,17 +203,13 @@ def _project(H: Tensor, u: Tensor, v: Tensor) -> Tensor:
         b = b - u * (a * v).sum(-1, keepdim=True)
         left = torch.stack([-u, -b], dim=-1)
         right = torch.stack([a, v], dim=-2)
-        _add_product(H, left, right)
+        add_product(H, left, right)
         after = _frobenius(H)
         # Rounding left along u and v is relative to what was there before: where most
         # of a small matrix goes away, once is not enough.
         if bool((after >= 0.5 * before).all()):
             return after
         before = after
-
-
-def _add_product(H: Tensor, left: Tensor, right: Tensor) -> Tensor:
-    return H.addmm_(left, right) if H.ndim == 2 else H.baddbmm_(left, right)
 
 
 def _frobenius(H: Tensor) -> Tensor:
