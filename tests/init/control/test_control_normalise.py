@@ -250,6 +250,20 @@ def test_a_change_where_the_vectors_are_zero_is_noticed():
     assert torch.allclose(u, expected, rtol=0.0, atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_a_cast_module_iterates_once_a_change_as_well(dtype):
+    layer = stable_rank_norm(linear(matrix(40, 30)), 2.0).to(dtype)
+    first, before = layer.weight, vectors(layer)
+    assert first.dtype == dtype
+    for _ in range(3):
+        assert torch.equal(layer.weight, first)
+        assert all(torch.equal(before[x], y) for x, y in vectors(layer).items())
+    with torch.no_grad():
+        layer.parametrizations.weight.original.add_(matrix(40, 30, "flat", seed=1))
+    assert stable_rank(layer.weight) <= 2.0 * (1 + BFLOAT16)
+    assert not torch.equal(before["_u"], vectors(layer)["_u"])
+
+
 def test_evaluation_never_iterates():
     layer = stable_rank_norm(linear(matrix(8, 6)), 1.5).eval()
     before = vectors(layer)

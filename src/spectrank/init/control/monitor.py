@@ -46,7 +46,9 @@ class SpectralUpdateMonitor(Observer):
     ``optimizer.step()`` and before gradients are set to None. Forward hooks are in
     place only inside these blocks, and between two readings they do nothing. Nothing of
     the model, the optimizer or the random state is changed. A step that a
-    ``GradScaler`` leaves out is not seen: the next reading has its activations too.
+    ``GradScaler`` leaves out is not seen: the next reading has its activations too. An
+    optimizer that evaluates its closure many times a step, as ``LBFGS``, gives the
+    activations of all evaluations and the gradient of the last.
 
     Cost of a reading: all singular values of each gradient and a few products with the
     activations; inputs are kept, not copied, from the backward pass to the step.

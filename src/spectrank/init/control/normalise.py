@@ -159,8 +159,9 @@ class StableRankNorm(nn.Module):
         self.register_buffer("_v", v)
         # u^T W v and ||W||_F after the last iteration, by which a change of the weight
         # is noticed: a version counter would miss writes through .data, and the first
-        # number alone a change in rows that u does not reach.
-        self.register_buffer("_seen", W.new_full((2,), float("nan")))
+        # number alone a change in rows that u does not reach. As integers, the bits of
+        # float64, which module.to(bfloat16) does not round.
+        self.register_buffer("_seen", W.new_zeros(2, dtype=torch.int64))
         self._remember(W)
 
     def forward(self, weight: Tensor) -> Tensor:
@@ -235,7 +236,7 @@ class StableRankNorm(nn.Module):
         u, v = _unit(self._u.to(W.dtype)), _unit(self._v.to(W.dtype))
         if not self.training:
             return u, v
-        changed = (_fingerprint(W, u, v) != self._seen.to(W.dtype)).any()
+        changed = (_fingerprint(W, u, v) != self._seen).any()
         new_u, new_v = u, v
         for _ in range(self._iterations):
             new_u = _unit(torch.mv(W, new_v), new_u)
@@ -253,7 +254,8 @@ class StableRankNorm(nn.Module):
 
 
 def _fingerprint(W: Tensor, u: Tensor, v: Tensor) -> Tensor:
-    return torch.stack([torch.dot(u, torch.mv(W, v)), torch.linalg.vector_norm(W)])
+    seen = torch.stack([torch.dot(u, torch.mv(W, v)), torch.linalg.vector_norm(W)])
+    return seen.to(torch.float64).view(torch.int64)
 
 
 def _unit(x: Tensor, otherwise: Tensor | None = None) -> Tensor:
