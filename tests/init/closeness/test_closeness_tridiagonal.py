@@ -40,6 +40,21 @@ def test_what_is_read_of_t_is_what_dense_linear_algebra_gives(m, n):
         np.testing.assert_allclose(draws.eigenvalues(i), t[::-1], atol=1e-9)
 
 
+@pytest.mark.parametrize(("m", "n"), [(500, 500), (4000, 400), (300, 90_000)])
+def test_the_largest_eigenvalue_of_many_rows_is_found_on_the_first_few(m, n):
+    draws = gaussian_tridiagonals(m, n, 5, np.random.default_rng(1))
+    truth = [draws.eigenvalues(i)[0] for i in range(5)]
+    np.testing.assert_allclose(draws.largest(), truth, rtol=RECURRENCE)
+
+
+def test_a_large_eigenvalue_on_the_last_rows_is_found_too():
+    # No Gaussian matrix has it there: the proof fails and all rows are searched.
+    draws = gaussian_tridiagonals(500, 500, 3, np.random.default_rng(2))
+    draws.diagonal[-1] = 1e4
+    truth = [draws.eigenvalues(i)[0] for i in range(3)]
+    np.testing.assert_allclose(draws.largest(), truth, rtol=RECURRENCE)
+
+
 def test_an_x_between_the_first_two_eigenvalues_has_no_log_det_either():
     # One negative pivot: an even number of them would pass for a positive determinant.
     draws = gaussian_tridiagonals(9, 6, 50, np.random.default_rng(4))

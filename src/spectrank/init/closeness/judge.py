@@ -22,8 +22,6 @@ from spectrank.init.closeness.references import Reference
 
 # With fewer singular values the two ranks tell no law from another.
 _FEWEST_VALUES = 4
-# Rest of the squared norm below which there is no rest to look at.
-NO_REST = 1e-9
 
 Word = Literal["holds", "violated", "inconclusive", "not_applicable"]
 State = Literal[
@@ -84,13 +82,17 @@ def judge_initial(
 
 
 def judge_conditioned(
-    layer: Layer, null: GaussianNull | None, level: float
+    layer: Layer,
+    null: GaussianNull | None,
+    log_weights: np.ndarray | None,
+    level: float,
 ) -> Judgement:
     """Tell whether the stable rank alone explains the rest of the spectrum.
 
     Args:
         layer: What was measured.
-        null: Gaussian matrices with one row and one column less; None without a rest.
+        null: Gaussian matrices with one row and one column less; None for a vector.
+        log_weights: Of its draws at this stable rank; None without a rest.
         level: Probability of a false alarm.
 
     Returns:
@@ -99,10 +101,9 @@ def judge_conditioned(
     if layer.size < _FEWEST_VALUES or null is None:
         reason = "does not apply: fewer than three singular values after the first"
         return Judgement("not_applicable", "unknown", reason)
-    if layer.rest_share < NO_REST:
+    if log_weights is None:
         reason = "does not apply: of rank one, nothing is left to explain"
         return Judgement("not_applicable", "unknown", reason)
-    log_weights = null.log_weights(layer.normal_rank)
     num = effective_draws(normalised_weights(log_weights))
     if num < LEAST_EFFECTIVE:
         reason = (

@@ -10,7 +10,6 @@ import numpy as np
 import polars as pl
 
 from spectrank.init.closeness.judge import (
-    NO_REST,
     Judgement,
     judge_conditioned,
     judge_initial,
@@ -45,6 +44,8 @@ COLUMNS: Mapping[str, Any] = {
     "num_draws": pl.Int64,
 }
 
+# Rest of the squared norm below which there is no rest to look at.
+_NO_REST = 1e-9
 _OURS = "derived here; tests/init/closeness"
 
 
@@ -71,15 +72,17 @@ def layer_rows(
     Returns:
         Rows for `Table.from_rows`.
     """
-    weights = None
-    if rest is not None and layer.rest_share >= NO_REST:
-        found = normalised_weights(rest.log_weights(layer.normal_rank))
-        weights = found if effective_draws(found) >= LEAST_EFFECTIVE else None
+    log_weights = weights = None
+    if rest is not None and layer.rest_share >= _NO_REST:
+        log_weights = rest.log_weights(layer.normal_rank)
+        weights = normalised_weights(log_weights)
+        if effective_draws(weights) < LEAST_EFFECTIVE:
+            weights = None
     rows = [
         _check("at_initialisation", judge_initial(layer, null, known, level), level),
         _check(
             "explained_by_stable_rank",
-            judge_conditioned(layer, rest, level),
+            judge_conditioned(layer, rest, log_weights, level),
             level,
         ),
         *_rank_rows(layer, s, null, rest, weights),
@@ -217,7 +220,7 @@ def _rank_rows(
 def _rest_rows(
     layer: Layer, rest: GaussianNull | None, weights: np.ndarray | None
 ) -> Iterator[Row]:
-    if rest is None or layer.rest_share < NO_REST or layer.size < 3:
+    if rest is None or layer.rest_share < _NO_REST or layer.size < 3:
         return
     stable, ratio = layer.rest_ranks()
     pairs = [("rest_participation_ratio", ratio, rest.log_participation_ratio)]
