@@ -291,6 +291,16 @@ def test_a_nonfinite_matrix_shows():
     assert math.isnan(float(stable_rank_penalty(layer_of(W)).detach()))
 
 
+@pytest.mark.parametrize("scale", [1e-200, 1e200])
+@pytest.mark.parametrize("shape", [(6, 5), (5, 6), (1, 4), (4, 1)])
+def test_vectors_do_not_depend_on_the_scale(shape, scale):
+    W = matrix(*shape)
+    u, _, vh = torch.linalg.svd(W, full_matrices=False)
+    pair = top_triplet(W * scale)
+    got, want = torch.outer(pair.u, pair.v), torch.outer(u[:, 0], vh[0])
+    assert torch.allclose(got, want, rtol=0.0, atol=FLOAT64)
+
+
 def test_large_matrices_go_by_lanczos_to_the_same_vectors():
     # A planted triplet beside a rest that is orthogonal to it and smaller.
     g = torch.Generator().manual_seed(0)
