@@ -13,16 +13,17 @@ from spectrank.experiments import Paper, reproduce, running
 from spectrank.experiments.data import DataError, load
 from spectrank.experiments.georgiev2021stable import convergence
 from spectrank.experiments.georgiev2021stable.convergence import study, training
-from spectrank.experiments.georgiev2021stable.convergence.cells import (
-    Cell,
+from spectrank.experiments.georgiev2021stable.convergence.cells import Cell
+from spectrank.experiments.georgiev2021stable.convergence.design import cells
+from spectrank.experiments.georgiev2021stable.convergence.ensembles import Arm, grid
+from spectrank.experiments.georgiev2021stable.convergence.images import Images
+from spectrank.experiments.georgiev2021stable.convergence.measuring import (
+    choose_arm,
     compare_arms,
     measure,
     objective,
     tune_rates,
 )
-from spectrank.experiments.georgiev2021stable.convergence.design import cells
-from spectrank.experiments.georgiev2021stable.convergence.ensembles import Arm, grid
-from spectrank.experiments.georgiev2021stable.convergence.images import Images
 from spectrank.experiments.georgiev2021stable.convergence.training import (
     Member,
     Reached,
@@ -92,8 +93,11 @@ def plain_run(cell, arm, rate, replicate, stage, num, seed):
 def test_members_reach_what_a_plain_loop_reaches(optimizer, rate):
     cell = tiny(optimizer)
     task = cell.task()
-    # Shuffled, so that members come back in the order in which they were given.
-    members = [Member(ARMS[k], r, i) for k, r, i in ((2, rate, 1), (0, rate / 2, 0))]
+    # In no order of their names, so that members come back as they were given.
+    members = [
+        Member(ARMS[k], r, i)
+        for k, r, i in ((2, rate, 1), (0, rate / 2, 0), (1, rate, 0))
+    ]
     members.append(Member(ARMS[2], rate / 500, 0))
     fresh = train(task, members, "fresh", num=2, seed=11)
     for i, member in enumerate(members):
@@ -104,7 +108,7 @@ def test_members_reach_what_a_plain_loop_reaches(optimizer, rate):
         assert fresh.steps[i] == (expected or cell.budget)
         # One test image in a hundred may lie on the border.
         assert fresh.accuracy[i] == pytest.approx(accuracy, abs=0.0101)
-    assert fresh.reached.tolist() == [True, True, False]
+    assert fresh.reached.tolist() == [True, True, True, False]
     tuning = train(task, members, "tuning", num=2, seed=11)
     first, _ = plain_run(cell, ARMS[2], rate, 1, "tuning", 2, 11)
     assert tuning.steps[0] == first
@@ -170,11 +174,30 @@ def test_fresh_seeds_share_neither_weights_nor_order_with_the_tuning_ones():
     network = tiny().network()
     drawn = {
         stage: network.sample(ARMS[0], 2, 0, "cell", stage)["2.weight"]
-        for stage in ("tuning", "fresh")
+        for stage in ("tuning", "choosing", "fresh")
     }
     assert not torch.equal(drawn["tuning"], drawn["fresh"])
-    orders = {derive_seed(0, "cell", s, "order", 0) for s in ("tuning", "fresh")}
-    assert len(orders) == 2
+    assert not torch.equal(drawn["choosing"], drawn["fresh"])
+
+
+def test_the_arm_is_chosen_by_its_mean_log_steps_on_seeds_of_its_own():
+    cell = tiny(arms=(*ARMS, *grid(("flat",), (1 / 4, 1 / 2), "frobenius")))
+    task = cell.task()
+    rates = {"spike 1/4": 0.05, "flat 1/4": 0.2, "flat 1/2": 0.15, "gaussian": 0.2}
+    # The values of the tuning only say who is tried again.
+    tuned = {name: Best(r, 3.0, 0, None) for name, r in rates.items()}
+    chosen = choose_arm(task, cell.arms, tuned, num=2, seed=5)
+    costs = {}
+    for arm in cell.arms[2:]:
+        runs = [
+            plain_run(cell, arm, rates[arm.name], i, "choosing", 2, 5)[0]
+            for i in range(2)
+        ]
+        costs[arm.name] = np.mean(np.log([r or cell.budget for r in runs]))
+    assert chosen == min(costs, key=costs.get)
+    assert len(set(costs.values())) == 3
+    # Without any that works, the first of prescribed stable rank.
+    assert choose_arm(task, cell.arms, {}, num=2, seed=5) == "spike 1/4"
 
 
 def test_an_arm_without_a_rate_counts_as_never_arrived():

@@ -11,7 +11,7 @@ import numpy as np
 
 from spectrank.experiments.claims import Claim
 from spectrank.experiments.georgiev2021stable.convergence import claims as c
-from spectrank.experiments.georgiev2021stable.convergence.cells import Cell, Measured
+from spectrank.experiments.georgiev2021stable.convergence.cells import Cell
 from spectrank.experiments.georgiev2021stable.convergence.comparisons import (
     factor_text,
     log_ratios,
@@ -22,6 +22,7 @@ from spectrank.experiments.georgiev2021stable.convergence.ensembles import (
     ORTHOGONAL,
     Arm,
 )
+from spectrank.experiments.georgiev2021stable.convergence.measuring import Measured
 from spectrank.experiments.verdicts import Row, judge
 
 LIKE_GAUSSIAN = "spike of the Gaussian's rho"
@@ -41,13 +42,13 @@ class Question:
         estimates: Maps what was measured to one number a replicate; NaN where it is
             unknown.
         figure: What the claim's figure shows.
-        arm: Maps what was measured to the arm that was chosen, if one is.
+        of_chosen: Whether the arm is the one that was chosen as the best.
     """
 
     claim: Claim
     estimates: Estimates
     figure: FigureKind
-    arm: Callable[[Measured], str] | None = None
+    of_chosen: bool = False
 
     def row(self, measured: Measured) -> Row:
         """Judge the claim.
@@ -62,8 +63,8 @@ class Question:
         notes = [row["reason"]]
         if self.claim.quantity == "log_ratio_of_steps" and "lower" in row:
             notes.append(factor_text(row["value"], row["lower"], row["upper"]))
-        if self.arm is not None:
-            notes.append(f"the arm is {self.arm(measured)}")
+        if self.of_chosen:
+            notes.append(f"the arm is {measured.chosen}")
         return row | {"reason": "; ".join(notes)}
 
 
@@ -78,14 +79,16 @@ def questions(cell: Cell) -> tuple[Question, ...]:
     """
     best = _against_best(GAUSSIAN)
     if cell.depth <= 3:
-        return (Question(c.no_gain_when_shallow(cell), best, "fraction", best_arm),)
+        return (
+            Question(c.no_gain_when_shallow(cell), best, "fraction", of_chosen=True),
+        )
     found = [
-        Question(c.faster_than_gaussian(cell), best, "fraction", best_arm),
+        Question(c.faster_than_gaussian(cell), best, "fraction", of_chosen=True),
         Question(
             c.not_faster_than_orthogonal(cell),
             _against_best(ORTHOGONAL),
             "fraction",
-            best_arm,
+            of_chosen=True,
         ),
     ]
     # Other optimisers and convolutions are asked the main questions alone: the rows of
@@ -113,20 +116,6 @@ def _beyond_rho(cell: Cell) -> list[Question]:
             claim = c.same_rho(cell, spectrum)
             found.append(Question(claim, _against(name, GAUSSIAN), "rho"))
     return found
-
-
-def best_arm(measured: Measured) -> str:
-    """Return the arm of prescribed stable rank that was fastest on the tuning seeds.
-
-    Args:
-        measured: Of a cell.
-
-    Returns:
-        Its name; the first of the cell where all diverged.
-    """
-    arms = [arm.name for arm in measured.cell.arms if arm.fraction is not None]
-    tuned = measured.tuned
-    return min(arms, key=lambda name: tuned[name].value if name in tuned else math.inf)
 
 
 def rho(arm: Arm, cell: Cell) -> float:
@@ -169,7 +158,7 @@ def _against(name: str, reference: str) -> Estimates:
 
 def _against_best(reference: str) -> Estimates:
     def estimates(measured: Measured) -> np.ndarray:
-        return _against(best_arm(measured), reference)(measured)
+        return _against(measured.chosen, reference)(measured)
 
     return estimates
 

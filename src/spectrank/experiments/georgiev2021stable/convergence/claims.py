@@ -23,8 +23,7 @@ _CRITICAL = (
 )
 _RATIO = "log_ratio_of_steps"
 _CHOSEN = (
-    "the arm is the one with the fewest steps on the tuning seeds, so that choosing it "
-    "does not favour it"
+    "the arm is the fastest on seeds of their own, so that choosing does not favour it"
 )
 
 

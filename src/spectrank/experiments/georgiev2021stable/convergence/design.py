@@ -59,20 +59,20 @@ def _quick() -> tuple[Cell, ...]:
     digits = Images("digits")
     deep = (
         *_REFERENCES,
-        *grid(("spike",), (1 / 8, 1 / 4, 1 / 2), "frobenius"),
-        *grid(("flat",), (1 / 4,), "frobenius"),
-        *grid(("mp-spike",), (1 / 8,), "frobenius"),
+        *grid(("spike",), (1 / 4, 1 / 2), "frobenius"),
+        Arm("flat", 1 / 4),
     )
-    arms = (*deep, Arm("flat", 1 / 2), Arm("slice", 1 / 4))
+    arms = (*deep, *map(Arm, ("spike", "flat", "mp-spike", "slice"), _OTHERS))
     spectral = (
         *grid(("spike",), (1 / 16, 1 / 8, 1 / 4, 1 / 2), "spectral"),
         _OWN_SCALE,
     )
+    # At depth 8 narrower: effects go with depth / rho, and seeds are few.
     return tuple(
         Cell(
             images=digits,
             depth=depth,
-            width=64,
+            width=width,
             optimizer="sgd",
             arms=chosen,
             target=0.2,
@@ -81,12 +81,16 @@ def _quick() -> tuple[Cell, ...]:
             num_tuning=4,
             num_fresh=16,
         )
-        for depth, budget, centre, chosen in (
-            (3, 200, 0.8, arms),
-            (8, 400, 0.14, (*arms, *spectral)),
-            (20, 600, 0.028, deep),
+        for depth, width, budget, centre, chosen in (
+            (3, 64, 150, 0.8, arms),
+            (8, 32, 400, 0.14, (*arms, *spectral)),
+            (20, 64, 600, 0.028, deep),
         )
     )
+
+
+_OTHERS = (1 / 8, 1 / 2, 1 / 8, 1 / 4)
+"""Fractions of the arms that only the shallower networks have."""
 
 
 def _full() -> tuple[Cell, ...]:
@@ -113,7 +117,7 @@ def _full() -> tuple[Cell, ...]:
 
 _WIDTH = 128
 _TARGETS = {"mnist": 0.3, "fashion-mnist": 0.6}
-_BUDGETS = {3: 400, 8: 500, 20: 600}
+_BUDGETS = {3: 250, 8: 400, 20: 600}
 _CENTRES: dict[OptimizerName, dict[int, float]] = {
     "sgd": {3: 0.4, 8: 0.1, 20: 0.028},
     "momentum": {3: 0.04, 8: 0.014, 20: 0.004},

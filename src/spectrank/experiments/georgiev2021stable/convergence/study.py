@@ -6,7 +6,8 @@ from spectrank.experiments.georgiev2021stable.convergence.answers import (
     claim_rows,
     questions,
 )
-from spectrank.experiments.georgiev2021stable.convergence.cells import Cell, measure
+from spectrank.experiments.georgiev2021stable.convergence.cells import Cell
+from spectrank.experiments.georgiev2021stable.convergence.measuring import measure
 from spectrank.experiments.georgiev2021stable.convergence.tables import (
     arm_rows,
     figure_rows,

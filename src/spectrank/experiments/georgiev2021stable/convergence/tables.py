@@ -15,7 +15,7 @@ from spectrank.experiments.georgiev2021stable.convergence.answers import (
     reached_note,
     rho,
 )
-from spectrank.experiments.georgiev2021stable.convergence.cells import Cell, Measured
+from spectrank.experiments.georgiev2021stable.convergence.cells import Cell
 from spectrank.experiments.georgiev2021stable.convergence.comparisons import (
     compare,
     factor_text,
@@ -26,6 +26,7 @@ from spectrank.experiments.georgiev2021stable.convergence.ensembles import (
     ORTHOGONAL,
     Arm,
 )
+from spectrank.experiments.georgiev2021stable.convergence.measuring import Measured
 from spectrank.experiments.intervals import student_interval
 from spectrank.experiments.verdicts import Row, figure_point
 

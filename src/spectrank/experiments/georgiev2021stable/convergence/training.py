@@ -18,8 +18,9 @@ from spectrank.train.fleet.optimizers import Optimizer
 from spectrank.train.fleet.threads import single_threaded
 
 OptimizerName = Literal["sgd", "momentum", "adam"]
-Stage = Literal["tuning", "fresh"]
-"""Learning rates are chosen on the seeds of one, compared on those of the other."""
+Stage = Literal["tuning", "choosing", "fresh"]
+"""Learning rates are found on the seeds of the first, the best arm on those of the
+second; arms are compared on those of the last alone."""
 
 SMOOTHING = 0.9
 _MOST_MEMBERS, _MOST_BYTES = 128, 2**27
@@ -149,8 +150,8 @@ def train(
 ) -> Reached:
     """Train members, each as if it were alone.
 
-    In the stage ``tuning`` a member stops at the target and is not judged on the test
-    set; in ``fresh`` it goes on to the budget.
+    In the stage ``fresh`` a member goes on to the budget and is judged on the test set;
+    before, it stops at the target and is not.
 
     Args:
         task: What to learn.
@@ -176,7 +177,7 @@ def train(
 def _fleet(
     task: Task, members: Sequence[Member], stage: Stage, num: int, seed: int
 ) -> Reached:
-    tuning = stage == "tuning"
+    stops = stage != "fresh"
     result = train_fleet(
         # The fleet copies the template and never reads what it holds.
         task.network.make().to_empty(device="cpu"),
@@ -189,12 +190,12 @@ def _fleet(
         seeds=[
             derive_seed(seed, task.name, stage, "order", m.replicate) for m in members
         ],
-        target_loss=task.target if tuning else None,
+        target_loss=task.target if stops else None,
         smoothing=SMOOTHING,
-        record_every=task.budget if tuning else 1,
-        evaluations=None if tuning else {"test": task.test},
+        record_every=task.budget if stops else 1,
+        evaluations=None if stops else {"test": task.test},
     )
-    return _reached(task, result, tuning)
+    return _reached(task, result, stops)
 
 
 def _parameters(
@@ -221,9 +222,9 @@ def _optimizer(name: OptimizerName, rates: Sequence[float]) -> Optimizer:
     return SGD(learning_rate=rates, momentum=0.9 if name == "momentum" else 0.0)
 
 
-def _reached(task: Task, result: FleetResult, tuning: bool) -> Reached:
+def _reached(task: Task, result: FleetResult, stopped: bool) -> Reached:
     diverged = np.array([status == "nonfinite" for status in result.status])
-    if tuning:
+    if stopped:
         reached = np.array([status == "target" for status in result.status])
         steps = np.where(reached, result.num_steps, task.budget)
         accuracy = np.full(len(steps), np.nan)
