@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from spectrank.model import Batch, LayerBatch
 from spectrank.model.capture.choose import Choices
-from spectrank.model.capture.undisturbed import Mode
+from spectrank.model.capture.undisturbed import Mode, undisturbed
 from spectrank.model.capture.unpack import ModelCall, Unpack, unpack_batch
 from spectrank.propagation.measurement.directions import Cotangents
 from spectrank.propagation.measurement.samples import readable
@@ -55,9 +55,11 @@ class Context:
     ) -> None:
         self.model, self.request, self.tally = model, request, tally
         modules = dict(model.named_modules(remove_duplicate=False))
-        self.places = {
-            name: _place(name, modules[name], i + 1) for i, name in enumerate(names)
-        }
+        # Reading a parametrised weight may be a power iteration.
+        with undisturbed(model, "eval"):
+            self.places = {
+                name: _place(name, modules[name], i + 1) for i, name in enumerate(names)
+            }
         self.call: ModelCall | None = None
 
     @property

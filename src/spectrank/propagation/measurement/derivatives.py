@@ -12,7 +12,7 @@ from spectrank.model import Batch
 from spectrank.propagation.measurement.context import Context, masked
 from spectrank.propagation.measurement.directions import directions
 from spectrank.propagation.measurement.gradients import input_gradients
-from spectrank.propagation.measurement.samples import log_squares
+from spectrank.propagation.measurement.samples import laid_out, log_squares
 from spectrank.propagation.measurement.sites import Sites
 from spectrank.propagation.measurement.tally import Place, Tally
 from spectrank.propagation.measurement.tangents import tangents
@@ -143,8 +143,9 @@ def _add_tangent(
         return
     assert activation.module is not None
     other = seen.get(activation.module, [])
-    calls = batch.calls(activation.module)
-    if len(other) == len(calls) == 1 and other[0] is not None:
-        shown = replace(calls[0], outputs=other[0])
-        after = shown.output_rows(select="unmasked")
-        gathered.add(place, "jacobian", "post", log_squares(shown, after))
+    later = None
+    if len(other) == 1 and other[0] is not None:
+        later = laid_out(record, other[0])
+    if later is not None:
+        after = later.output_rows(select="unmasked")
+        gathered.add(place, "jacobian", "post", log_squares(later, after))

@@ -5,6 +5,8 @@ N  samples      P  positions (tokens, pixels)      d  features
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -59,6 +61,24 @@ def vectors(record: LayerBatch, rows: Tensor) -> Float64[Tensor, "N dim"] | None
         return None
     ordered = rows[torch.argsort(samples, stable=True)]
     return ordered.reshape(num, -1).to(torch.float64)
+
+
+def laid_out(record: LayerBatch, outputs: Tensor) -> LayerBatch | None:
+    """The record of a layer with the outputs of its activation in place of its own.
+
+    An activation does not tell which axis holds its features; the layer before it does.
+
+    Args:
+        record: The layer.
+        outputs: Of its activation, perhaps flattened in between.
+
+    Returns:
+        A record in the layout of the layer; None where entries were added or lost.
+    """
+    shape = record.outputs.shape
+    if outputs.numel() != shape.numel() or outputs.shape[0] != shape[0]:
+        return None
+    return replace(record, outputs=outputs.reshape(shape))
 
 
 def flat(x: Tensor, num: int, samples_axis: int) -> Float64[Tensor, "N dim"] | None:

@@ -9,6 +9,7 @@ from spectrank.model import Batch, LayerBatch
 from spectrank.propagation.measurement.context import Context, masked
 from spectrank.propagation.measurement.samples import (
     flat,
+    laid_out,
     log_squares,
     readable,
     vectors,
@@ -112,11 +113,13 @@ def _post(
         return record, activation.function(rows)
     assert activation.module is not None
     calls = batch.calls(activation.module)
-    if len(calls) != 1 or readable(calls[0]) is not None:
-        reason = f"its activation {activation.module} ran {len(calls)} times"
+    shown = laid_out(record, calls[0].outputs) if len(calls) == 1 else None
+    if shown is None:
+        reason = f"its activation {activation.module} ran {len(calls)} times, or on "
+        reason += "another number of entries"
         context.tally.skip(subject, "signal_gain", reason, "post")
         return None
-    return calls[0], calls[0].output_rows(select="unmasked")
+    return shown, shown.output_rows(select="unmasked")
 
 
 def _reference(
