@@ -187,6 +187,10 @@ def test_fresh_layers_fail_no_more_often_than_the_level(law, level, num):
         # Uniform entries: the level to leading order, at 24 x 16 within a factor 2.
         rate = level if law == "normal" else 2 * level
         assert alarms <= binom.ppf(0.9999, num, rate)
+        if metric == "at_initialisation":
+            frame = table.where(metric=metric).frame
+            held = (frame["value"] > frame["bound"]).to_list()
+            assert held == [v == "holds" for v in verdicts]
         if level == 0.05:
             assert alarms >= binom.ppf(1e-4, num, 0.5 * level)
 

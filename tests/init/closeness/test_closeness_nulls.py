@@ -116,6 +116,21 @@ def test_the_worse_of_two_statistics_counts_in_its_own_units():
     assert rank_p_value(draws, np.array([0.0, 6e6])) == pytest.approx(1e-3)
 
 
+def test_two_statistics_are_as_extreme_as_the_worse_of_them():
+    rng = np.random.default_rng(4)
+    draws = rng.standard_normal((2, 300))
+    for observed in ([1.3, 1.3], [2.0, 0.0], [0.2, -1.7]):
+        points = [observed, *draws.T.tolist()]
+        centre = [sum(x[k] for x in points) / 301 for k in (0, 1)]
+        spread = [
+            math.sqrt(sum((x[k] - centre[k]) ** 2 for x in points) / 301)
+            for k in (0, 1)
+        ]
+        far = [max(abs(x[k] - centre[k]) / spread[k] for k in (0, 1)) for x in points]
+        share = sum(x >= far[0] for x in far) / 301
+        assert rank_p_value(draws, np.array(observed)) == pytest.approx(share)
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_null_statistic_is_rejected_no_more_often_than_the_level_says(seed):
     # Skewed on purpose: the level holds whatever the law of the statistic.

@@ -38,7 +38,7 @@ class Judgement:
         verdict: Word of the Table's vocabulary.
         state: What the layer is, in one word or two.
         reason: In plain words.
-        p_value: Of the test that decided; None where none did.
+        p_value: Of the test, or of both tests by Bonferroni; None where none decided.
     """
 
     verdict: Word
@@ -75,9 +75,9 @@ def judge_initial(
         return Judgement("not_applicable", "unknown", f"cannot tell: {why}")
     draws = np.stack([null.log_stable_rank, null.log_participation_ratio])
     p_value = rank_p_value(draws, layer.statistics())
-    if p_value <= 0.5 * level:
+    if 2.0 * p_value <= level:
         reason = _changed(layer, draws)
-        return Judgement("violated", "changed", reason, p_value)
+        return Judgement("violated", "changed", reason, 2.0 * p_value)
     return _judge_scale(layer, known, level, p_value)
 
 
@@ -201,12 +201,12 @@ def _changed(layer: Layer, draws: np.ndarray) -> str:
 def _judge_scale(
     layer: Layer, known: Sequence[Reference], level: float, p_value: float
 ) -> Judgement:
-    matches = []
-    for reference in known:
-        if reference.law != "orthogonal":
-            p = reference.scale_p_value(layer.frobenius, layer.m, layer.n)
-            if p > 0.5 * level:
-                matches.append((reference, p))
+    scales = [
+        (reference, reference.scale_p_value(layer.frobenius, layer.m, layer.n))
+        for reference in known
+        if reference.law != "orthogonal"
+    ]
+    matches = [(reference, p) for reference, p in scales if 2.0 * p > level]
     deviation = layer.frobenius / math.sqrt(layer.m * layer.n)
     if not matches:
         return Judgement(
@@ -215,7 +215,7 @@ def _judge_scale(
             f"cannot tell: independent {_entries(layer)} entries of deviation "
             f"{deviation:.4g}, which is that of no listed initialisation; another one, "
             "or one that was rescaled",
-            p_value,
+            2.0 * max(p for _, p in scales),
         )
     # The spectrum is blind to the law of the entries; their kurtosis is not.
     fitting = [m for m in matches if m[0].law == layer.entries] or matches
@@ -227,7 +227,8 @@ def _judge_scale(
             f"{layer.excess:.2f}) are not {fitting[0][0].law}"
         )
     best = max(p for _, p in fitting)
-    return Judgement("holds", "initial", reason, min(p_value, best))
+    both = min(1.0, 2.0 * p_value, 2.0 * best)
+    return Judgement("holds", "initial", reason, both)
 
 
 def _entries(layer: Layer) -> str:

@@ -49,7 +49,8 @@ def closeness(
       rank structure beyond it.
 
     The value of a check is a p-value, its bound the level: a fresh normal layer, or
-    one drawn from the conditioned law, fails with at most that probability. For
+    one drawn from the conditioned law, fails with at most that probability (spectrum
+    and scale are two tests, so the smaller p-value counts twice). For
     uniform entries the spectrum is the same to leading order and the level is met
     closely, not exactly. A layer that ``holds`` may still have been trained a little:
     what cannot be told from fresh is not proved fresh. Spectra do not tell laws of
