@@ -8,6 +8,7 @@ from collections.abc import Callable
 import mpmath as mp
 import numpy as np
 import pytest
+import torch
 
 from spectrank.propagation.theory.laplace import beta_grid, half_moment, log_moments
 from spectrank.propagation.theory.log_norms import (
@@ -218,16 +219,40 @@ def test_mp_spike_agrees_with_mpmath(m: int, n: int, r: float) -> None:
     assert found.log_half == pytest.approx(root, rel=1e-9)
 
 
-@pytest.mark.parametrize("spectrum", ["slice", "temper"])
-def test_random_spectra_are_leading_order_and_say_so(spectrum: str) -> None:
-    net = RandomMLP([64, 64], stable_rank=30, spectrum=spectrum, activation="linear")
-    found = layer_log_norm(net.layers[0])
-    assert not found.exact
-    # A fixed spectrum of the same rho is nearby.
-    peer = RandomMLP([64, 64], stable_rank=47, spectrum="flat", activation="linear")
-    assert found.variance == pytest.approx(
-        layer_log_norm(peer.layers[0]).variance, rel=0.2
-    )
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize(
+    ("spectrum", "m", "n", "r"), [("slice", 5, 4, 2.2), ("temper", 4, 6, 1.8)]
+)
+def test_random_spectra_agree_with_their_own_draws(
+    spectrum: str, m: int, n: int, r: float, seed: int
+) -> None:
+    net = RandomMLP([n, m], stable_rank=r, spectrum=spectrum, activation="linear")
+    law, num = net.layers[0], 40_000
+    W = net.sample_weights(torch.Generator().manual_seed(seed), num=num)[0].numpy()
+    for transposed in (False, True):
+        found = layer_log_norm(law, transposed=transposed)
+        assert found.exact
+        Y = (W[:, 0, :] ** 2 if transposed else W[:, :, 0] ** 2).sum(1)
+        logs = np.log(Y)
+        pairs = (
+            (logs, found.mean, found.stderr[0]),
+            ((logs - found.mean) ** 2, found.variance, found.stderr[1]),
+            (np.sqrt(Y) * math.exp(-found.log_half), 1.0, found.stderr[2]),
+        )
+        for samples, truth, stderr in pairs:
+            assert 0.0 < stderr < 0.05
+            error = math.hypot(samples.std() / math.sqrt(num), stderr)
+            assert abs(samples.mean() - truth) <= 4.0 * error
+
+
+def test_a_slice_without_room_is_a_flat_spectrum_and_has_no_error() -> None:
+    nets = [
+        RandomMLP([5, 2], stable_rank=1.5, spectrum=name, activation="linear")
+        for name in ("slice", "flat")
+    ]
+    a, b = (layer_log_norm(net.layers[0]) for net in nets)
+    assert a.stderr == pytest.approx((0.0, 0.0, 0.0), abs=1e-15)
+    assert (a.mean, a.variance) == pytest.approx((b.mean, b.variance), abs=1e-13)
 
 
 def test_fractional_flat_lies_between_its_whole_neighbours() -> None:

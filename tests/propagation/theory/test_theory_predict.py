@@ -15,6 +15,7 @@ from spectrank.linalg import ensemble
 from spectrank.linalg.ensembles.layer import layer_law
 from spectrank.propagation import METRICS, predict
 from spectrank.propagation.names import COLUMNS
+from spectrank.propagation.theory.exact_rows import exact_rows
 from spectrank.propagation.theory.log_norms import layer_log_norm
 from spectrank.random_nets import RandomMLP
 from spectrank.table import Table
@@ -123,20 +124,25 @@ def test_leaky_slope_is_that_of_the_sampled_network() -> None:
 def test_routes_tell_what_is_exact() -> None:
     for spectrum in SPECTRA:
         table = predict(net(spectrum))
-        route = "leading-order" if spectrum in ("slice", "temper") else "exact"
-        for metric in ("log_signal_mean", "log_signal_variance", "log_gradient_mean"):
-            routes = set(table.where(metric=metric).frame["route"])
-            assert routes == {route}
-        assert set(table.where(metric="signal_second_moment").frame["route"]) == {
-            "exact"
-        }
+        for metric in ("log_signal_mean", "length_gain", "log_gradient_variance"):
+            frame = table.where(metric=metric).frame
+            assert set(frame["route"]) == {"exact"}
+            drawn = spectrum in ("slice", "temper")
+            assert frame["standard_error"].is_not_null().all() == drawn
+            assert all("drawn" in (reason or "") for reason in frame["reason"]) == drawn
+    made = layer_law(ensemble(6, 6, profile=[1.0, 0.5, 0.2]), 1.0)
+    rows = list(exact_rows([made, made], ["0.weight", "2.weight"], 0.0))
+    routes = {row["route"] for row in rows if row["metric"] == "log_signal_mean"}
+    assert routes == {"leading-order"}
 
 
-def test_only_temper_has_a_standard_error() -> None:
+def test_only_random_spectra_have_a_standard_error() -> None:
     for spectrum in SPECTRA:
         frame = predict(net(spectrum)).frame
         measured = frame.filter(pl.col("standard_error").is_not_null())
-        assert measured.is_empty() == (spectrum != "temper")
+        assert measured.is_empty() == (spectrum not in ("slice", "temper"))
+        moments = measured.filter(pl.col("metric") == "signal_second_moment")
+        assert moments.is_empty() == (spectrum != "temper")
     found = row(
         predict(net("temper")), metric="layer_relative_variance", index=1, variant="pre"
     )

@@ -34,6 +34,7 @@ from spectrank.propagation.theory.rows import (
     bases,
     basis,
     skip,
+    with_error,
 )
 
 _RANK_ONE = (
@@ -106,9 +107,18 @@ def _norm_rows(
     )
     route, reason = below.log_route(logs.exact)
     cell = partial(place, variant=variant, route=route, reason=reason)
-    yield cell("log_signal_mean").row(logs.mean, **size)
-    yield cell("log_signal_variance").row(logs.variance, **size)
-    yield cell("length_gain").exp_row(logs.log_half, **size)
+    yield from _log_rows(cell, "log_signal", logs, size)
+    length = cell("length_gain").exp_row(logs.log_half, **size)
+    yield with_error(length, length["value"] * logs.stderr[2])
+
+
+def _log_rows(
+    cell: Callable[..., Cell], prefix: str, logs: LogNorm, size: dict[str, int]
+) -> Iterator[Row]:
+    mean = cell(f"{prefix}_mean").row(logs.mean, **size)
+    yield with_error(mean, logs.stderr[0])
+    variance = cell(f"{prefix}_variance").row(logs.variance, **size)
+    yield with_error(variance, logs.stderr[1])
 
 
 def _layer_rows(
@@ -139,8 +149,7 @@ def _backward_rows(
         )
         route, reason = above[i].log_route(logs[i].exact)
         cell = partial(place, route=route, reason=reason)
-        yield cell("log_gradient_mean").row(logs[i].mean, **size)
-        yield cell("log_gradient_variance").row(logs[i].variance, **size)
+        yield from _log_rows(cell, "log_gradient", logs[i], size)
         for variant, value in (("forward", forward[i]), ("backward", backward[i])):
             yield place("beta", variant=variant).row(value, **size)
 

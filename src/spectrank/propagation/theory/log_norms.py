@@ -4,7 +4,8 @@ For fixed singular values W x = U diag(s) V^T x with V^T x uniform on the sphere
 |Wx|^2 = Q / |g|^2 with Q = sum s_i^2 g_i^2, g Gaussian in R^n, and the ratio is
 independent of |g|: log moments are those of Q, by its Laplace transform
 prod (1 + 2 t s_i^2)^(-1/2), less those of chi^2_n. Exact for every fixed spectrum, for
-``gaussian`` and for ``mp-spike``; leading order for ``slice`` and ``temper``.
+``gaussian`` and for ``mp-spike``; for ``slice`` and ``temper`` exact given the singular
+values and averaged over drawn ones, with a standard error.
 
     m, n    outputs, inputs of W; exchanged for W^T
     slope   of the activation on the negative side: 0 relu, 1 linear
@@ -22,7 +23,10 @@ from scipy.special import gammaln, polygamma, psi
 from spectrank.linalg.ensembles.layer import LayerLaw
 from spectrank.propagation.theory.laplace import beta_grid, half_moment, log_moments
 from spectrank.propagation.theory.one_layer import norm_moments
-from spectrank.propagation.theory.spectra import fixed_squares
+from spectrank.propagation.theory.spectra import drawn_squares, fixed_squares
+
+# Squares worked on at once, each with a thousand points of a grid.
+_BATCH = 2048
 
 
 @final
@@ -35,12 +39,15 @@ class LogNorm:
         variance: Var log Y, given Y > 0.
         log_half: log E sqrt Y, over all Y.
         exact: False where these are the leading order for small relative variance.
+        stderr: Standard errors of the three, above 0 where they are means over drawn
+            singular values.
     """
 
     mean: float
     variance: float
     log_half: float
     exact: bool = True
+    stderr: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
     def __add__(self, other: LogNorm) -> LogNorm:
         """Return the moments of a product of independent factors."""
@@ -49,6 +56,12 @@ class LogNorm:
             self.variance + other.variance,
             self.log_half + other.log_half,
             self.exact and other.exact,
+            # Not in squares: equal layers share their draws.
+            (
+                self.stderr[0] + other.stderr[0],
+                self.stderr[1] + other.stderr[1],
+                self.stderr[2] + other.stderr[2],
+            ),
         )
 
 
@@ -60,8 +73,9 @@ def layer_log_norm(law: LayerLaw, *, transposed: bool = False) -> LogNorm:
     r"""Log-norm moments of :math:`Y = |Wx|^2 / |x|^2`, or of :math:`|W^T v|^2 / |v|^2`.
 
     Exact, absolute error about 1e-13, for every fixed spectrum, ``gaussian`` and
-    ``mp-spike`` (over all its draws, refused ones included). For other random spectra
-    and profiles that the law does not carry: mean log(a1/n) - v/2, variance v,
+    ``mp-spike`` (over all its draws, refused ones included). ``slice`` and ``temper``:
+    exact given the singular values, a mean over drawn ones with its standard error. A
+    profile that the law does not carry: mean log(a1/n) - v/2, variance v,
     log E sqrt Y = (log(a1/n) - v/4)/2, v the relative variance of Y; relative error of
     order v.
     Source (derived): tests/propagation/theory/test_theory_log_norms.py.
@@ -84,6 +98,10 @@ def layer_log_norm(law: LayerLaw, *, transposed: bool = False) -> LogNorm:
         assert law.spectral_norm is not None
         assert law.stable_rank is not None
         return scaled(_outlier(law.stable_rank, m, n), law.spectral_norm)
+    drawn = drawn_squares(law)
+    if drawn is not None:
+        assert law.spectral_norm is not None
+        return scaled(_averaged(drawn, n), law.spectral_norm)
     gain, second = norm_moments(n, law.a1, law.a1_squared, law.a2)
     v = second - 1.0
     return LogNorm(
@@ -111,20 +129,9 @@ def sphere_log_norm(squares: np.ndarray, n: int) -> LogNorm:
         share = _beta_share(np.array([float(counts[0])]), n)
         mean, variance, log_half = (float(x[0]) for x in share)
         return scaled(LogNorm(mean, variance, log_half), math.sqrt(values[0]))
-    total = float(values @ counts)
-
-    def log_laplace(t: np.ndarray) -> np.ndarray:
-        logs = np.log1p(2.0 * np.outer(t, values / total))
-        transform: np.ndarray = -0.5 * (logs @ counts)
-        return transform
-
-    mean, variance = log_moments(log_laplace)
-    chi = _chi_square(n)
-    return LogNorm(
-        math.log(total) + mean - chi.mean,
-        max(variance - chi.variance, 0.0),
-        0.5 * math.log(total) + math.log(half_moment(log_laplace)) - chi.log_half,
-    )
+    found = _weighted_squares(values[None], counts, n)
+    a, b, c = (float(x[0]) for x in found)
+    return LogNorm(a, b, c)
 
 
 def mask_log_norm(m: int, slope: float) -> LogNorm:
@@ -161,8 +168,8 @@ def mask_log_norm(m: int, slope: float) -> LogNorm:
     mean, variance = log_moments(log_laplace)
     log_scale = math.log(m * mean_square)
     return LogNorm(
-        log_scale + mean - chi.mean,
-        max(variance - chi.variance, 0.0),
+        log_scale + float(mean) - chi.mean,
+        max(float(variance) - chi.variance, 0.0),
         0.5 * log_scale + math.log(half_moment(log_laplace)) - chi.log_half,
     )
 
@@ -178,7 +185,33 @@ def scaled(x: LogNorm, s: float) -> LogNorm:
         The same variance around another mean.
     """
     return LogNorm(
-        x.mean + 2.0 * math.log(s), x.variance, x.log_half + math.log(s), x.exact
+        x.mean + 2.0 * math.log(s),
+        x.variance,
+        x.log_half + math.log(s),
+        x.exact,
+        x.stderr,
+    )
+
+
+def _weighted_squares(
+    values: np.ndarray, counts: np.ndarray, n: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """E log, Var log and log E sqrt of sum counts_i values_i u_i^2; values (num, k)."""
+    total = values @ counts
+
+    def log_laplace(t: np.ndarray) -> np.ndarray:
+        shares = values / total[:, None]
+        logs = np.log1p(2.0 * t[:, None] * shares[:, None, :])
+        transform: np.ndarray = -0.5 * (logs @ counts)
+        return transform
+
+    mean, variance = log_moments(log_laplace)
+    chi = _chi_square(n)
+    log_half = 0.5 * np.log(total) + np.log(half_moment(log_laplace))
+    return (
+        np.log(total) + mean - chi.mean,
+        np.maximum(variance - chi.variance, 0.0),
+        log_half - chi.log_half,
     )
 
 
@@ -223,6 +256,29 @@ def _relu_mask(m: int) -> LogNorm:
         centre,
         float(weights @ variance) + spread,
         math.log(float(weights @ np.exp(log_half))) + math.log(alive),
+    )
+
+
+def _averaged(drawn: np.ndarray, n: int) -> LogNorm:
+    """Log-norm moments over random squares (num, p) by the law of total variance."""
+    one = np.ones(drawn.shape[1])
+    parts = np.array_split(drawn, math.ceil(drawn.size / _BATCH))
+    given = [_weighted_squares(part, one, n) for part in parts]
+    means, variances, log_halves = (np.concatenate(x) for x in zip(*given, strict=True))
+    mean = float(means.mean())
+    spreads = variances + (means - mean) ** 2
+    roots = np.exp(log_halves)
+    root = float(roots.mean())
+    scale = 1.0 / math.sqrt(len(means))
+    return LogNorm(
+        mean,
+        float(spreads.mean()),
+        math.log(root),
+        stderr=(
+            scale * float(means.std(ddof=1)),
+            scale * float(spreads.std(ddof=1)),
+            scale * float(roots.std(ddof=1)) / root,
+        ),
     )
 
 

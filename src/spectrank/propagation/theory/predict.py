@@ -13,14 +13,12 @@ from spectrank.linalg.ensembles.layer import LayerLaw
 from spectrank.propagation.names import COLUMNS, METRICS
 from spectrank.propagation.theory.angles import check_cosine
 from spectrank.propagation.theory.exact_rows import angle_rows, exact_rows
-from spectrank.propagation.theory.rows import Row
+from spectrank.propagation.theory.rows import Row, with_error
 from spectrank.propagation.theory.smooth_rows import smooth_rows
 from spectrank.random_nets import RandomMLP
 from spectrank.table import Table
 
 _SLOPES = {"relu": 0.0, "linear": 1.0, "leaky_relu": nn.LeakyReLU().negative_slope}
-# Of a mean over drawn spectra: as many standard errors as the tests allow.
-_WIDTH = 4.0
 
 
 def predict(
@@ -32,8 +30,9 @@ def predict(
     """Theory of a random network, every metric of ``propagation.names`` by layer.
 
     relu, leaky_relu and linear: exact at finite width, any widths and spectra (route
-    ``exact``), but for log moments and lengths of the random spectra ``slice`` and
-    ``temper`` (``leading-order``), the mean-field angle map and the Jacobian's limit.
+    ``exact``), but for the mean-field angle map and the Jacobian's limit. Numbers of
+    the random spectra ``slice`` and ``temper`` that have no closed form are means over
+    drawn singular values and carry a ``standard_error``.
     tanh, sigmoid, gelu and silu: ``mean-field``, asymptotic in width and participation
     ratio. The reason is in the row. Biases are zero; the last layer, f = z_L, has no
     activation: ``post`` rows are of h_l and end at L - 1, ``pre`` rows are of z_l.
@@ -120,12 +119,4 @@ def _with_error(row: Row, moved: Row) -> Row:
     """Give a row the standard error that a2 of its layers has."""
     if row["kind"] == "skip" or row["status"] != "ok":
         return row
-    error = abs(moved["value"] - row["value"])
-    if not 0.0 < error < math.inf:
-        return row
-    return row | {
-        "standard_error": error,
-        "lower": row["value"] - _WIDTH * error,
-        "upper": row["value"] + _WIDTH * error,
-        "error_kind": "stderr",
-    }
+    return with_error(row, abs(moved["value"] - row["value"]))

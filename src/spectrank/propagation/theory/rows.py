@@ -14,6 +14,9 @@ from spectrank.propagation.names import NETWORK
 
 Route = Literal["exact", "leading-order", "mean-field"]
 Row = dict[str, Any]
+
+# Half the interval of a mean over drawn spectra, in standard errors.
+_WIDTH = 4.0
 _FIXED = ("flat", "spike", "power", "exp", "orthogonal")
 
 SOURCE = "theory of bi-orthogonally invariant layers; derived, tests/propagation/theory"
@@ -113,6 +116,26 @@ def skip(metric: str, reason: str, *, variant: str | None = None) -> Row:
     }
 
 
+def with_error(row: Row, error: float) -> Row:
+    """Give a row a standard error and the interval of four of them.
+
+    Args:
+        row: Of a finite value.
+        error: Its standard error; without one the row stays as it is.
+
+    Returns:
+        The row.
+    """
+    if row["status"] != "ok" or not 0.0 < error < math.inf:
+        return row
+    return row | {
+        "standard_error": error,
+        "lower": row["value"] - _WIDTH * error,
+        "upper": row["value"] + _WIDTH * error,
+        "error_kind": "stderr",
+    }
+
+
 @final
 @dataclass(frozen=True)
 class Basis:
@@ -121,7 +144,7 @@ class Basis:
     Attributes:
         drawn: Whether a second moment is a mean over drawn spectra.
         refused: Whether the law has draws that sampling refuses.
-        open_laws: Spectra whose log moments are the leading order.
+        open_laws: Spectra whose log moments have no closed form.
     """
 
     drawn: bool = False
@@ -160,13 +183,17 @@ class Basis:
         Returns:
             Route and reason.
         """
-        if exact:
+        names = ", ".join(sorted(self.open_laws))
+        if not exact:
+            reason = f"log moments of {names} to leading order in the relative variance"
+            return "leading-order", reason
+        if not names:
             return "exact", self.note
-        return (
-            "leading-order",
-            f"log moments of {', '.join(sorted(self.open_laws))} to leading order in "
-            "the relative variance: the singular values have no closed law",
+        reason = (
+            f"exact given the singular values, which for {names} have no closed law: "
+            "a mean over drawn spectra, standard_error"
         )
+        return "exact", reason
 
 
 def basis(law: LayerLaw) -> Basis:
