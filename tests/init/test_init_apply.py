@@ -3,6 +3,7 @@
 import itertools
 import math
 
+import numpy as np
 import polars as pl
 import pytest
 import torch
@@ -291,6 +292,55 @@ def test_a_weight_stored_as_inputs_by_outputs_keeps_its_scale():
     assert float(W.detach().square().sum()) == pytest.approx(5.0, rel=1e-10)
 
 
+# Scales.
+
+
+def test_the_typical_scale_follows_the_graph():
+    layers = [nn.Linear(30, 20), nn.ReLU(), nn.Linear(20, 24), nn.Tanh()]
+    model = nn.Sequential(*layers, nn.Linear(24, 10)).double()
+    table = apply_(
+        model, stable_rank=4, spectrum="flat", gain="typical", generator=generator()
+    )
+    g = generator()
+    for layer, gain in zip(
+        model[::2], ("typical", "tanh", "typical-linear"), strict=True
+    ):
+        W = torch.empty_like(layer.weight)
+        stable_rank_(W, 4, spectrum="flat", gain=gain, generator=g)
+        assert torch.equal(W, layer.weight)
+    reasons = [row["reason"] for row in rows(table, "gain")]
+    assert reasons[0] == "relu follows"
+    assert reasons[1] == "tanh follows; typical is known for relu and linear only"
+    linear = {"gain": "typical-linear", "spectrum": "flat", "stable_rank": 4}
+    apply_(model, **linear, generator=generator())
+    W = torch.empty_like(model[0].weight)
+    stable_rank_(W, 4, spectrum="flat", gain="typical-linear", generator=generator())
+    assert torch.equal(W, model[0].weight)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"mode": "fan_out"},
+        {"mode": "fan_avg"},
+        {"norm": "spectral"},
+        {"norm": "spectral", "mode": "fan_out"},
+        {"norm": "spectral", "sigma": "depth-critical"},
+        {"norm": "spectral", "sigma": 0.3, "gain": "auto"},
+    ],
+)
+def test_a_convolution_has_the_scale_of_stable_rank_(options):
+    conv = nn.Conv2d(6, 8, 3, groups=2)
+    model = nn.Sequential(conv, nn.Tanh()).double()
+    request = {"spectrum": "flat", "stable_rank": 2.5}
+    apply_(model, **request, **options, generator=generator())
+    alone = {k: v for k, v in options.items() if k != "gain"}
+    gain = {} if "gain" in options else {"gain": "tanh"}
+    W = torch.empty_like(conv.weight)
+    stable_rank_(W, groups=2, **request, **alone, **gain, generator=generator())
+    assert torch.equal(W, conv.weight)
+
+
 # Requests by name.
 
 
@@ -532,7 +582,7 @@ def test_a_refused_draw_leaves_every_weight_as_it_was():
 
 @pytest.mark.parametrize("model", [torch.zeros(3, 3), {"w": torch.zeros(3, 3)}])
 def test_only_a_module_is_taken(model):
-    with pytest.raises(ArgumentTypeError, match=r"init\.stable_rank_"):
+    with pytest.raises(ArgumentTypeError, match=r"torch\.nn\.Module, got"):
         apply_(model, stable_rank=2)
 
 
@@ -585,7 +635,10 @@ def test_the_model_is_left_otherwise_as_it_was():
 
 def test_the_request_stands_in_the_provenance():
     table = apply_(
-        mlp(), stable_rank={"0.*": 2}, spectrum="flat", generator=generator()
+        mlp(),
+        stable_rank={"0.*": np.int64(2)},
+        spectrum="flat",
+        generator=generator(),
     )
     settings = table.provenance["settings"]
     assert settings["stable_rank"] == {"0.*": 2}

@@ -9,15 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from spectrank.errors import ArgumentTypeError, DomainError
+from spectrank.init.control.requests import check_model
 from spectrank.init.fill import random_source
 from spectrank.init.plan import Job, plan
 from spectrank.init.ranks import Requested, checked_request
 from spectrank.init.rows import COLUMNS, METRICS, block_rows
 from spectrank.init.scale import Mode, Norm, Scale, checked_gain, checked_scale
 from spectrank.init.sites import find_sites
-from spectrank.model import Graph, Skip, unmatched_patterns
+from spectrank.model import Graph, Skip
 from spectrank.model import graph as read_graph
-from spectrank.model.iterate import weight_names
 from spectrank.scanning import parse_metrics
 from spectrank.scanning.provenance import defined, environment
 from spectrank.scanning.rows import skip_row
@@ -107,14 +107,14 @@ def apply_(
         1.6667
     """  # noqa: DOC502 - some are raised by the functions called
     scale = checked_scale(norm, mode, sigma)
-    checked_gain(gain, scale, more=("auto",))
-    if not scale.uses_gain and gain != "auto":
-        raise DomainError(
-            "gain scales the default of sigma, got both sigma="
-            f"{sigma!r} and gain={gain!r}; leave one of them out"
-        )
+    checked_gain(gain, scale, default="auto")
     checked_request(stable_rank, fraction, spectrum)
-    _check_model(model, select)
+    if not isinstance(select, str | Sequence):
+        raise ArgumentTypeError(
+            f"select is a pattern or a list of them, got {type(select).__name__}; "
+            "e.g. select='*.mlp.*'"
+        )
+    check_model(model, select)
     wiring = _graph(model, example_input, scale, gain)
     plans = plan(
         find_sites(model, select, wiring),
@@ -126,18 +126,22 @@ def apply_(
         graph=wiring,
     )
     rows = _written(plans, generator)
-    requested = dict(stable_rank) if isinstance(stable_rank, Mapping) else stable_rank
+    by_name = (
+        {name: _plain(r) for name, r in stable_rank.items()}
+        if isinstance(stable_rank, Mapping)
+        else _plain(stable_rank)
+    )
     made = {
         **environment(),
         **defined(parse_metrics(METRICS)),
         "input": type(model).__name__,
         "settings": {
-            "stable_rank": requested,
-            "fraction": fraction,
+            "stable_rank": by_name,
+            "fraction": _plain(fraction),
             "spectrum": spectrum,
             "norm": norm,
-            "sigma": sigma,
-            "gain": gain,
+            "sigma": _plain(sigma),
+            "gain": _plain(gain),
             "mode": mode,
             "select": select if isinstance(select, str) else list(select),
         },
@@ -145,22 +149,9 @@ def apply_(
     return Table.from_rows(rows, provenance=made, columns=COLUMNS)
 
 
-def _check_model(model: object, select: object) -> None:
-    if not isinstance(model, nn.Module):
-        raise ArgumentTypeError(
-            f"apply_ initialises a torch.nn.Module, got {type(model).__name__}; one "
-            "tensor is filled by init.stable_rank_"
-        )
-    if not isinstance(select, str | Sequence):
-        raise ArgumentTypeError(
-            f"select is a pattern or a list of them, got {type(select).__name__}; "
-            "e.g. select='*.mlp.*'"
-        )
-    if unmatched := unmatched_patterns(weight_names(model), select):
-        raise DomainError(
-            f"each pattern of select names a tensor of the model, {unmatched[0]!r} "
-            "matches none; patterns are globs on whole names, e.g. '*.mlp.*.weight'"
-        )
+def _plain(x: Any) -> str | float | None:
+    """A word, or a number of any type as JSON has it."""
+    return x if x is None or isinstance(x, str) else float(x)
 
 
 def _graph(

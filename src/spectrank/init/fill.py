@@ -98,12 +98,7 @@ def stable_rank_(
     tensor = check_writable(tensor)
     blocks = cut(tuple(tensor.shape), groups=groups, layout=layout)
     scale = checked_scale(norm, mode, sigma)
-    checked_gain(gain, scale)
-    if not scale.uses_gain and gain != "relu":
-        raise DomainError(
-            "gain scales the default of sigma, got both sigma="
-            f"{sigma!r} and gain={gain!r}; leave one of them out"
-        )
+    checked_gain(gain, scale, default="relu")
     m, n = blocks[0].m, blocks[0].n
     e = _ensemble(m, n, stable_rank, fraction, spectrum, profile)
     size = scale.spectral_norm(e, resolved_gain(gain), positions=blocks[0].positions)

@@ -118,17 +118,18 @@ def checked_scale(norm: str, mode: str, sigma: object) -> Scale:
     return Scale(norm, mode, size)  # type: ignore[arg-type]
 
 
-def checked_gain(gain: object, scale: Scale, *, more: tuple[str, ...] = ()) -> None:
+def checked_gain(gain: object, scale: Scale, *, default: str) -> None:
     """Refuse a gain that does not exist or has no part in the scale.
 
     Args:
-        gain: A number, an activation's name, a name of ``TYPICAL`` or of ``more``.
+        gain: A number, an activation's name, a name of ``TYPICAL`` or the default.
         scale: The scale that it enters.
-        more: Further words that are taken.
+        default: What stands there if the caller gives none.
 
     Raises:
         ArgumentTypeError: If it is neither a number nor a name.
-        DomainError: If it is not positive, or ``typical`` where the mean is set.
+        DomainError: If it is not positive, or given beside a number for sigma, or
+            ``typical`` where the mean is set.
         UnknownNameError: If there is no such activation.
     """
     if not isinstance(gain, str):
@@ -138,15 +139,20 @@ def checked_gain(gain: object, scale: Scale, *, more: tuple[str, ...] = ()) -> N
                 f"{gain!r}; e.g. gain='relu'"
             )
         check_norm("gain", gain)
-    elif gain not in {*GAINS, *TYPICAL, *more}:
+    elif gain not in (known := dict.fromkeys([default, *GAINS, *TYPICAL])):
         raise UnknownNameError(
-            f"gain is a number or one of {', '.join([*more, *GAINS, *TYPICAL])}, got "
-            f"{gain!r}; a number takes any activation"
+            f"gain is a number or one of {', '.join(known)}, got {gain!r}; a number "
+            "takes any activation"
         )
     elif gain in TYPICAL and (scale.norm, scale.mode) != ("frobenius", "fan_in"):
         raise DomainError(
             f"gain={gain!r} sets the scale by the mean logarithm of the forward "
             f"signal, got norm={scale.norm!r}, mode={scale.mode!r}; leave both out"
+        )
+    if not scale.uses_gain and gain != default:
+        raise DomainError(
+            "gain scales the default of sigma, got both sigma="
+            f"{scale.sigma!r} and gain={gain!r}; leave one of them out"
         )
 
 

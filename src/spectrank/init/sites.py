@@ -96,14 +96,14 @@ def _decided(
     shape = tuple(tensor.shape)
     tied: tuple[str, ...]
     if isinstance(item, Skip):
-        same = model.named_parameters(remove_duplicate=False)
-        tied = tuple(n for n, p in same if p is tensor and n != item.name)
         stacked = _stacked(module, local, shape)
         if isinstance(module, _ConvTransposeNd) and local == "weight":
             reason = "a transposed convolution: no view gives its matrix; left"
             return _left(item, shape, reason)
         if stacked is None or item.reason.startswith("tied to"):
             return item
+        same = model.named_parameters(remove_duplicate=False)
+        tied = tuple(n for n, p in same if p is tensor and n != item.name)
         site = Site(item.name, tied, tensor, "linear", item.layer_type, stacked)
     elif item.view == "embedding":
         reason = "an embedding: a table of vectors, not a map of a signal; left"
