@@ -76,9 +76,12 @@ def _gradients(weights: Sequence[Tensor], inputs: Tensor) -> Tensor:
         masks.append(z > 0.0)
         h = torch.relu(z)
     g = weights[-1][:, 0, :, None].expand(-1, -1, len(inputs))
-    for W, mask in zip(reversed(weights[:-1]), reversed(masks), strict=True):
+    for W, mask in zip(reversed(weights[1:-1]), reversed(masks[1:]), strict=True):
         g = W.mT @ (g * mask)
-    y = g.double().square().sum(-2)
+    # |W^T g|^2 by W W^T: thousands of numbers an input fewer in the first layer.
+    g = (g * masks[0]).double()
+    first = weights[0].double()
+    y = (g * (first @ first.mT @ g)).sum(-2)
     moments = torch.stack([y.mean(-1), y.square().mean(-1)], -1)
     return torch.cat([_log_moments(y), moments], -1)
 
