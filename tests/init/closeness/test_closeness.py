@@ -99,6 +99,7 @@ def test_ensembles_of_one_stable_rank_are_told_apart(spectrum, state, explained,
     first, second = checks(draw(spectrum, 8, seed))
     assert (first["verdict"], first["state"]) == ("violated", state)
     assert second["verdict"] == explained
+    assert second["state"] == {"holds": "noise", "violated": "structured"}[explained]
 
 
 def test_a_stable_rank_is_said_to_be_below_or_above_the_fresh_one():
@@ -108,6 +109,23 @@ def test_a_stable_rank_is_said_to_be_below_or_above_the_fresh_one():
     assert "stable rank 45 is above the 20" in above["reason"]
     assert second["verdict"] == "not_applicable"
     assert "no room for noise" in second["reason"]
+
+
+@pytest.mark.parametrize(
+    ("spectrum", "r", "verdict"),
+    [
+        ("spike", 21, "violated"),
+        ("flat", 22, "violated"),
+        ("slice", 22, "inconclusive"),
+    ],
+)
+def test_few_draws_of_a_large_stable_rank_are_said_to_be_few(spectrum, r, verdict):
+    # A fresh layer has 20.3 -/+ 0.7: at 22 there are 104 draws in effect, at 23 none.
+    _, second = checks(draw(spectrum, r))
+    assert second["verdict"] == verdict
+    assert ("draws in effect are too few" in second["reason"]) == (
+        verdict == "inconclusive"
+    )
 
 
 def test_a_right_stable_rank_with_a_wrong_participation_ratio_is_not_fresh():

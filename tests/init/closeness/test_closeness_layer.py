@@ -57,14 +57,6 @@ def test_ranks_after_the_first_value_are_those_of_the_other_values():
     assert norms.rest_statistics() == pytest.approx(layer_of(W).rest_statistics()[1:])
 
 
-def test_the_weight_of_a_matrix_is_the_product_over_its_gaps():
-    W = uniform(6, 5, 1)
-    t = np.linalg.svd(W.numpy(), compute_uv=False) ** 2
-    truth = np.log(1 - t[1:] / t[0]).sum()
-    assert layer_of(W).own_log_weight() == pytest.approx(truth, rel=1e-6)
-    assert layer_of(torch.eye(4, dtype=torch.float64)).own_log_weight() == -math.inf
-
-
 @pytest.mark.parametrize("seed", SEEDS)
 def test_entries_are_named_after_their_kurtosis(seed):
     generator = torch.Generator().manual_seed(seed)

@@ -13,6 +13,7 @@ from spectrank.init.closeness.nulls import (
     moments,
     normalised_weights,
     rank_p_value,
+    weighted_p_value,
 )
 from spectrank.linalg import ensemble
 
@@ -147,16 +148,46 @@ def test_a_null_statistic_is_rejected_no_more_often_than_the_level_says(seed):
 def test_whole_weights_are_repeated_draws():
     rng = np.random.default_rng(2)
     draws, times = rng.standard_normal((2, 60)), rng.integers(1, 5, 60)
-    observed = np.array([1.2, -0.3])
-    repeated = rank_p_value(np.repeat(draws, times, axis=1), observed)
-    weighted = rank_p_value(draws, observed, np.log(times), 0.0)
-    assert weighted == pytest.approx(repeated, rel=1e-12)
-    shifted = rank_p_value(draws, observed, np.log(times) + 700.0, 700.0)
-    assert shifted == pytest.approx(repeated, rel=1e-9)
-    # Without a weight of its own the observed has that of a mean draw.
-    mean = rank_p_value(draws, observed, np.log(times) - 9.0)
-    own = rank_p_value(draws, observed, np.log(times), math.log(times.mean()))
-    assert mean == pytest.approx(own, rel=1e-9)
+    points = np.repeat(draws, times, axis=1)
+    weights = times / times.sum()
+    own = (times**2).sum() / times.sum() ** 2
+    for observed in ([1.2, -0.3], [0.1, 2.2], [0.0, 0.0]):
+        centre, spread = points.mean(axis=1), points.std(axis=1)
+        far = (np.abs(points.T - centre) / spread).max(axis=1)
+        k = max(abs(np.array(observed) - centre) / spread)
+        share = ((far >= k).mean() + own) / (1 + own)
+        found = weighted_p_value(draws, weights, np.array(observed))
+        assert found == pytest.approx(share, rel=1e-12)
+
+
+def test_far_out_the_tail_of_a_log_concave_law_takes_over():
+    draws = np.random.default_rng(0).standard_normal((2, 400))
+    weights = np.full(400, 1 / 400)
+    mean, deviation = draws.mean(axis=1), draws.std(axis=1)
+    for k in (9.0, 20.0):
+        p = weighted_p_value(draws, weights, mean + np.array([k, 0.0]) * deviation)
+        assert p == pytest.approx(2 * math.exp(1 - k), rel=1e-9)
+    near = weighted_p_value(draws, weights, mean + np.array([5.0, 0.0]) * deviation)
+    assert near == pytest.approx(1 / 401)
+    # True of the heaviest-tailed log-concave law there is, the exponential.
+    for k in (1.0, 3.0, 8.0):
+        assert math.exp(-(1 + k)) <= math.exp(1 - k)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_tilted_null_is_rejected_about_as_often_as_the_level_says(seed):
+    # Draws of N(0, 1), weights e^x: the law N(1, 1), from which the observed comes.
+    rng = np.random.default_rng(seed)
+    num, level = 3000, 0.05
+    rejected = 0
+    for _ in range(num):
+        draws = rng.standard_normal((1, 300))
+        observed = rng.standard_normal(1) + 1.0
+        weights = normalised_weights(draws[0])
+        rejected += weighted_p_value(draws, weights, observed) <= level
+    error = math.sqrt(level * (1 - level) * num)
+    # 110 draws in effect: the observed alone counts for a fifth of the level.
+    assert abs(rejected - level * num) <= STANDARD_ERRORS * error + 0.2 * level * num
 
 
 def test_weighted_moments_are_those_of_repeated_draws():

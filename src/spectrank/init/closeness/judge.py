@@ -16,7 +16,7 @@ from spectrank.init.closeness.nulls import (
     effective_draws,
     normalised_weights,
     rank_p_value,
-    weights_with_own,
+    weighted_p_value,
 )
 from spectrank.init.closeness.references import Reference
 
@@ -25,7 +25,15 @@ _FEWEST_VALUES = 4
 
 Word = Literal["holds", "violated", "inconclusive", "not_applicable"]
 State = Literal[
-    "initial", "orthogonal", "flat", "spike", "unlisted scale", "changed", "unknown"
+    "initial",
+    "orthogonal",
+    "flat",
+    "spike",
+    "unlisted scale",
+    "changed",
+    "noise",
+    "structured",
+    "unknown",
 ]
 
 
@@ -98,12 +106,13 @@ def judge_conditioned(
     Returns:
         The verdict.
     """
-    if layer.size < _FEWEST_VALUES or null is None:
-        reason = "does not apply: fewer than three singular values after the first"
-        return Judgement("not_applicable", "unknown", reason)
-    if log_weights is None:
-        reason = "does not apply: of rank one, nothing is left to explain"
-        return Judgement("not_applicable", "unknown", reason)
+    if null is None or log_weights is None or layer.size < _FEWEST_VALUES:
+        why = (
+            "fewer than three singular values after the first"
+            if layer.size < _FEWEST_VALUES
+            else "of rank one, nothing is left to explain"
+        )
+        return Judgement("not_applicable", "unknown", f"does not apply: {why}")
     num = effective_draws(normalised_weights(log_weights))
     if num < LEAST_EFFECTIVE:
         reason = (
@@ -111,34 +120,28 @@ def judge_conditioned(
             "room for noise below the first singular value"
         )
         return Judgement("not_applicable", "unknown", reason)
+    return _judge_rest(layer, null, log_weights, level)
+
+
+def _judge_rest(
+    layer: Layer, null: GaussianNull, log_weights: np.ndarray, level: float
+) -> Judgement:
     observed = layer.rest_statistics()
     draws = np.stack([null.log_stable_rank, null.log_participation_ratio])
     draws = draws[-len(observed) :]
-    p_value = rank_p_value(draws, observed, log_weights, layer.own_log_weight())
     weights = normalised_weights(log_weights)
-    expected = np.exp(draws @ weights)
-    found = np.exp(observed)
-    if level < p_value <= _weight_of_one(log_weights, layer):
-        # No draw is as extreme, but the draws are too few to reach the level.
-        reason = (
-            f"cannot tell: {num:.0f} effective draws have so large a stable rank; "
-            f"{_compared(found, expected)}"
-        )
+    p_value = weighted_p_value(draws, weights, observed)
+    compared = _compared(np.exp(observed), np.exp(draws @ weights))
+    num = effective_draws(weights)
+    if level < p_value <= 1.0 / (1.0 + num):
+        # No draw is as extreme, but they are too few to reach the level.
+        reason = f"cannot tell: {num:.0f} draws in effect are too few; {compared}"
         return Judgement("inconclusive", "unknown", reason, p_value)
     if p_value > level:
-        reason = f"the rest is noise: {_compared(found, expected)}"
-        return Judgement("holds", "initial", reason, p_value)
-    reason = (
-        "more than its stable rank: after the first singular value "
-        f"{_compared(found, expected)}"
-    )
-    return Judgement("violated", "changed", reason, p_value)
-
-
-def _weight_of_one(log_weights: np.ndarray, layer: Layer) -> float:
-    """The p-value where only the matrix itself is as extreme, with room to round."""
-    weights = weights_with_own(log_weights, layer.own_log_weight())
-    return float(weights[0]) * (1.0 + 1e-9)
+        reason = f"the rest is noise: {compared}"
+        return Judgement("holds", "noise", reason, p_value)
+    reason = f"more than its stable rank: after the first singular value {compared}"
+    return Judgement("violated", "structured", reason, p_value)
 
 
 def _compared(found: np.ndarray, expected: np.ndarray) -> str:

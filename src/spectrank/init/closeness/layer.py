@@ -153,13 +153,6 @@ class Layer:
         first = [] if math.isnan(stable) else [math.log(stable)]
         return np.array([*first, math.log(ratio)])
 
-    def own_log_weight(self) -> float | None:
-        """Log of prod (1 - t_i), i >= 2, the weight of a bulk; None from norms."""
-        if self.squares is None:
-            return None
-        gaps = 1.0 - self.squares[1:]
-        return float(np.log(gaps).sum()) if bool((gaps > 0.0).all()) else -math.inf
-
 
 def make_layer(W: Matrix, s: Spectrum) -> Layer:
     """Collect what the report reads of a matrix.

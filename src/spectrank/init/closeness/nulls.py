@@ -1,7 +1,8 @@
 r"""Null laws: a Gaussian matrix, and the same conditioned on its stable rank.
 
 Both are read free of scale. A statistic is compared by its rank among draws, so a false
-alarm has the stated probability whatever the law of the statistic is.
+alarm has the stated probability whatever the law of the statistic is; for the second
+law, whose draws have weights, nearly.
 
 **Conditioned on the stable rank.** The singular values of a Gaussian matrix on the
 sphere of its Frobenius norm have density
@@ -31,6 +32,7 @@ from spectrank.init.closeness.tridiagonal import (
 
 # Fewer effective draws than this are no sample of the conditioned law.
 LEAST_EFFECTIVE = 50.0
+_EQUAL = 1.0 - 1e-12
 # Full spectra cost O(p^2) a draw: between 16 and 200 of them.
 _SPECTRA_BUDGET = 1 << 22
 _FEWEST_SPECTRA, _MOST_SPECTRA = 16, 200
@@ -147,24 +149,6 @@ def normalised_weights(log_weights: Array) -> Array:
     return weights
 
 
-def weights_with_own(log_weights: Array, own: float | None) -> Array:
-    """Weights of what was observed and of the draws, in this order.
-
-    Args:
-        log_weights: (d,) of the draws.
-        own: Log weight of what was observed; None for the mean of the draws.
-
-    Returns:
-        (d + 1,) with a sum of one.
-    """
-    if own is not None:
-        return normalised_weights(np.concatenate([[own], log_weights]))
-    weights = normalised_weights(log_weights)
-    both: Array = np.concatenate([[weights.mean()], weights])
-    both /= 1.0 + weights.mean()
-    return both
-
-
 def effective_draws(weights: Array) -> float:
     """Kish's effective number of draws, 1 / sum w^2.
 
@@ -199,38 +183,55 @@ def moments(values: Array, weights: Array | None = None) -> Moments:
     return Moments(mean, deviation, error, used)
 
 
-def rank_p_value(
-    draws: Array,
-    observed: Array,
-    log_weights: Array | None = None,
-    own_log_weight: float | None = None,
-) -> float:
+def rank_p_value(draws: Array, observed: Array) -> float:
     r"""Probability of a draw at least as extreme as what was observed.
 
     Extreme is the largest distance from the mean, in standard deviations, over the
-    statistics; the observed one counts as a draw, so that
-    :math:`P(p \le \alpha) \le \alpha` exactly for equal weights. Weighted: Harrison
-    (2012), Biometrika 99, 57.
+    statistics; the observed one counts as a draw in all of it, so that
+    :math:`P(p \le \alpha) \le \alpha` exactly where it is one.
 
     Args:
         draws: (q, d), q statistics of each draw.
         observed: (q,).
-        log_weights: (d,) of the draws; None for equal ones.
-        own_log_weight: Of what was observed, on the scale of ``log_weights``; None
-            for the mean weight of the draws.
 
     Returns:
-        In [0, 1]; 0 only where the observed has no weight.
+        In [1 / (d + 1), 1].
     """
     values = np.concatenate([observed[:, None], draws], axis=1)
-    if log_weights is None:
-        weights = np.full(values.shape[1], 1.0 / values.shape[1])
-    else:
-        weights = weights_with_own(log_weights, own_log_weight)
-    mean = values @ weights
-    deviation = np.sqrt(np.square(values - mean[:, None]) @ weights)
+    weights = np.full(values.shape[1], 1.0 / values.shape[1])
+    extremity = _extremity(values, values, weights)
+    # Rounding must not decide between the observed and an equal draw.
+    return float((extremity >= extremity[0] * _EQUAL).mean())
+
+
+def weighted_p_value(draws: Array, weights: Array, observed: Array) -> float:
+    r"""As `rank_p_value`, for draws with unequal weights.
+
+    The observed one counts as one draw in effect. Where that alone is too coarse, far
+    out, the tail of a log-concave law takes over: q statistics of which one is k
+    deviations away have a probability of at most :math:`q e^{1 - k}`. Close to the
+    level, not exact: tests/init/closeness/test_closeness_nulls.py.
+
+    Args:
+        draws: (q, d), q statistics of each draw.
+        weights: (d,) with a sum of one.
+        observed: (q,).
+
+    Returns:
+        In (0, 1].
+    """
+    extremity = _extremity(draws, draws, weights)
+    k = float(_extremity(observed[:, None], draws, weights)[0])
+    own = 1.0 / effective_draws(weights)
+    beyond = float(weights[extremity >= k * _EQUAL].sum())
+    return min((own + beyond) / (1.0 + own), len(observed) * math.exp(1.0 - k))
+
+
+def _extremity(values: Array, draws: Array, weights: Array) -> Array:
+    """Largest distance from the weighted mean of the draws, in deviations."""
+    mean = draws @ weights
+    deviation = np.sqrt(np.square(draws - mean[:, None]) @ weights)
     # A statistic that never varies (one singular value) tells nothing.
     deviation[deviation == 0.0] = math.inf
-    extremity = (np.abs(values - mean[:, None]) / deviation[:, None]).max(axis=0)
-    # Rounding must not decide between the observed and an equal draw.
-    return float(weights[extremity >= extremity[0] * (1.0 - 1e-12)].sum())
+    far: Array = (np.abs(values - mean[:, None]) / deviation[:, None]).max(axis=0)
+    return far
