@@ -12,7 +12,11 @@ from spectrank.errors import SpectrankWarning
 from spectrank.experiments import Paper, reproduce, running
 from spectrank.experiments.data import DataError, load
 from spectrank.experiments.georgiev2021stable import convergence
-from spectrank.experiments.georgiev2021stable.convergence import study, training
+from spectrank.experiments.georgiev2021stable.convergence import (
+    measuring,
+    study,
+    training,
+)
 from spectrank.experiments.georgiev2021stable.convergence.cells import Cell
 from spectrank.experiments.georgiev2021stable.convergence.design import cells
 from spectrank.experiments.georgiev2021stable.convergence.ensembles import Arm, grid
@@ -198,6 +202,23 @@ def test_the_arm_is_chosen_by_its_mean_log_steps_on_seeds_of_its_own():
     assert len(set(costs.values())) == 3
     # Without any that works, the first of prescribed stable rank.
     assert choose_arm(task, cell.arms, {}, num=2, seed=5) == "spike 1/4"
+
+
+def test_rates_the_choice_and_the_comparison_each_have_their_own_seeds(monkeypatch):
+    asked = {}
+
+    def recorded(task, members, stage, *, num, seed):
+        asked.setdefault(stage, []).append((len(members), num))
+        return train(task, members, stage, num=num, seed=seed)
+
+    monkeypatch.setattr(measuring, "train", recorded)
+    cell = tiny(arms=(*ARMS, Arm("flat", 1 / 4)), num_choosing=4, budget=10)
+    found = measure(cell, 0, lambda: None)
+    assert asked["choosing"] == [(2 * 4, 4)]
+    assert asked["fresh"] == [(4 * 3, 3)]
+    assert {num for _, num in asked["tuning"]} == {2}
+    assert found.chosen in {"spike 1/4", "flat 1/4"}
+    assert all(len(reached.steps) == 3 for reached in found.reached.values())
 
 
 def test_an_arm_without_a_rate_counts_as_never_arrived():
