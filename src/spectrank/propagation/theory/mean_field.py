@@ -25,6 +25,7 @@ from scipy.special import erf, expit
 
 from spectrank.errors import DomainError, UnknownNameError
 from spectrank.linalg.ensembles.requests import check_norm
+from spectrank.propagation.theory.one_layer import SLOPES
 
 Function = Callable[[np.ndarray], np.ndarray]
 
@@ -69,8 +70,6 @@ SMOOTH: MappingProxyType[str, Activation] = MappingProxyType(
     }
 )
 """Activations without an exact theory here."""
-
-_HOMOGENEOUS = MappingProxyType({"relu": 0.0, "linear": 1.0, "leaky_relu": 0.01})
 
 
 def mean_square(activation: str, q: float) -> float:
@@ -154,15 +153,15 @@ def critical_weight_variance(activation: str, *, bias_variance: float = 0.0) -> 
             f"a variance is finite and not negative, got {bias_variance}; "
             "0 means no biases"
         )
-    if activation in _HOMOGENEOUS:
+    if activation in SLOPES:
         if bias_variance > 0.0:
             raise DomainError(
                 f"at the edge of chaos of {activation} q grows without end with "
                 f"biases, got bias_variance={bias_variance}; leave it at 0"
             )
-        return 2.0 / (1.0 + _HOMOGENEOUS[activation] ** 2)
+        return 2.0 / (1.0 + SLOPES[activation] ** 2)
     if activation not in SMOOTH:
-        known = ", ".join([*_HOMOGENEOUS, *SMOOTH])
+        known = ", ".join([*SLOPES, *SMOOTH])
         raise UnknownNameError(
             f"an activation is one of {known}, got {activation!r}; "
             "pass the name that RandomMLP takes"
@@ -199,7 +198,7 @@ def critical_sigma(
         UnknownNameError: If there is no such activation.
 
     Example:
-        >>> critical_sigma("relu", 64, 16) ** 2  # 2 m / sr, as He initialisation
+        >>> round(critical_sigma("relu", 64, 16) ** 2, 9)  # 2 m / sr, as He's
         8.0
     """  # noqa: DOC502 - some are raised by the functions called
     if not 1.0 <= stable_rank <= m:

@@ -9,10 +9,16 @@ slope        of the activation on the negative side: 0 relu, 1 linear
 
 from __future__ import annotations
 
-import math
+from types import MappingProxyType
 
-from spectrank.errors import DomainError
+from torch import nn
+
 from spectrank.linalg.haar import haar_moments
+
+SLOPES = MappingProxyType(
+    {"relu": 0.0, "linear": 1.0, "leaky_relu": nn.LeakyReLU().negative_slope}
+)
+"""Slope on the negative side of the activations with an exact theory."""
 
 
 def norm_moments(
@@ -131,49 +137,3 @@ def layer_second_moment(
         F, at least 1.
     """
     return norm_moments(n, a1, a1_squared, a2)[1] * mask_moments(m, slope)[1]
-
-
-def typical_log_scale(
-    m: int, n: int, participation_ratio: float, *, slope: float
-) -> float:
-    r"""Leading order of log a1 that keeps E log of the norm per neuron constant.
-
-    relu: :math:`\log 2m + 1/\rho - 1/n + 3/(2m)`; linear:
-    :math:`\log m + 1/\rho - 1/n`. Good for rho above about 10.
-    Source (derived): tests/propagation/theory/test_theory_log_norms.py.
-
-    Args:
-        m: Number of outputs.
-        n: Number of inputs.
-        participation_ratio: rho.
-        slope: 0 for relu, 1 for linear.
-
-    Returns:
-        log a1.
-    """
-    return (
-        math.log(m / mean_gain(slope))
-        + 1.0 / participation_ratio
-        - 1.0 / n
-        + 1.5 * mask_variance(slope) / m
-    )
-
-
-def check_slope(slope: float) -> float:
-    """Refuse a slope that is no piecewise-linear activation of this theory.
-
-    Args:
-        slope: On the negative side.
-
-    Returns:
-        The same.
-
-    Raises:
-        DomainError: If it lies outside [0, 1].
-    """
-    if not 0.0 <= slope <= 1.0:
-        raise DomainError(
-            f"slope lies in [0, 1] (0 relu, 1 linear), got {slope}; "
-            "a steeper negative side is the same law with the scale moved into W"
-        )
-    return slope

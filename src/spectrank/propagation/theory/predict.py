@@ -6,19 +6,16 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 
-from torch import nn
-
 from spectrank.errors import ArgumentTypeError, DomainError
 from spectrank.linalg.ensembles.layer import LayerLaw
 from spectrank.propagation.names import COLUMNS, METRICS
 from spectrank.propagation.theory.angles import check_cosine
 from spectrank.propagation.theory.exact_rows import angle_rows, exact_rows
+from spectrank.propagation.theory.one_layer import SLOPES
 from spectrank.propagation.theory.rows import Row, with_error
 from spectrank.propagation.theory.smooth_rows import smooth_rows
 from spectrank.random_nets import RandomMLP
 from spectrank.table import Table
-
-_SLOPES = {"relu": 0.0, "linear": 1.0, "leaky_relu": nn.LeakyReLU().negative_slope}
 
 
 def predict(
@@ -98,7 +95,7 @@ def _rows(
     cosines: Sequence[float],
     input_mean_square: float,
 ) -> Iterator[Row]:
-    slope = _SLOPES.get(net.activation)
+    slope = SLOPES.get(net.activation)
     if slope is None:
         yield from smooth_rows(
             net.activation, layers, net.parameter_names, cosines, input_mean_square
