@@ -198,8 +198,8 @@ _ALL = (
     Name(
         "cosine",
         ("mean-field", *_SIGNAL),
-        "cosine of h_l(x) and h_l(y); pre: of z_l(x) and z_l(y). mean-field: of h_l for "
-        "l < L and of the outputs at l = L, "
+        "cosine of h_l(x) and h_l(y); pre: of z_l(x) and z_l(y). mean-field: of h_l "
+        "for l < L and of the outputs at l = L, "
         "c' = E phi(u)phi(v)/E phi(u)^2 of Gaussian pairs, for relu the arc-cosine map "
         "(sqrt(1-c^2) + c (pi - arccos c))/pi",
         "1",
