@@ -35,6 +35,12 @@ def test_a_node_that_is_not_piecewise_linear_is_named() -> None:
 
     refused(Gate(), "product 'product'")
 
+    class Bounded(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.clamp(x, min=x.new_zeros(6))
+
+    refused(Bounded(), "elementwise 'clamp'")
+
     class Twice(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             return (x * 2.0 - 1.0).relu() / 3.0

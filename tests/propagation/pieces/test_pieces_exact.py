@@ -227,6 +227,32 @@ def test_kinks_closer_than_any_grid_are_found() -> None:
     assert int((seen[1:] != seen[:-1]).sum()) in {0, 2}
 
 
+def test_a_pair_that_dies_between_two_kinks_makes_no_kink_however_large_the_input() -> (
+    None
+):
+    # h = relu(p - t), relu(t - q), p < q, on inputs of a million: at its own kink a
+    # neuron is known to 1e-10 only. relu(p - t) - relu(t - q) is positive, zero, then
+    # negative: a change of pattern, but no sign changes strictly.
+    num, far = 10, 1e6
+    places = [((j + 0.2) / num, (j + 0.7) / num) for j in range(num)]
+    rows = [row for p, q in places for row in ([-1.0, 1.0, p], [1.0, -1.0, -q])]
+    first = torch.tensor(rows, dtype=torch.float64)
+    second = torch.zeros(num, 2 * num, dtype=torch.float64)
+    for j in range(num):
+        second[j, 2 * j], second[j, 2 * j + 1] = 1.0, -1.0
+    net = nn.Sequential(
+        *(nn.Linear(3, 2 * num, bias=False), nn.ReLU()),
+        *(nn.Linear(2 * num, num, bias=False), nn.ReLU()),
+    ).double()
+    with torch.no_grad():
+        net[0].weight.copy_(first)
+        net[2].weight.copy_(second)
+    line = torch.tensor([[far, far, 1.0], [far + 1.0, far, 1.0]], dtype=torch.float64)
+    table = count_pieces(net, line)
+    assert counts(table, "new_kinks") == [2.0 * num, 0.0]
+    assert counts(table, "pattern_changes") == [2.0 * num, float(num)]
+
+
 class Mixed(nn.Module):
     """Convolution, BatchNorm, max pool, PReLU, a residual sum and other bends."""
 

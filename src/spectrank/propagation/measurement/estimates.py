@@ -86,7 +86,7 @@ class Gains:
     def mean(self) -> Estimate:
         """E r."""
         s, offset = self._state()
-        caution, trusted = self._caution(s, 1, "the mean")
+        caution, trusted = _told_by(s, 0, "the mean")
         return _scaled(_delta(s, s.mean[0], {0: 1.0}), offset, caution, trusted)
 
     def root_mean(self) -> Estimate:
@@ -101,7 +101,7 @@ class Gains:
         if not m1 > 0.0:
             return _none(s, "nothing arrives: every gain is zero")
         found = _delta(s, m2 / m1**2, {0: -2.0 * m2 / m1**3, 1: 1.0 / m1**2})
-        caution, trusted = self._caution(s, 2, "the second moment")
+        caution, trusted = _told_by(s, 1, "the second moment")
         return found._replace(reason=caution, trusted=trusted)
 
     def log_mean(self) -> Estimate:
@@ -130,30 +130,47 @@ class Gains:
         found = _delta(s, factor * (square / alive - mean**2), gradient)
         return found._replace(reason=_dead(alive))
 
-    def _caution(
-        self, s: MomentSummary, order: int, what: str
-    ) -> tuple[str | None, bool]:
-        """Whether C clusters tell the mean of r^order, or a few of them make it.
 
-        The effective number of clusters is (sum y)^2 / sum y^2, y = r^order: a few for
-        a log-normal law whose variance of the logarithm is beyond the sample, where
-        mean and standard error are both too small.
+@final
+class Traces:
+    """Eigenvalues of J J^T over draws of J: their variance over their squared mean."""
 
-        Returns:
-            What to say, and whether the mean may be trusted.
+    def __init__(self, num_outputs: int) -> None:
+        """Start with none.
+
+        Args:
+            num_outputs: Eigenvalues of each J J^T, zeros included.
         """
-        mean = float(s.mean[order - 1])
-        if s.count < 2 or not mean > 0.0:
-            return None, True
-        relative = float(s.scatter[order - 1, order - 1]) / s.count / mean**2
-        effective = s.count / (1.0 + relative)
-        if relative <= _HEAVY or effective >= _ENOUGH:
-            return None, True
-        return (
-            f"{what} has a heavy tail: {effective:.3g} effective samples of {s.count} "
-            "tell it; read the logarithms",
-            False,
-        )
+        self._num_outputs = num_outputs
+        self._moments = Moments(2)
+        self._scale: float | None = None
+
+    def update(self, jacobians: Float64[Tensor, "C m n"]) -> None:
+        """Take in clusters.
+
+        Args:
+            jacobians: (C, outputs, inputs).
+        """
+        first = jacobians.square().sum((1, 2)).to("cpu")
+        if self._scale is None:
+            self._scale = math.sqrt(float(first.median())) or 1.0
+        J = jacobians / self._scale
+        # The smaller of the two Gram matrices has the same trace of its square.
+        gram = J @ J.mT if J.shape[1] <= J.shape[2] else J.mT @ J
+        traces = torch.stack([J.square().sum((1, 2)), gram.square().sum((1, 2))], dim=1)
+        self._moments.update(traces.to("cpu", torch.float64))
+
+    def relative_variance(self) -> Estimate:
+        """n_L E tr (J J^T)^2 / (E tr J J^T)^2 - 1."""
+        s = self._moments.compute()
+        a, b = float(s.mean[0]), float(s.mean[1])
+        if not a > 0.0:
+            return _none(s, "every Jacobian is zero")
+        m = self._num_outputs
+        slopes = {0: -2.0 * m * b / a**3, 1: m / a**2}
+        reason, trusted = _told_by(s, 1, "the second trace")
+        found = _delta(s, m * b / a**2 - 1.0, slopes)
+        return found._replace(reason=reason or found.reason, trusted=trusted)
 
 
 @final
@@ -197,6 +214,30 @@ class Angles:
         """E (u.v)^2 / E |u|^2 |v|^2."""
         s = self._moments.compute()
         return _ratio(s, 2, 3)
+
+
+def _told_by(s: MomentSummary, column: int, what: str) -> tuple[str | None, bool]:
+    """Whether C clusters tell the mean of y >= 0, or a few of them make it.
+
+    The effective number of clusters is (sum y)^2 / sum y^2: a few for a log-normal law
+    whose variance of the logarithm is beyond the sample, where mean and standard error
+    are both too small.
+
+    Returns:
+        What to say, and whether the mean may be trusted.
+    """
+    mean = float(s.mean[column])
+    if s.count < 2 or not mean > 0.0:
+        return None, True
+    relative = float(s.scatter[column, column]) / s.count / mean**2
+    effective = s.count / (1.0 + relative)
+    if relative <= _HEAVY or effective >= _ENOUGH:
+        return None, True
+    return (
+        f"{what} has a heavy tail: {effective:.3g} effective samples of {s.count} "
+        "tell it; read the logarithms",
+        False,
+    )
 
 
 def _ratio(s: MomentSummary, above: int, below: int) -> Estimate:

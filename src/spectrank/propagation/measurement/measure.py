@@ -58,6 +58,8 @@ def measure(
     - ``jacobian_gain`` |J u|^2/|u|^2 of z_l along random u by forward mode, and
       ``length_gain`` E|J u|/|u|, of a short straight piece of a curve; for a whole
       curve `count_pieces`.
+    - of a law also ``jacobian_eigenvalue_variance`` of its networks' outputs at the
+      first input, ``annealed``.
 
     ``standard_error`` is the delta method's over independent clusters, ``num_samples``
     of them: inputs (disjoint pairs for angles, so that none is used twice) or

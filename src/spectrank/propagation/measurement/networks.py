@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from spectrank.errors import DomainError, ShapeError
 from spectrank.linalg.shapes import Float64
+from spectrank.propagation.measurement.estimates import Traces
 from spectrank.propagation.measurement.tally import Place, Tally
 from spectrank.random_nets import RandomMLP
 from spectrank.random_nets.activations import MODULES
@@ -74,6 +75,7 @@ def measure_networks(
         slopes = _signals(weights, inputs, phi, places, tally)
         _tangents(weights, slopes, len(inputs), generator, places, tally)
         _cotangents(weights, slopes, len(inputs), generator, places, tally)
+        _jacobians(weights, slopes, tally)
 
 
 def _activation(law: RandomMLP) -> Callable[[Tensor], Tensor]:
@@ -172,6 +174,16 @@ def _cotangents(
         tally.gains(places[i], "gradient").update(_logs(g))
         if i:
             g = g * slopes[i - 1]
+
+
+def _jacobians(weights: list[Tensor], slopes: list[Tensor], tally: Tally) -> None:
+    """The Jacobian of the output at the first input, formed as a product."""
+    J = weights[0]
+    for W, slope in zip(weights[1:], slopes, strict=True):
+        J = W @ (slope[:, 0, :, None] * J)
+    if tally.traces is None:
+        tally.traces = Traces(J.shape[1])
+    tally.traces.update(J)
 
 
 def _directions(

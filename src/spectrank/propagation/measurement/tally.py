@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, final
 
-from spectrank.propagation.measurement.estimates import Angles, Estimate, Gains
+from spectrank.propagation.measurement.estimates import Angles, Estimate, Gains, Traces
+from spectrank.propagation.names import NETWORK
 
 Site = Literal["post", "pre"]
 Row = dict[str, Any]
@@ -36,6 +37,7 @@ class Tally:
 
     Attributes:
         skips: (subject, metric, variant) of what is not measured, to the reason.
+        traces: Of the Jacobians of a law's networks, where they are formed.
         input_cosine: Of the one pair of inputs that all angles belong to, if it is one.
     """
 
@@ -43,6 +45,7 @@ class Tally:
         """Start with none."""
         self._gains: dict[tuple[Place, str, str], Gains] = {}
         self._angles: dict[tuple[Place, str], Angles] = {}
+        self.traces: Traces | None = None
         self._sizes: dict[tuple[Place, str], float] = {}
         self.skips: dict[tuple[str, str, str | None], str] = {}
         self.input_cosine: float | None = None
@@ -121,6 +124,11 @@ class Tally:
                 square = angles.annealed_square()
                 row = _row(place, "squared_cosine", "annealed", square, route)
                 yield row | pair
+        if self.traces is not None:
+            found_spread = self.traces.relative_variance()
+            metric = "jacobian_eigenvalue_variance"
+            row = _row(Place(NETWORK, 0), metric, "annealed", found_spread, route)
+            yield row | {"index": None}
         for (subject, metric, variant), reason in self.skips.items():
             yield {
                 "kind": "skip",

@@ -68,7 +68,9 @@ def make_plan(model: nn.Module, example: Tensor) -> Plan:
     for node in found.nodes:
         if node.id not in moving:
             continue
-        if node.op in RUN_AS and node.kind in {"elementwise", "pool"}:
+        # A second input is a bound or slope that is a tensor of its own.
+        bend = node.op in RUN_AS and node.kind in {"elementwise", "pool"}
+        if bend and len(node.inputs) == 1:
             steps.append(Step(_subject(nodes, node), RUN_AS[node.op]))
         elif not _affine(node, moving):
             raise DomainError(_refusal(node))

@@ -86,15 +86,11 @@ def _rows(
             "post": [count.length_post / curve.length for count in found],
         }
         for variant, values in lengths.items():
-            yield _row("length_gain", variant, values, networks) | {
-                "subject": step.subject,
-                "index": i + 1,
-            }
+            row = _length_row(variant, values, networks)
+            yield row | {"subject": step.subject, "index": i + 1}
     last = [count.output_length / curve.length for count in counts]
-    yield _row("length_gain", "pre", last, networks) | {
-        "subject": plan.output,
-        "index": len(plan.steps) + 1,
-    }
+    row = _length_row("pre", last, networks)
+    yield row | {"subject": plan.output, "index": len(plan.steps) + 1}
     sums = [
         StepCount(
             new_kinks=sum(step.new_kinks for step in count.steps),
@@ -141,6 +137,16 @@ def _whole(counts: Sequence[CurveCount], networks: bool) -> Iterator[dict[str, A
         "be too low, or the model couples the points of a batch",
         "route": "events",
     }
+
+
+def _length_row(
+    variant: str, values: Sequence[float], networks: bool
+) -> dict[str, Any]:
+    row = _row("length_gain", variant, values, networks)
+    if not networks:
+        # A sum of rounded lengths; only counts are exact.
+        row |= {"lower": None, "upper": None, "error_kind": None}
+    return row
 
 
 def _row(
