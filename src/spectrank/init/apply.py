@@ -93,7 +93,8 @@ def apply_(
     Raises:
         ArgumentTypeError: If an argument is of another type.
         DomainError: If a weight cannot have what is asked for, tied weights are asked
-            for two values, or the graph is needed and not known.
+            for two values, no weight can be filled, or the graph is needed and not
+            known.
         UnknownNameError: If there is no such spectrum, norm, mode or gain.
 
     Example:

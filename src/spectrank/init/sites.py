@@ -13,6 +13,7 @@ from spectrank.errors import DomainError
 from spectrank.init.blocks import Block, cut, unwritable
 from spectrank.model import Skip, WeightMatrix, iter_weights
 from spectrank.model.graph import Graph, MatrixView
+from spectrank.model.weights import known_shape, tensor_refusal
 
 # In the order in which torch stacks them.
 _GATES = {nn.LSTM: "ifgo", nn.LSTMCell: "ifgo", nn.GRU: "rzn", nn.GRUCell: "rzn"}
@@ -61,11 +62,12 @@ def find_sites(
         graph: Of the model, where it is known.
 
     Returns:
-        In the order of the model.
+        In the order of the model, at least one site.
 
     Raises:
-        DomainError: Two weights share a part of their memory.
-    """  # noqa: DOC502 - raised where it is seen
+        DomainError: There is no weight that can be filled, or two of them share a part
+            of their memory.
+    """
     parameters = dict(model.named_parameters(remove_duplicate=False))
     found: list[Site | Skip] = []
     for item in iter_weights(model, select=select):
@@ -74,7 +76,15 @@ def find_sites(
             found.append(_no_parameter(item))
         else:
             found.append(_decided(item, parameter, model, graph))
-    _check_apart([site for site in found if isinstance(site, Site)])
+    sites = [site for site in found if isinstance(site, Site)]
+    if not sites:
+        reasons = [f"{s.name}: {s.reason}" for s in found if isinstance(s, Skip)]
+        raise DomainError(
+            "a model is initialised from one weight matrix on, got none in "
+            f"{len(found)} tensors ({'; '.join(reasons[:2]) or 'no tensors'}); "
+            "sr.scan(model) gives the reason for each"
+        )
+    _check_apart(sites)
     return found
 
 
@@ -93,14 +103,16 @@ def _decided(
 ) -> Site | Skip:
     path, _, local = item.name.rpartition(".")
     module = model.get_submodule(path)
-    shape = tuple(tensor.shape)
+    shape = known_shape(tensor)
     tied: tuple[str, ...]
     if isinstance(item, Skip):
+        if item.reason.startswith("tied to") or tensor_refusal(tensor) is not None:
+            return item
         stacked = _stacked(module, local, shape)
         if isinstance(module, _ConvTransposeNd) and local == "weight":
             reason = "a transposed convolution: no view gives its matrix; left"
             return _left(item, shape, reason)
-        if stacked is None or item.reason.startswith("tied to"):
+        if stacked is None:
             return item
         same = model.named_parameters(remove_duplicate=False)
         tied = tuple(n for n, p in same if p is tensor and n != item.name)
@@ -118,8 +130,8 @@ def _decided(
         blocks = _whole(item, module, graph, shape)
         tied = item.tied_to
         site = Site(item.name, tied, tensor, item.view, item.layer_type, blocks)
-    reason = unwritable(tensor) or ""
-    return _left(item, shape, reason) if reason else site
+    refusal = unwritable(tensor)
+    return site if refusal is None else _left(item, shape, refusal)
 
 
 def _left(item: WeightMatrix | Skip, shape: tuple[int, ...], reason: str) -> Skip:
