@@ -91,17 +91,18 @@ def one_layer(inputs: Inputs, size: Size) -> Design:
     settings = _settings(n)
     num = len(_RATIOS)
     shared = {"flat": _RATIOS.index(_SHARED), "mp-spike": 2 * num, "spike": 2 * num + 1}
+    points = tuple(_point(name, i, settings[i], n) for name, i in shared.items())
     questions = [
         *(
-            _relative_variance(name, i, settings, inputs, protocol)
+            _relative_variance(name, i, settings[i], points, inputs, protocol)
             for name, i in shared.items()
         ),
         _linear(settings, inputs, protocol),
         _same_ratio(settings, inputs, protocol),
         _means(settings, inputs, protocol),
     ]
-    points = [setting.point(n) for setting in settings]
-    return design("fluctuations", inputs, size, points, questions, MOMENTS)
+    drawn = [setting.point(n) for setting in settings]
+    return design("fluctuations", inputs, size, drawn, questions, MOMENTS)
 
 
 def _settings(num_in: int) -> list[_Setting]:
@@ -124,10 +125,24 @@ def _expected(settings: Sequence[_Setting], num_in: int) -> np.ndarray:
     )
 
 
+def _point(name: str, i: int, setting: _Setting, num_in: int) -> Line:
+    """One point of the figure that the spectra at the shared stable rank have."""
+    return Line(
+        name,
+        [1.0 / setting.ratio],
+        lambda y: relative_second_moments(y, [i]),
+        list(_expected([setting], num_in)),
+    )
+
+
 def _relative_variance(
-    name: str, i: int, settings: Sequence[_Setting], inputs: Inputs, protocol: str
+    name: str,
+    i: int,
+    setting: _Setting,
+    points: tuple[Line, ...],
+    inputs: Inputs,
+    protocol: str,
 ) -> Question:
-    setting = settings[i]
     expected = float(_expected([setting], inputs.dimension)[0])
     claim = ours(
         f"fluctuations.relative-variance.{name}",
@@ -138,19 +153,13 @@ def _relative_variance(
         protocol=protocol,
         quantity="ratio_to_prediction",
     )
-    return Question(
-        claim,
-        lambda y: (relative_second_moments(y, [i])[:, 0] - 1.0) / (expected - 1.0),
-        _AXES,
-        (
-            Line(
-                name,
-                [1.0 / setting.ratio],
-                lambda y: relative_second_moments(y, [i]),
-                [expected],
-            ),
-        ),
-    )
+
+    def found(y: np.ndarray) -> np.ndarray:
+        return np.asarray(
+            (relative_second_moments(y, [i])[:, 0] - 1.0) / (expected - 1.0)
+        )
+
+    return Question(claim, found, _AXES, points)
 
 
 def _lines(settings: Sequence[_Setting], num_in: int) -> tuple[Line, ...]:

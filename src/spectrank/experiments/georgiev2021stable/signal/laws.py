@@ -23,9 +23,9 @@ from typing import final
 import numpy as np
 from scipy.special import betaln, gammaln, polygamma, psi
 
-# Of y = log u: the left tail falls as e^y, the right one as exp(-y/2) or faster. The
-# integrands are analytic within pi/2 of the real line, so the trapezoidal rule is off by
-# exp(-pi^2 / step), nothing.
+# Of y = log u: the left tail falls as e^y, the right one as exp(-y/2) or faster; the
+# integrands are analytic within pi/2 of the real line, so the trapezoidal rule is off
+# by exp(-pi^2 / step), which is nothing.
 _STEP = 0.1
 _GRID = np.arange(-60.0, 160.0, _STEP)
 

@@ -24,6 +24,7 @@ from spectrank.random_nets import RandomMLP
 
 _HIDDEN = (48, 80, 40)
 _RANK = 8.0
+_NAMES = ("flat", "mp-spike", "spike")
 
 
 def products(inputs: Inputs, size: Size) -> Design:
@@ -42,15 +43,14 @@ def products(inputs: Inputs, size: Size) -> Design:
         f"{_RANK:g} in all layers; "
         + size.text(inputs, recorded="first and second moment of |h_L|^2 / |x|^2")
     )
-    names = ("flat", "mp-spike", "spike")
+    lines = tuple(_line(i, name, widths) for i, name in enumerate(_NAMES))
     questions = [
-        _product(i, name, _ratios(name, widths), inputs, protocol)
-        for i, name in enumerate(names)
+        _product(i, name, lines, inputs, protocol) for i, name in enumerate(_NAMES)
     ]
     ranks = (_RANK,) * len(_HIDDEN)
     points = [
         Point(name, RandomMLP(widths, stable_rank=ranks, spectrum=name))
-        for name in names
+        for name in _NAMES
     ]
     return design("products", inputs, size, points, questions, MOMENTS)
 
@@ -68,15 +68,27 @@ def _ratios(name: str, widths: Sequence[int]) -> list[float]:
     ]
 
 
-def _product(
-    i: int, name: str, ratios: Sequence[float], inputs: Inputs, protocol: str
-) -> Question:
-    widths = (inputs.dimension, *_HIDDEN)
+def _line(i: int, name: str, widths: Sequence[int]) -> Line:
+    """One point of the figure that the spectra share."""
+    ratios = _ratios(name, widths)
     expected = math.prod(
         laws.relative_second_moment(rho, n, m)
         for rho, n, m in zip(ratios, widths[:-1], widths[1:], strict=True)
     )
-    inverse = sum(1.0 / rho for rho in ratios)
+    return Line(
+        name,
+        [sum(1.0 / rho for rho in ratios)],
+        lambda y: relative_second_moments(y, [i]),
+        [expected],
+    )
+
+
+def _product(
+    i: int, name: str, lines: tuple[Line, ...], inputs: Inputs, protocol: str
+) -> Question:
+    own = lines[i].expected
+    assert own is not None
+    expected = own[0]
     claim = ours(
         f"fluctuations.product-over-layers.{name}",
         inputs.data,
@@ -94,5 +106,5 @@ def _product(
             "relative second moment of |h_L|^2",
             "relative_second_moment",
         ),
-        (Line(name, [inverse], lambda y: relative_second_moments(y, [i]), [expected]),),
+        lines,
     )
