@@ -25,7 +25,7 @@ from spectrank.experiments.georgiev2021stable.convergence.training import Reache
 from spectrank.experiments.tuning import Best
 
 SHALLOW, MIDDLE, DEEP = cells("quick")
-MIDDLE = dataclasses.replace(MIDDLE, arms=(*MIDDLE.arms, like_gaussian(32)))
+MIDDLE = dataclasses.replace(MIDDLE, arms=(*MIDDLE.arms, like_gaussian(64)), asked=None)
 NUM = 16
 
 
@@ -59,7 +59,7 @@ def by_rho(cell):
         off = 0.0
         if arm.norm == "spectral":
             off = 0.5 * abs(math.log2(fraction(arm, cell)) + 2.0)
-        return 60.0 * math.exp(6.0 / rho(arm, cell) + off)
+        return 60.0 * math.exp(12.0 / rho(arm, cell) + off)
 
     return times
 
@@ -77,7 +77,7 @@ def test_where_steps_follow_rho_every_claim_is_reproduced():
     for cell in (MIDDLE, DEEP):
         found = verdicts(measured(cell, by_rho(cell)))
         assert {row["verdict"] for row in found.values()} == {"reproduced"}
-        assert len(found) == (8 if cell is MIDDLE else 5)
+        assert len(found) == (8 if cell is MIDDLE else 4)
     flat = verdicts(measured(SHALLOW, lambda arm: 50.0))
     assert [row["verdict"] for row in flat.values()] == ["reproduced"]
 
@@ -164,13 +164,21 @@ def test_where_nobody_arrives_there_is_no_best_fraction():
     assert (row["verdict"], row["status"]) == ("inconclusive", "nonfinite")
 
 
+def test_a_cell_asks_only_what_it_is_told_to():
+    deep = [q.claim.key.split("convergence.")[1] for q in questions(DEEP)]
+    assert [key.split(".digits")[0] for key in deep] == list(DEEP.asked)
+    one = dataclasses.replace(MIDDLE, asked=("critical-scale.spike",))
+    (row,) = verdicts(measured(one, by_rho(one))).values()
+    assert row["metric"] == "log2_of_best_fraction"
+
+
 def test_stable_rank_and_rho_of_a_gaussian_are_the_usual_ones():
     gaussian, orthogonal = MIDDLE.arms[:2]
     assert fraction(gaussian, MIDDLE) == pytest.approx(1 / 4)
     assert fraction(orthogonal, MIDDLE) == 1.0
     # E a1^2 / E a2 of a Wishart matrix: (mn + 2) / (m + n + 1).
-    assert rho(gaussian, MIDDLE) == pytest.approx((32**2 + 2) / 65)
-    assert rho(orthogonal, MIDDLE) == pytest.approx(32.0)
+    assert rho(gaussian, MIDDLE) == pytest.approx((64**2 + 2) / 129)
+    assert rho(orthogonal, MIDDLE) == pytest.approx(64.0)
     (like,) = (arm for arm in MIDDLE.arms if arm.name == LIKE_GAUSSIAN)
     assert rho(like, MIDDLE) == pytest.approx(rho(gaussian, MIDDLE))
     cnn = cells("full")[-1]

@@ -323,6 +323,8 @@ def test_parts_have_names_keys_and_settings_of_their_own(mode):
     keys = [claim.key for part in parts for claim in part.claims]
     assert len(set(names)) == len(names)
     assert len(set(keys)) == len(keys)
+    statements = {claim.statement for part in parts for claim in part.claims}
+    assert len(statements) == len(keys)
     assert all(part.claims for part in parts)
     for part, cell in zip(parts, cells(mode), strict=True):
         changed = dataclasses.replace(cell, budget=cell.budget + 1)

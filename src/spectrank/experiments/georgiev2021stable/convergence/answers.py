@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, final
 
 import numpy as np
@@ -69,19 +69,32 @@ class Question:
 
 
 def questions(cell: Cell) -> tuple[Question, ...]:
-    """Return what a cell is asked: all that its arms and depth allow.
+    """Return what a cell is asked: all that its arms and depth allow, or a choice.
 
     Args:
         cell: Which.
 
     Returns:
-        At least one.
+        At least one; the statements name the cell.
     """
+    found = _all_questions(cell)
+    if cell.asked is not None:
+        keys = {c.key(name, cell) for name in cell.asked}
+        found = [question for question in found if question.claim.key in keys]
+    return tuple(replace(q, claim=_placed(q.claim, cell)) for q in found)
+
+
+def _placed(claim: Claim, cell: Cell) -> Claim:
+    # The same sentence is put to every cell: a list of claims must tell them apart.
+    return replace(claim, statement=f"{claim.statement} ({cell.title})")
+
+
+def _all_questions(cell: Cell) -> list[Question]:
     best = _against_best(GAUSSIAN)
     if cell.depth <= 3:
-        return (
-            Question(c.no_gain_when_shallow(cell), best, "fraction", of_chosen=True),
-        )
+        return [
+            Question(c.no_gain_when_shallow(cell), best, "fraction", of_chosen=True)
+        ]
     found = [
         Question(c.faster_than_gaussian(cell), best, "fraction", of_chosen=True),
         Question(
@@ -100,7 +113,7 @@ def questions(cell: Cell) -> tuple[Question, ...]:
         if len(_family(cell, spectrum)) >= 3:
             claim = c.critical_scale(cell, spectrum)
             found.append(Question(claim, _best_fraction(spectrum), "spectral"))
-    return tuple(found)
+    return found
 
 
 def _beyond_rho(cell: Cell) -> list[Question]:

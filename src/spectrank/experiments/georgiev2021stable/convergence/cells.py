@@ -45,6 +45,7 @@ class Cell:
         num_fresh: Other seeds, on which arms are compared.
         kind: ``mlp`` or ``cnn``.
         scope: Which weights an arm decides.
+        asked: Names of the claims that are asked; None for all that the arms allow.
     """
 
     images: Images
@@ -61,6 +62,7 @@ class Cell:
     num_fresh: int = 10
     kind: Kind = "mlp"
     scope: Scope = "hidden"
+    asked: tuple[str, ...] | None = None
 
     @property
     def name(self) -> str:
@@ -69,6 +71,16 @@ class Cell:
         scope = "" if self.scope == "hidden" else f".{self.scope}"
         return (
             f"{self.images.data}{kind}.depth-{self.depth}.width-{self.width}."
+            f"{self.optimizer}{scope}"
+        )
+
+    @property
+    def title(self) -> str:
+        """Where in a few words, such as ``digits, depth 8, width 64, sgd``."""
+        kind = "" if self.kind == "mlp" else " CNN"
+        scope = "" if self.scope == "hidden" else ", first weight too"
+        return (
+            f"{self.images.data}{kind}, depth {self.depth}, width {self.width}, "
             f"{self.optimizer}{scope}"
         )
 

@@ -27,7 +27,16 @@ _CHOSEN = (
 )
 
 
-def _key(name: str, cell: Cell) -> str:
+def key(name: str, cell: Cell) -> str:
+    """Return the key of a claim in a cell.
+
+    Args:
+        name: Of the claim.
+        cell: Where.
+
+    Returns:
+        The key.
+    """
     return f"{KEY}.convergence.{name}.{cell.name}"
 
 
@@ -41,7 +50,7 @@ def faster_than_gaussian(cell: Cell) -> Claim:
         The claim.
     """
     return Claim(
-        key=_key("faster-than-gaussian", cell),
+        key=key("faster-than-gaussian", cell),
         statement="Initialisation alone speeds up convergence: the best arm of "
         "prescribed stable rank needs fewer steps than Gaussian He, each at its own "
         "learning rate.",
@@ -64,7 +73,7 @@ def not_faster_than_orthogonal(cell: Cell) -> Claim:
         The claim.
     """
     return Claim(
-        key=_key("no-faster-than-orthogonal", cell),
+        key=key("no-faster-than-orthogonal", cell),
         statement="No prescribed stable rank beats orthogonal weights by more than "
         "15 %.",
         whose=_OURS,
@@ -87,7 +96,7 @@ def no_gain_when_shallow(cell: Cell) -> Claim:
         The claim.
     """
     return Claim(
-        key=_key("no-gain", cell),
+        key=key("no-gain", cell),
         statement=f"At depth {cell.depth} the advantage has stopped: the best arm of "
         "prescribed stable rank saves less than 10 % of the steps of Gaussian He.",
         whose=_OURS,
@@ -113,7 +122,7 @@ def same_stable_rank(cell: Cell, spectrum: str) -> Claim:
     spiked = spectrum == "spike"
     rho = "larger" if spiked else "smaller"
     return Claim(
-        key=_key(f"rho-at-one-stable-rank.{spectrum}", cell),
+        key=key(f"rho-at-one-stable-rank.{spectrum}", cell),
         statement=f"At the Gaussian's own stable rank (n/4) a {spectrum} spectrum, of "
         f"{rho} participation ratio, needs {'fewer' if spiked else 'more'} steps than "
         "Gaussian He.",
@@ -139,7 +148,7 @@ def same_rho(cell: Cell, spectrum: str) -> Claim:
     """
     rank = "about n/9" if spectrum == "spike" else "n/2"
     return Claim(
-        key=_key(f"stable-rank-at-one-rho.{spectrum}", cell),
+        key=key(f"stable-rank-at-one-rho.{spectrum}", cell),
         statement=f"Stable rank does not matter beyond rho: a {spectrum} spectrum of "
         f"the Gaussian's participation ratio (n/2) and another stable rank ({rank} in "
         "place of n/4) needs the steps of Gaussian He within 15 %.",
@@ -163,7 +172,7 @@ def ordered_by_rho(cell: Cell) -> Claim:
         The claim.
     """
     return Claim(
-        key=_key("ordered-by-rho", cell),
+        key=key("ordered-by-rho", cell),
         statement="At a fixed Frobenius norm the arms are the faster the larger their "
         "participation ratio, and it orders them better than the stable rank does.",
         whose=_OURS,
@@ -188,7 +197,7 @@ def critical_scale(cell: Cell, spectrum: str) -> Claim:
         The claim.
     """
     return Claim(
-        key=_key(f"critical-scale.{spectrum}", cell),
+        key=key(f"critical-scale.{spectrum}", cell),
         statement=f"At a fixed spectral norm, that of a Gaussian He matrix, the "
         f"{spectrum} spectrum is fastest near the stable rank n/4 that keeps the mean "
         "signal: within a factor of 2.",

@@ -229,7 +229,7 @@ def figures(questions: Sequence[Question], cell: Cell) -> dict[str, Mapping[str,
             "x": _ABSCISSAE[kind],
             "y": f"steps until the loss is below {cell.target:g}",
             "x_scale": "log",
-            "y_scale": "log",
+            "y_scale": "linear",
         }
 
     return {q.claim.key: axes(q.claim, q.figure) for q in questions}
