@@ -31,9 +31,9 @@ from spectrank.experiments.papers import Mode, Part
 class _Experiment:
     """A design and how many networks it draws at each point and replicate.
 
-    In the quick run every tolerance is at least 6.8 standard errors, measured with 40 to
-    60 seeds: Student's interval of ten seeds then leaves it, for a true claim, in less
-    than one run of ten thousand.
+    In the quick run every tolerance is at least 6.8 standard errors, measured with 40
+    to 60 seeds: Student's interval of ten seeds then leaves it, for a true claim, in
+    less than one run of ten thousand.
     """
 
     design: Callable[[Inputs, Size], Design]
