@@ -165,16 +165,17 @@ def _image_cell(
 
 
 def _arms(width: int, optimizer: OptimizerName) -> tuple[Arm, ...]:
-    """All arms with SGD; with momentum and Adam, which cost more, two spectra."""
-    spectra: tuple[str, ...] = ("flat", "spike")
+    """All arms with SGD; a third of them with momentum and Adam, for the cost."""
     if optimizer == "sgd":
-        spectra = ("flat", "spike", "slice", "mp-spike")
-    held = spectra if optimizer == "sgd" else ("spike",)
+        spectra: tuple[str, ...] = ("flat", "spike", "slice", "mp-spike")
+        held, fractions = spectra, _FRACTIONS
+    else:
+        spectra, held, fractions = ("flat", "spike"), ("spike",), _FRACTIONS[2:]
     return (
         *_REFERENCES,
-        *grid(spectra, _FRACTIONS, "frobenius"),
+        *grid(spectra, fractions, "frobenius"),
         like_gaussian(width),
-        *grid(held, _FRACTIONS, "spectral"),
+        *grid(held, fractions, "spectral"),
         _OWN_SCALE,
     )
 
