@@ -56,7 +56,7 @@ class Block:
         """Return the matrix (m, n) of a tensor, detached; may be a copy."""
         rows = self._rows(tensor.detach())
         if self.centre is not None:
-            rows = rows[(slice(None), slice(None), *self.centre)]
+            rows = rows[self._centre]
         return rows.reshape(self.m, self.n)
 
     def write(self, tensor: Tensor, matrix: Matrix) -> None:
@@ -67,7 +67,11 @@ class Block:
                 rows.copy_(matrix.reshape(rows.shape))
                 return
             rows.zero_()
-            rows[(slice(None), slice(None), *self.centre)] = matrix
+            rows[self._centre] = matrix
+
+    @property
+    def _centre(self) -> tuple[slice | int, ...]:
+        return (slice(None), slice(None), *(self.centre or ()))
 
     def _rows(self, tensor: Tensor) -> Tensor:
         first, last = self.rows

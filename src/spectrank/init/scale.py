@@ -66,10 +66,7 @@ class Scale:
 
         Returns:
             The factor on a matrix whose largest singular value is one.
-
-        Raises:
-            DomainError: If the typical scale is not known for the ensemble.
-        """  # noqa: DOC502 - raised where it is computed
+        """
         if isinstance(self.sigma, float):
             return self.sigma
         if isinstance(gain, str):

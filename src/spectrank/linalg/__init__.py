@@ -20,4 +20,5 @@ from spectrank.linalg.routes import Certify as Certify
 from spectrank.linalg.spectrum import NEEDS as NEEDS
 from spectrank.linalg.spectrum import Need as Need
 from spectrank.linalg.spectrum import Spectrum as Spectrum
+from spectrank.linalg.stable_rank import with_stable_rank as with_stable_rank
 from spectrank.linalg.value import Value as Value

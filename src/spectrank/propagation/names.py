@@ -102,7 +102,7 @@ _ALL = (
         "E log(|h_l|^2/|x|^2) given h_l != 0; pre: of z_l given z_l != 0",
         "nats",
         (-_inf, _inf),
-        _S1 + "tests/propagation/theory/test_theory_log_norms.py",
+        _S1 + "tests/linalg/layer_moments/test_log_norms.py",
     ),
     Name(
         "log_signal_variance",
@@ -110,7 +110,7 @@ _ALL = (
         "Var log(|h_l|^2/|x|^2) given h_l != 0; pre: of z_l given z_l != 0",
         "nats^2",
         (0.0, _inf),
-        _S1 + "tests/propagation/theory/test_theory_log_norms.py",
+        _S1 + "tests/linalg/layer_moments/test_log_norms.py",
     ),
     Name(
         "layer_relative_variance",
@@ -156,7 +156,7 @@ _ALL = (
         "the output",
         "nats",
         (-_inf, _inf),
-        _S1 + "tests/propagation/theory/test_theory_log_norms.py",
+        _S1 + "tests/linalg/layer_moments/test_log_norms.py",
     ),
     Name(
         "log_gradient_variance",
@@ -165,7 +165,7 @@ _ALL = (
         "at the output",
         "nats^2",
         (0.0, _inf),
-        _S1 + "tests/propagation/theory/test_theory_log_norms.py",
+        _S1 + "tests/linalg/layer_moments/test_log_norms.py",
     ),
     Name(
         "jacobian_gain",
@@ -232,7 +232,7 @@ _ALL = (
         "pre: under x -> z_l",
         "gain (length per length)",
         (0.0, _inf),
-        _S1 + "tests/propagation/theory/test_theory_log_norms.py",
+        _S1 + "tests/linalg/layer_moments/test_log_norms.py",
     ),
     Name(
         "new_kinks",

@@ -32,6 +32,11 @@ Activation = Literal["relu", "linear", "tanh", "leaky_relu", "sigmoid", "gelu", 
 LEAK = 0.01
 """Slope of ``leaky_relu`` where none is given, as in torch."""
 
+SLOPES: Mapping[str, float] = MappingProxyType(
+    {"relu": 0.0, "linear": 1.0, "leaky_relu": LEAK}
+)
+"""Slope on the negative side of the activations of an exact theory."""
+
 MODULES: Mapping[str, Callable[[], nn.Module]] = MappingProxyType(
     {
         "relu": nn.ReLU,

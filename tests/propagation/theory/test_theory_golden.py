@@ -10,6 +10,11 @@ import pytest
 from scipy.special import digamma
 
 from spectrank.errors import DomainError
+from spectrank.linalg.layer_moments.one_layer import (
+    gram_moments,
+    layer_second_moment,
+    norm_moments,
+)
 from spectrank.propagation.theory.angles import (
     collapse_depth,
     jacobian_log_spread,
@@ -24,11 +29,6 @@ from spectrank.propagation.theory.depth import (
     signal_moments,
 )
 from spectrank.propagation.theory.kinks import new_kinks, pattern_changes
-from spectrank.propagation.theory.one_layer import (
-    gram_moments,
-    layer_second_moment,
-    norm_moments,
-)
 from spectrank.random_nets import LayerLaw, RandomMLP
 
 

@@ -14,9 +14,9 @@ import torch
 from scipy.optimize import brentq
 
 from spectrank.linalg.ensembles.layer import LayerLaw
+from spectrank.linalg.layer_moments.log_norms import layer_log_norm, mask_log_norm
+from spectrank.linalg.layer_moments.one_layer import gram_moments, norm_moments
 from spectrank.propagation.theory.depth import linear_factor, mask_factor
-from spectrank.propagation.theory.log_norms import layer_log_norm, mask_log_norm
-from spectrank.propagation.theory.one_layer import gram_moments, norm_moments
 from spectrank.random_nets import RandomMLP
 
 NUM = 40_000

@@ -14,10 +14,10 @@ import torch
 from spectrank.errors import ArgumentTypeError, DomainError
 from spectrank.linalg import ensemble
 from spectrank.linalg.ensembles.layer import layer_law
+from spectrank.linalg.layer_moments.log_norms import layer_log_norm
 from spectrank.propagation import METRICS, predict
 from spectrank.propagation.names import COLUMNS
 from spectrank.propagation.theory.exact_rows import exact_rows
-from spectrank.propagation.theory.log_norms import layer_log_norm
 from spectrank.random_nets import RandomMLP
 from spectrank.table import Table
 

@@ -59,6 +59,7 @@ def layer_law(ensemble: Ensemble, spectral_norm: float) -> LayerLaw:
         moments.a1,
         moments.a1_squared,
         moments.a2,
-        moments.participation_ratio,
+        # Of the unscaled law: fourth powers of a tiny scale are zero.
+        ensemble.moments.participation_ratio,
         moments.a2_stderr,
     )

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from spectrank.errors import DomainError
 from spectrank.linalg.ensembles.layer import LayerLaw
 from spectrank.linalg.haar import haar_moments
-from spectrank.propagation.theory.one_layer import mask_variance, mean_gain
+from spectrank.linalg.layer_moments.one_layer import mask_variance, mean_gain
 
 
 def kappa(law: LayerLaw) -> float:

@@ -17,13 +17,13 @@ from itertools import accumulate
 from typing import final
 
 from spectrank.linalg.ensembles.layer import LayerLaw
-from spectrank.propagation.theory.log_norms import (
+from spectrank.linalg.layer_moments.log_norms import (
     ONE,
     LogNorm,
     layer_log_norm,
     mask_log_norm,
 )
-from spectrank.propagation.theory.one_layer import (
+from spectrank.linalg.layer_moments.one_layer import (
     mask_moments,
     mask_variance,
     norm_moments,
@@ -134,7 +134,7 @@ def signal_logs(
 ) -> tuple[list[LogNorm], list[LogNorm]]:
     """Log-norm and root moments of the signal at every depth.
 
-    Source (derived): tests/propagation/theory/test_theory_log_norms.py.
+    Source (derived): tests/linalg/layer_moments/test_log_norms.py.
 
     Args:
         layers: Laws, first layer first.
@@ -153,7 +153,7 @@ def signal_logs(
 def gradient_logs(layers: Sequence[LayerLaw], slope: float) -> list[LogNorm]:
     """Log-norm and root moments of |J_l^T v|^2 / |v|^2, as in `gradient_moments`.
 
-    Source (derived): tests/propagation/theory/test_theory_log_norms.py.
+    Source (derived): tests/linalg/layer_moments/test_log_norms.py.
 
     Args:
         layers: Laws, first layer first.

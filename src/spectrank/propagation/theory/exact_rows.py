@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 from spectrank.linalg.ensembles.layer import LayerLaw
+from spectrank.linalg.layer_moments.log_norms import LogNorm
 from spectrank.propagation.names import NETWORK
 from spectrank.propagation.theory.angles import (
     collapse_depth,
@@ -26,7 +27,6 @@ from spectrank.propagation.theory.depth import (
     signal_moments,
 )
 from spectrank.propagation.theory.kinks import new_kinks, pattern_changes
-from spectrank.propagation.theory.log_norms import LogNorm
 from spectrank.propagation.theory.rows import (
     Basis,
     Cell,

@@ -11,8 +11,8 @@ import torch
 
 from spectrank.linalg import spectrum
 from spectrank.linalg.ensembles.layer import LayerLaw
+from spectrank.linalg.layer_moments.log_norms import layer_log_norm
 from spectrank.model import WeightMatrix
-from spectrank.propagation.theory.log_norms import layer_log_norm
 
 _UNIT = 2.0**-53
 

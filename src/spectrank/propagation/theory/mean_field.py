@@ -25,7 +25,7 @@ from scipy.special import erf, expit
 
 from spectrank.errors import DomainError, UnknownNameError
 from spectrank.linalg.ensembles.requests import check_norm
-from spectrank.propagation.theory.one_layer import SLOPES
+from spectrank.random_nets.activations import SLOPES
 
 Function = Callable[[np.ndarray], np.ndarray]
 

@@ -11,10 +11,10 @@ from spectrank.linalg.ensembles.layer import LayerLaw
 from spectrank.propagation.names import COLUMNS, METRICS
 from spectrank.propagation.theory.angles import check_cosine
 from spectrank.propagation.theory.exact_rows import angle_rows, exact_rows
-from spectrank.propagation.theory.one_layer import SLOPES
 from spectrank.propagation.theory.rows import Row, with_error
 from spectrank.propagation.theory.smooth_rows import smooth_rows
 from spectrank.random_nets import RandomMLP
+from spectrank.random_nets.activations import SLOPES
 from spectrank.table import Table
 
 

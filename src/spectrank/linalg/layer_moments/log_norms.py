@@ -21,9 +21,9 @@ import numpy as np
 from scipy.special import gammaln, polygamma, psi
 
 from spectrank.linalg.ensembles.layer import LayerLaw
-from spectrank.propagation.theory.laplace import beta_grid, half_moment, log_moments
-from spectrank.propagation.theory.one_layer import norm_moments
-from spectrank.propagation.theory.spectra import drawn_squares, fixed_squares
+from spectrank.linalg.layer_moments.laplace import beta_grid, half_moment, log_moments
+from spectrank.linalg.layer_moments.one_layer import norm_moments
+from spectrank.linalg.layer_moments.spectra import drawn_squares, fixed_squares
 
 # Squares worked on at once, each with a thousand points of a grid.
 _BATCH = 2048
@@ -78,7 +78,7 @@ def layer_log_norm(law: LayerLaw, *, transposed: bool = False) -> LogNorm:
     profile that the law does not carry: mean log(a1/n) - v/2, variance v,
     log E sqrt Y = (log(a1/n) - v/4)/2, v the relative variance of Y; relative error of
     order v.
-    Source (derived): tests/propagation/theory/test_theory_log_norms.py.
+    Source (derived): tests/linalg/layer_moments/test_log_norms.py.
 
     Args:
         law: Of W.
@@ -115,7 +115,7 @@ def sphere_log_norm(squares: np.ndarray, n: int) -> LogNorm:
     r equal squares: Y / s^2 is Beta(r/2, (n - r)/2), digamma forms
     :math:`\psi(r/2) - \psi(n/2)` and :math:`\psi_1(r/2) - \psi_1(n/2)`; else one
     integral each over the Laplace transform.
-    Source (derived): tests/propagation/theory/test_theory_log_norms.py.
+    Source (derived): tests/linalg/layer_moments/test_log_norms.py.
 
     Args:
         squares: (k,) s_i^2, k <= n, at least one above zero; the missing ones are zero.
@@ -140,7 +140,7 @@ def mask_log_norm(m: int, slope: float) -> LogNorm:
     phi multiplies negative entries by ``slope``. For slope 0 (relu) Y given N positive
     entries is Beta(N/2, (m - N)/2), N Binomial(m, 1/2): log moments are given N >= 1,
     the root's mean is over all N.
-    Source (derived): tests/propagation/theory/test_theory_log_norms.py.
+    Source (derived): tests/linalg/layer_moments/test_log_norms.py.
 
     Args:
         m: Number of neurons.

@@ -10,7 +10,7 @@ With L(t) = E exp(-tQ) and Euler's gamma,
 integrands are analytic in a strip of half-width pi/2 about the real axis and decay
 exponentially, so the trapezoidal rule is right to rounding. Q has mean one, and L(t)
 falls at least as t^(-1/2), as for every sum of weighted squares of Gaussian numbers.
-Source (derived): tests/propagation/theory/test_theory_log_norms.py.
+Source (derived): tests/linalg/layer_moments/test_log_norms.py.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def log_moments(log_laplace: LogLaplace) -> tuple[np.ndarray, np.ndarray]:
     r"""Mean and variance of :math:`\log Q`, Q > 0 with :math:`E Q = 1`.
 
     Absolute error about 1e-14. Nats and nats squared; the variance is never below 0.
-    Source (derived): tests/propagation/theory/test_theory_log_norms.py.
+    Source (derived): tests/linalg/layer_moments/test_log_norms.py.
 
     Args:
         log_laplace: t to log E exp(-tQ).
@@ -54,7 +54,7 @@ def log_moments(log_laplace: LogLaplace) -> tuple[np.ndarray, np.ndarray]:
 def half_moment(log_laplace: LogLaplace) -> np.ndarray:
     r"""Mean of :math:`\sqrt Q`, Q >= 0 with :math:`E Q = 1`; in (0, 1].
 
-    Source (derived): tests/propagation/theory/test_theory_log_norms.py.
+    Source (derived): tests/linalg/layer_moments/test_log_norms.py.
 
     Args:
         log_laplace: t to log E exp(-tQ).
@@ -73,7 +73,7 @@ def beta_grid(a: float, b: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     Trapezoidal in w = log(x / (1 - x)), where the density times dx/dw is
     :math:`e^{aw} / (1 + e^w)^{a+b}`: exponentially accurate for functions analytic in
     w, log x and sqrt x among them.
-    Source (derived): tests/propagation/theory/test_theory_log_norms.py.
+    Source (derived): tests/linalg/layer_moments/test_log_norms.py.
 
     Args:
         a: First parameter, at least 1/2.

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from spectrank.propagation.theory.laplace import beta_grid, half_moment, log_moments
-from spectrank.propagation.theory.log_norms import (
+from spectrank.linalg.layer_moments.laplace import beta_grid, half_moment, log_moments
+from spectrank.linalg.layer_moments.log_norms import (
     layer_log_norm,
     mask_log_norm,
     scaled,

@@ -9,16 +9,7 @@ slope        of the activation on the negative side: 0 relu, 1 linear
 
 from __future__ import annotations
 
-from types import MappingProxyType
-
-from torch import nn
-
 from spectrank.linalg.haar import haar_moments
-
-SLOPES = MappingProxyType(
-    {"relu": 0.0, "linear": 1.0, "leaky_relu": nn.LeakyReLU().negative_slope}
-)
-"""Slope on the negative side of the activations with an exact theory."""
 
 
 def norm_moments(
