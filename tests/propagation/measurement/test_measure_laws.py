@@ -43,14 +43,14 @@ def test_uneven_networks_have_the_printed_second_moments(seed: int) -> None:
     flat = measure(
         RandomMLP(widths, stable_rank=3, spectrum="flat"),
         x,
-        num_networks=6000,
+        num_networks=3000,
         generator=generator,
     )
     near(row(flat, "signal_second_moment", 4, "pre"), 7.07, 0.005)
     spike = measure(
         RandomMLP(widths, stable_rank=3, spectrum="spike"),
         x,
-        num_networks=6000,
+        num_networks=3000,
         generator=generator,
     )
     near(row(spike, "gradient_second_moment", 1), 2.627, 5e-4)

@@ -37,6 +37,7 @@ class Estimate(NamedTuple):
             of float64; None otherwise.
         reason: What to beware of; None where there is nothing.
         trusted: False where the clusters are too few for what they scatter.
+        finite: False where a draw was infinite or NaN.
     """
 
     value: float
@@ -45,6 +46,7 @@ class Estimate(NamedTuple):
     log_value: float | None = None
     reason: str | None = None
     trusted: bool = True
+    finite: bool = True
 
 
 @final
@@ -64,7 +66,8 @@ class Gains:
                 arrives.
         """
         values = log_gains.detach().to("cpu", torch.float64)
-        alive = values > -math.inf
+        # NaN is no silence: it goes on, and makes the row nonfinite.
+        alive = values != -math.inf
         if self._offset is None:
             kept = values[alive & values.isfinite()]
             if not kept.numel():
@@ -197,9 +200,10 @@ class Angles:
         """
         size = (log_first + log_second).detach().to("cpu", torch.float64)
         cosines = dots.detach().to("cpu", torch.float64)
-        alive = size > -math.inf
-        if self._offset is None and bool(alive.any()):
-            self._offset = float(size[alive].median())
+        alive = size != -math.inf
+        kept = size[size.isfinite()]
+        if self._offset is None and kept.numel():
+            self._offset = float(kept.median())
         product = torch.where(alive, (size - (self._offset or 0.0)).exp(), 0.0)
         cosines = torch.where(alive, cosines, 0.0)
         parts = (alive.double(), cosines, cosines.square() * product, product)
@@ -255,8 +259,9 @@ def _delta(s: MomentSummary, value: float | Tensor, g: dict[int, float]) -> Esti
     if s.count > 1:
         spread = gradient @ s.scatter.cpu() @ gradient
         error = math.sqrt(max(float(spread), 0.0) / (s.count - 1) / s.count)
-    reason = s.reason if s.status == "nonfinite" else None
-    return Estimate(float(value), error, s.count, reason=reason)
+    finite = s.status != "nonfinite"
+    reason = None if finite else s.reason
+    return Estimate(float(value), error, s.count, reason=reason, finite=finite)
 
 
 def _scaled(
@@ -283,4 +288,6 @@ def _dead(alive: float) -> str | None:
 
 
 def _none(s: MomentSummary, reason: str) -> Estimate:
-    return Estimate(math.nan, math.nan, s.count, reason=s.reason or reason)
+    if s.status == "nonfinite":
+        return Estimate(math.nan, math.nan, s.count, reason=s.reason, finite=False)
+    return Estimate(math.nan, math.nan, s.count, reason=reason)

@@ -184,6 +184,8 @@ def _row(
     m, n = place.shape or (None, None)
     known = not math.isnan(value)
     status = "ok" if found.trusted else "not_converged"
+    if not known:
+        status = "degenerate" if found.finite else "nonfinite"
     row: Row = {
         "kind": "measurement",
         "subject": place.subject,
@@ -191,7 +193,7 @@ def _row(
         "variant": None if metric in _UNSITED else variant,
         "index": place.index,
         "value": value,
-        "status": status if known else "degenerate",
+        "status": status,
         "reason": found.reason,
         "route": route,
         "m": m,
