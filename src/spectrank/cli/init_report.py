@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from spectrank.cli.scan import _check_targets, _parse_view, _shorten, _write
+from spectrank.cli.outputs import (
+    check_targets,
+    parse_view,
+    shorten,
+    with_command,
+    write_outputs,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -79,10 +83,9 @@ def init_report_command(
     from rich.console import Console
 
     from spectrank.init.closeness import closeness
-    from spectrank.table import Table
 
-    views = dict(_parse_view(text) for text in view or [])
-    _check_targets(source, out or [], None)
+    views = dict(parse_view(text) for text in view or [])
+    check_targets(out or [], None, source=source)
     errors = Console(stderr=True)
     with errors.status("") as status:
         if quiet or not errors.is_terminal:
@@ -101,11 +104,10 @@ def init_report_command(
             seed=seed,
             progress=show,
         )
-    command = shlex.join(["spectrank", *sys.argv[1:]])
-    table = Table(table.frame, {**table.provenance, "command": command})
+    table = with_command(table)
     if not quiet:
         _print_layers(table, Console())
-    _write(table, out or [], None, errors, quiet)
+    write_outputs(table, out or [], None, errors, quiet=quiet)
 
 
 def _print_layers(table: Table, console: Console) -> None:
@@ -169,7 +171,7 @@ def _grid(layers: list[dict[str, Any]]) -> RenderableType:
     grid.add_column("beyond its stable rank", ratio=1)
     for layer in layers:
         grid.add_row(
-            Text(_shorten(layer["name"], min(widest, 32))),
+            Text(shorten(layer["name"], min(widest, 32))),
             layer["shape"],
             layer["stable_rank"],
             layer["fresh"],
@@ -184,7 +186,7 @@ def _print_block(layer: dict[str, Any], console: Console) -> None:
     from rich.text import Text
 
     room = console.width - len(layer["shape"]) - 2
-    name = _shorten(layer["name"], max(room, 8))
+    name = shorten(layer["name"], max(room, 8))
     console.print(Text.assemble((name, "bold"), f"  {layer['shape']}"))
     ranks = f"stable rank {layer['stable_rank']}"
     if layer["fresh"]:

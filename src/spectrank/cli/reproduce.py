@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from spectrank.cli.outputs import check_targets, with_command, write_outputs
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -78,11 +78,10 @@ def reproduce_command(
         _list(Console())
         return
     from spectrank.experiments import get_paper, reproduce
-    from spectrank.table import Table
 
     # Mistakes in the options cost a second, not a run.
     paper = get_paper(key)
-    _check_targets(out or [], html)
+    check_targets(out or [], html)
     errors = Console(stderr=True)
     with _ProgressBar(errors, hidden=quiet) as bar:
         table = reproduce(
@@ -92,51 +91,13 @@ def reproduce_command(
             cache=cache,
             progress=bar.update,
         )
-    command = shlex.join(["spectrank", *sys.argv[1:]])
-    table = Table(table.frame, {**table.provenance, "command": command})
+    table = with_command(table)
     if not quiet:
         _summarise(table, Console())
-    _write(table, out or [], html, errors, quiet)
+    write_outputs(table, out or [], html, errors, quiet=quiet)
     verdicts = table.where(kind="claim").frame["verdict"].to_list()
     if strict and set(verdicts) != {"reproduced"}:
         raise typer.Exit(1)
-
-
-def _check_targets(out: list[Path], html: Path | None) -> None:
-    """Refuse what cannot be written, or would overwrite each other."""
-    from spectrank.errors import TableError
-    from spectrank.table import check_target
-
-    for path in out:
-        check_target(path)
-    if html is not None and (
-        html.suffix.lower() not in {".html", ".htm"}
-        or not html.absolute().parent.is_dir()
-        or html.is_dir()
-    ):
-        raise TableError(
-            f"a page is an .html file in an existing folder, got {html}; "
-            "create the folder or choose another path"
-        )
-    targets = [path.resolve() for path in [*out, *([html] if html else [])]]
-    if len(set(targets)) < len(targets):
-        raise TableError(
-            "each output is a file of its own, got "
-            f"{', '.join(map(str, targets))}; choose other names"
-        )
-
-
-def _write(
-    table: Table, out: list[Path], html: Path | None, errors: Console, quiet: bool
-) -> None:
-    from spectrank.report import write_html
-
-    written = [path for target in out for path in table.write(target)]
-    if html is not None:
-        written.append(write_html(table, html))
-    if not quiet:
-        for path in written:
-            errors.print(f"wrote {path}", highlight=False, soft_wrap=True)
 
 
 def _list(console: Console) -> None:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from spectrank.cli.outputs import (
+    check_targets,
+    parse_view,
+    shorten,
+    with_command,
+    write_outputs,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -76,12 +82,11 @@ def scan_command(
     from rich.console import Console
 
     from spectrank.scanning import Gate, scan
-    from spectrank.table import Table
 
     # Mistakes in the options cost a second, not a scan.
     gates = [Gate.parse(text) for text in fail_if or []]
-    views = dict(_parse_view(text) for text in view or [])
-    _check_targets(source, out or [], html)
+    views = dict(parse_view(text) for text in view or [])
+    check_targets(out or [], html, source=source)
     errors = Console(stderr=True)
     with _ProgressBar(errors, hidden=quiet) as bar:
         table = scan(
@@ -95,43 +100,15 @@ def scan_command(
             spectra=spectra,
             progress=bar.update,
         )
-    table = Table(table.frame, {**table.provenance, "command": _command()})
+    table = with_command(table)
     if not quiet:
         Console().print(table)
-    _write(table, out or [], html, errors, quiet)
+    write_outputs(table, out or [], html, errors, quiet=quiet)
     failures = [line for gate in gates for line in _failed(gate, table)]
     for line in failures:
         typer.secho(line, fg="red", err=True)
     if failures:
         raise typer.Exit(1)
-
-
-def _check_targets(source: str, out: list[Path], html: Path | None) -> None:
-    """Refuse what cannot be written, or would overwrite the source or each other."""
-    from spectrank.errors import TableError
-    from spectrank.table import check_target
-
-    for path in out:
-        check_target(path)
-    if html is not None and (
-        html.suffix.lower() not in {".html", ".htm"}
-        or not html.absolute().parent.is_dir()
-        or html.is_dir()
-    ):
-        raise TableError(
-            f"a page is an .html file in an existing folder, got {html}; "
-            "create the folder or choose another path"
-        )
-    targets = [path.resolve() for path in [*out, *([html] if html else [])]]
-    if len(set(targets)) < len(targets) or Path(source).resolve() in targets:
-        raise TableError(
-            "each output is a file of its own and none is the source, got "
-            f"{', '.join(map(str, targets))}; choose other names"
-        )
-
-
-def _command() -> str:
-    return shlex.join(["spectrank", *sys.argv[1:]])
 
 
 def _with_gates(metrics: str | None, gates: list[Gate]) -> list[str]:
@@ -145,30 +122,6 @@ def _with_gates(metrics: str | None, gates: list[Gate]) -> list[str]:
 
 def _failed(gate: Gate, table: Table) -> list[str]:
     return [f"gate {gate.text}: {line}" for line in gate.failures(table)]
-
-
-def _parse_view(text: str) -> tuple[str, str]:
-    from spectrank.errors import DomainError
-
-    pattern, separator, name = text.rpartition("=")
-    if not separator or not pattern or not name:
-        raise DomainError(
-            f"a view reads PATTERN=VIEW, got {text!r}; e.g. '*.c_fc.weight=linear'"
-        )
-    return pattern, name
-
-
-def _write(
-    table: Table, out: list[Path], html: Path | None, errors: Console, quiet: bool
-) -> None:
-    from spectrank.report import write_html
-
-    written = [path for target in out for path in table.write(target)]
-    if html is not None:
-        written.append(write_html(table, html))
-    if not quiet:
-        for path in written:
-            errors.print(f"wrote {path}", highlight=False, soft_wrap=True)
 
 
 class _ProgressBar:
@@ -207,13 +160,9 @@ class _ProgressBar:
         rate = p.entries_done / task.elapsed if task.elapsed else 0.0
         self._bar.update(
             self._task,
-            description=_shorten(p.name or "done", 36),
+            description=shorten(p.name or "done", 36),
             total=p.num_entries,
             completed=p.entries_done,
             count=f"{p.num_done}/{p.num_matrices}",
             rate=f"{rate / 1e6:.1f} M parameters/s" if rate else "",
         )
-
-
-def _shorten(name: str, width: int) -> str:
-    return name if len(name) <= width else "…" + name[1 - width :]

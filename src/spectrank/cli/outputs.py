@@ -1,0 +1,127 @@
+"""What commands share: targets checked before the work, outputs, names that fit."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from spectrank.table import Table
+
+
+def check_targets(
+    out: Sequence[Path], html: Path | None, *, source: str | None = None
+) -> None:
+    """Refuse what cannot be written, or would overwrite the source or each other.
+
+    Args:
+        out: Tables to write.
+        html: Page to write.
+        source: What is read, if that is a path.
+
+    Raises:
+        TableError: A target is refused.
+    """
+    from spectrank.errors import TableError
+    from spectrank.table import check_target
+
+    for path in out:
+        check_target(path)
+    if html is not None and (
+        html.suffix.lower() not in {".html", ".htm"}
+        or not html.absolute().parent.is_dir()
+        or html.is_dir()
+    ):
+        raise TableError(
+            f"a page is an .html file in an existing folder, got {html}; "
+            "create the folder or choose another path"
+        )
+    targets = [path.resolve() for path in [*out, *([html] if html else [])]]
+    clash = source is not None and Path(source).resolve() in targets
+    if len(set(targets)) < len(targets) or clash:
+        raise TableError(
+            "each output is a file of its own and none is the source, got "
+            f"{', '.join(map(str, targets))}; choose other names"
+        )
+
+
+def with_command(table: Table) -> Table:
+    """Return the table with the command that made it in its provenance.
+
+    Args:
+        table: The result.
+
+    Returns:
+        A table of the same rows.
+    """
+    from spectrank.table import Table
+
+    command = shlex.join(["spectrank", *sys.argv[1:]])
+    return Table(table.frame, {**table.provenance, "command": command})
+
+
+def write_outputs(
+    table: Table,
+    out: Sequence[Path],
+    html: Path | None,
+    errors: Console,
+    *,
+    quiet: bool,
+) -> None:
+    """Write tables and page, and say where.
+
+    Args:
+        table: The result.
+        out: Tables to write.
+        html: Page to write.
+        errors: Console of the notes.
+        quiet: No notes.
+    """
+    written = [path for target in out for path in table.write(target)]
+    if html is not None:
+        from spectrank.report import write_html
+
+        written.append(write_html(table, html))
+    if not quiet:
+        for path in written:
+            errors.print(f"wrote {path}", highlight=False, soft_wrap=True)
+
+
+def parse_view(text: str) -> tuple[str, str]:
+    """Read PATTERN=VIEW.
+
+    Args:
+        text: As given.
+
+    Returns:
+        Pattern and view.
+
+    Raises:
+        DomainError: It does not read so.
+    """
+    from spectrank.errors import DomainError
+
+    pattern, separator, name = text.rpartition("=")
+    if not separator or not pattern or not name:
+        raise DomainError(
+            f"a view reads PATTERN=VIEW, got {text!r}; e.g. '*.c_fc.weight=linear'"
+        )
+    return pattern, name
+
+
+def shorten(name: str, width: int) -> str:
+    """Cut a name from the left, where it says least.
+
+    Args:
+        name: Of a matrix.
+        width: Columns.
+
+    Returns:
+        At most ``width`` characters.
+    """
+    return name if len(name) <= width else "…" + name[1 - width :]
