@@ -1,6 +1,7 @@
 """The claims on the mean signal: estimators, exact prediction, independent streams."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,8 +9,8 @@ import torch
 from tolerances import FLOAT64, STANDARD_ERRORS
 
 import spectrank.experiments.georgiev2021stable as paper_module
-from spectrank.experiments import get_paper, reproduce
-from spectrank.experiments.georgiev2021stable import networks
+from spectrank.experiments import reproduce
+from spectrank.experiments.georgiev2021stable import mean_signal, networks
 from spectrank.experiments.georgiev2021stable.estimates import (
     curvatures,
     intercept_shares,
@@ -170,8 +171,8 @@ def test_no_two_points_or_replicates_share_a_stream(monkeypatch):
 
     monkeypatch.setattr(networks, "signals", recorded)
     monkeypatch.setattr(Inputs, "_read", (unit_inputs(2, 3), {}))
-    monkeypatch.setattr(paper_module, "_SIZES", {"full": Size(3, 4)})
-    parts = get_paper("georgiev2021stable").parts("full")
+    monkeypatch.setattr(mean_signal, "_SIZES", {"full": Size(3, 4)})
+    parts = mean_signal.parts("full")
     for part in parts:
         part.run(0, lambda: None)
     steps = sum(part.num_steps for part in parts)
@@ -258,15 +259,21 @@ def test_inputs_are_standardised_rows_of_length_one():
     assert "images and labels" in sums
 
 
+def only_the_mean_signal(patch):
+    patch.setattr(mean_signal, "_SIZES", {"quick": Size(6, 24)})
+    paper = replace(paper_module.PAPER, parts=mean_signal.parts)
+    patch.setattr(paper_module, "PAPER", paper)
+
+
 @pytest.fixture
 def small(monkeypatch):
-    monkeypatch.setattr(paper_module, "_SIZES", {"quick": Size(6, 24)})
+    only_the_mean_signal(monkeypatch)
 
 
 @pytest.fixture(scope="module")
 def table():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(paper_module, "_SIZES", {"quick": Size(6, 24)})
+        only_the_mean_signal(patch)
         return reproduce("georgiev2021stable")
 
 
@@ -329,26 +336,45 @@ def test_a_sampler_that_breaks_the_law_is_contradicted(small, monkeypatch):
     assert verdicts["linear-in-stable-rank.layer-1"] != "contradicted"
 
 
-def test_claims_attribute_to_the_abstract_only_what_it_says():
-    for claim in get_paper("georgiev2021stable").claims("full"):
+@pytest.mark.parametrize("mode", ["quick", "full"])
+def test_claims_attribute_to_the_abstract_only_what_it_says(mode):
+    for claim in paper_module.PAPER.claims(mode):
         # The abstract says exponential; the rate is derived here.
         if claim.whose == "ours" or "rate and protocol ours" in claim.whose:
             assert claim.source.startswith("derived")
+            continue
+        assert claim.whose.startswith("claim of the abstract")
+        assert claim.whose.endswith("; protocol ours")
+        assert claim.source.endswith("abstract")
+        if ".convergence." in claim.key:
+            assert "suggests" in claim.whose
         else:
-            assert claim.whose == "claim of the abstract; protocol ours"
-            assert claim.source.endswith("abstract")
             assert "our reading" in claim.protocol
 
 
+def test_keys_are_unique_and_a_quick_claim_is_a_full_one_of_the_same_terms():
+    quick = {c.key: c for c in paper_module.PAPER.claims("quick")}
+    full = {c.key: c for c in paper_module.PAPER.claims("full")}
+    for mode, found in (("quick", quick), ("full", full)):
+        assert len(found) == len(paper_module.PAPER.claims(mode))
+    for key in quick.keys() & full.keys():
+        assert quick[key].relation_text == full[key].relation_text
+        assert quick[key].tolerance == full[key].tolerance
+
+
+def claims_of(parts):
+    return [claim for part in parts for claim in part.claims]
+
+
 def test_the_full_run_has_the_quick_claims_and_those_of_three_more_data_sets():
-    paper = get_paper("georgiev2021stable")
-    quick = [claim.key for claim in paper.claims("quick")]
-    full = [claim.key for claim in paper.claims("full")]
+    quick = [claim.key for claim in claims_of(mean_signal.parts("quick"))]
+    full = [claim.key for claim in claims_of(mean_signal.parts("full"))]
     assert len(set(full)) == len(full) == 4 * len(quick)
     assert full[: len(quick)] == quick
     assert f"{quick[0]}.mnist" in full
-    expected = {c.key: (c.relation_text, c.tolerance) for c in paper.claims("quick")}
-    for claim in paper.claims("full"):
+    quick_claims = claims_of(mean_signal.parts("quick"))
+    expected = {c.key: (c.relation_text, c.tolerance) for c in quick_claims}
+    for claim in claims_of(mean_signal.parts("full")):
         base = claim.key
         for data in ("mnist", "fashion-mnist", "cifar10"):
             base = base.removesuffix(f".{data}").removesuffix(".fashion")

@@ -59,7 +59,7 @@ class Name:
     """
 
     name: str
-    variants: tuple[str, ...]
+    variants: tuple[str | None, ...]
     formula: str
     unit: str
     range: tuple[float, float]
@@ -236,23 +236,43 @@ _ALL = (
     ),
     Name(
         "new_kinks",
-        (),
+        (None, "count"),
         "expected sign changes of z_l along a curve where h_{l-1} != 0, l < L, "
         "n_l prod_{j<l} (1 - (n_j+1) 2^(-n_j)) for relu; the network's row is the sum",
-        "kinks per unit of (angular length of the input curve / pi)",
+        "kinks per unit of (angular length of the input curve / pi); count: kinks",
         (0.0, _inf),
         _S1 + "tests/propagation/theory/test_theory_golden.py",
         "both",
     ),
     Name(
         "pattern_changes",
-        (),
+        (None, "count"),
         "expected changes of the pattern z_l > 0 along a curve, l < L, "
         "n_l prod_{j<l} (1 - 2^(-n_j)) for relu; the network's row is the sum",
-        "changes per unit of (angular length of the input curve / pi)",
+        "changes per unit of (angular length of the curve / pi); count: changes",
         (0.0, _inf),
         _S1 + "tests/propagation/theory/test_theory_golden.py",
         "both",
+    ),
+    Name(
+        "linear_pieces",
+        ("output", "pattern"),
+        "affine pieces of the output along a curve; pattern: affine intervals of all "
+        "steps",
+        "pieces",
+        (1.0, _inf),
+        _S1 + "tests/propagation/pieces/test_pieces_exact.py",
+        "network",
+    ),
+    Name(
+        "affinity_defect",
+        (),
+        "max |f(middle) - mean of the ends| over intervals, relative to the largest "
+        "|f|",
+        "1",
+        (0.0, _inf),
+        _S1 + "tests/propagation/pieces/test_pieces_exact.py",
+        "network",
     ),
     Name(
         "preactivation_variance",
