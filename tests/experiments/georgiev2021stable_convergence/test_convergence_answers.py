@@ -77,7 +77,7 @@ def test_where_steps_follow_rho_every_claim_is_reproduced():
     for cell in (MIDDLE, DEEP):
         found = verdicts(measured(cell, by_rho(cell)))
         assert {row["verdict"] for row in found.values()} == {"reproduced"}
-        assert len(found) == (8 if cell is MIDDLE else 4)
+        assert len(found) == (8 if cell is MIDDLE else 3)
     flat = verdicts(measured(SHALLOW, lambda arm: 50.0))
     assert [row["verdict"] for row in flat.values()] == ["reproduced"]
 
