@@ -4,15 +4,18 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from typer.testing import CliRunner
 
 import spectrank.experiments.georgiev2021stable as paper_module
 from spectrank.cli import app as app_module
+from spectrank.cli import reproduce as reproduce_module
 from spectrank.cli.app import app
 from spectrank.experiments import get_paper, running
 from spectrank.experiments.data import DataError
+from spectrank.experiments.georgiev2021stable import mean_signal
 from spectrank.experiments.georgiev2021stable.protocol import Size
 from spectrank.table import Table
 
@@ -23,7 +26,9 @@ KEY = "georgiev2021stable"
 def small(monkeypatch):
     """A few networks are enough to see that the command works."""
     sizes = {"quick": Size(3, 4), "full": Size(3, 4)}
-    monkeypatch.setattr(paper_module, "_SIZES", sizes)
+    monkeypatch.setattr(mean_signal, "_SIZES", sizes)
+    paper = replace(paper_module.PAPER, parts=mean_signal.parts)
+    monkeypatch.setattr(paper_module, "PAPER", paper)
 
 
 @pytest.fixture(scope="module")
@@ -181,3 +186,18 @@ def test_the_real_process_lists_the_papers():
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith(KEY)
     assert result.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("ends", "text"),
+    [
+        ((1.98e-15, 1.84e-15, 2.12e-15), "1.98e-15 [1.84e-15, 2.12e-15]"),
+        ((1.0437, 1.009, 1.078), "1.044 [1.009, 1.078]"),
+        ((96.2, 80.0, 110.0), "96 [80, 110]"),
+        ((0.00099951, 0.0009993, 0.00099972), "9.9951e-04 [9.9930e-04, 9.9972e-04]"),
+    ],
+)
+def test_numbers_have_the_digits_of_their_interval(ends, text):
+    value, lower, upper = ends
+    row = {"value": value, "lower": lower, "upper": upper}
+    assert reproduce_module._measured(row) == text

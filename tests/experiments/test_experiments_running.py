@@ -1,6 +1,7 @@
 """Running a paper: rows, progress, cache, missing data."""
 
 import pytest
+import torch
 
 from spectrank.errors import DomainError, SpectrankWarning, TableError, UnknownNameError
 from spectrank.experiments import (
@@ -100,7 +101,10 @@ def test_rows_and_provenance_tell_what_was_run(toy):
     assert "torch" in provenance["versions"]
     assert "scikit-learn" in provenance["versions"]
     assert [part["name"] for part in provenance["parts"]] == ["first", "second"]
-    assert provenance["parts"][0]["settings"] == {"setting": 1}
+    first = provenance["parts"][0]
+    assert first["settings"] == {"setting": 1}
+    assert first["platform"] == provenance["platform"]
+    assert first["num_threads"] == torch.get_num_threads()
 
 
 def test_the_seed_reaches_every_part(toy):

@@ -24,6 +24,8 @@ _COLOURS = {
 }
 # Below this many columns a claim is a block of lines instead of a row.
 _WIDE = 100
+# A number with more decimals is written with its exponent.
+_DECIMALS = 6
 
 
 def reproduce_command(
@@ -194,7 +196,12 @@ def _measured(row: dict[str, Any]) -> str:
     if not 0.0 < half < 1e6:
         return f"{row['value']:.4g}"
     digits = max(0, 1 - math.floor(math.log10(half)))
-    value, low, high = (f"{row[k]:.{digits}f}" for k in ("value", "lower", "upper"))
+    ends = [row[k] for k in ("value", "lower", "upper")]
+    form = f".{digits}f"
+    if digits > _DECIMALS:
+        top = math.floor(math.log10(max(map(abs, ends))))
+        form = f".{max(1, top + digits)}e"
+    value, low, high = (f"{x:{form}}" for x in ends)
     return f"{value} [{low}, {high}]"
 
 

@@ -142,6 +142,9 @@ def _run(
         path = folder / f"{part.name}-{_fingerprint(paper, part, mode, seed)}.parquet"
         if (kept := _kept(path)) is not None:
             return kept
+    # A cached part may come from another machine and day.
+    origin = environment()
+    made = {name: origin[name] for name in ("started", "platform", "num_threads")}
     started = time.perf_counter()
     result = part.run(seed, tick)
     answered = {row["subject"] for row in result.rows if row["kind"] == "claim"}
@@ -157,6 +160,7 @@ def _run(
                     "name": part.name,
                     "seconds": round(time.perf_counter() - started, 3),
                     "settings": dict(part.settings),
+                    **made,
                 }
             ],
         },
