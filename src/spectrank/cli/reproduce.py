@@ -39,7 +39,7 @@ def reproduce_command(
         bool,
         typer.Option(
             "--full/--quick",
-            help="All data sets and more seeds, or bundled data in under a minute.",
+            help="All data sets and more seeds, or bundled data in a few minutes.",
         ),
     ] = False,
     html: Annotated[

@@ -130,6 +130,6 @@ def check_mode(mode: str) -> Mode:
     """
     if mode not in get_args(Mode):
         raise DomainError(
-            f"a mode is quick or full, got {mode!r}; quick takes under a minute"
+            f"a mode is quick or full, got {mode!r}; quick takes a few minutes"
         )
     return mode  # type: ignore[return-value]

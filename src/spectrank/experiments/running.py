@@ -56,7 +56,7 @@ def reproduce(
 
     Args:
         key: Of the paper, as `list_papers` has it.
-        mode: ``quick`` (bundled data, under a minute) or ``full``.
+        mode: ``quick`` (bundled data, a few minutes) or ``full``.
         seed: Base seed; every point and replicate derives its own from it.
         cache: Folder that keeps the result of each part, so that a run that was cut
             resumes after the last whole part; made if it does not exist.
