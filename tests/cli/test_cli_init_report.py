@@ -1,10 +1,13 @@
 """``spectrank init-report``: what it prints at any width, writes and refuses."""
 
 import inspect
+import re
 import subprocess
 import sys
 import warnings
+from collections import Counter
 from dataclasses import dataclass
+from html import unescape
 from typing import final
 
 import pytest
@@ -108,6 +111,25 @@ def test_options_reach_the_report_and_the_table_is_written(run, checkpoint, tmp_
     assert "--level 0.01" in table.provenance["command"]
 
 
+def test_the_page_holds_every_check_with_its_verdict_and_reason(
+    run, checkpoint, tmp_path
+):
+    out, page = tmp_path / "t.parquet", tmp_path / "page.html"
+    result = run(checkpoint, "--html", page, "--out", out)
+    assert result.returncode == 0
+    assert f"wrote {page}" in result.stderr
+    text = page.read_text(encoding="utf-8")
+    checks = list(sr.Table.read(out).where(kind="check"))
+    assert len(checks) == 8
+    section = unescape(
+        text[text.index('<section id="checks"') :].partition("</section>")[0]
+    )
+    for row in checks:
+        assert row["reason"] in section
+    found = re.findall(r'data-verdict="([^"]*)"', section)
+    assert Counter(found) == Counter(row["verdict"].replace("_", " ") for row in checks)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -116,6 +138,7 @@ def test_options_reach_the_report_and_the_table_is_written(run, checkpoint, tmp_
         (["{}", "--select", "nothing"], "'nothing' matches none"),
         (["{}", "--view", "a.weight"], "a view reads PATTERN=VIEW"),
         (["{}", "--out", "t.xlsx"], "t.xlsx"),
+        (["{}", "--html", "page.txt"], "a page is an .html file"),
         (["{}", "--out", "{}"], ".safetensors"),
     ],
 )

@@ -159,3 +159,65 @@ def test_the_wiring_is_drawn_and_marks_the_layer_of_the_address(
     assert [address.replace("&amp;", "&") for address in chosen] == [f"#{link}"]
     assert "All 2 values" in _section(dom, "spectrum")
     assert not re.search(r"<img\b", dom)
+
+
+def _checked(subject, metric, word, **more):
+    row = {"kind": "check", "subject": subject, "metric": metric, "verdict": word}
+    return row | {"view": "linear", "reason": f"{EVIL} stands here; " * 3} | more
+
+
+def test_checks_are_filtered_and_references_stay_in_the_table(tmp_path):
+    measured = {"kind": "measurement", "view": "linear", "status": "ok"}
+    names = ["first.weight", EVIL, "third.weight"]
+    words = [("holds", "violated"), ("violated", "holds"), ("not_applicable", "holds")]
+    rows = [
+        _checked(name, metric, word)
+        for name, pair in zip(names, words, strict=True)
+        for metric, word in zip(("bound_one", "bound_two"), pair, strict=True)
+    ]
+    for at, name in enumerate(names):
+        row = measured | {"subject": name, "metric": "stable_rank", "value": 2.0 + at}
+        reference = {"variant": "gaussian", "deviation": 0.5, "z_score": -2.5 * at}
+        rows += [row, row | {"value": 9.0} | reference]
+    columns = {"deviation": pl.Float64, "z_score": pl.Float64}
+    # What a reader does, done by a script that the policy of the page would stop.
+    acts = """<script>
+    const set = (id, value) => {
+      const node = document.getElementById(id);
+      if (typeof value === "boolean") node.checked = value; else node.value = value;
+      node.dispatchEvent(new Event(id === "check-filter" ? "input" : "change"));
+    };
+    const shown = () => [...document.querySelectorAll(".checks tbody tr")]
+      .flatMap((row, at) => (row.getClientRects().length ? [at] : [])).join("");
+    const visible = () => [...document.querySelectorAll("#table thead th")]
+      .filter((head) => head.getClientRects().length).length;
+    const seen = [shown()];
+    set("check-verdict", "violated"); seen.push(shown());
+    set("check-of", "1"); seen.push(shown());
+    set("check-verdict", "not applicable"); seen.push(`none${shown()}`);
+    set("check-of", ""); seen.push(shown());
+    set("check-verdict", ""); set("check-filter", "THIRD"); seen.push(shown());
+    const before = visible();
+    set("references", true);
+    seen.push(visible() - before);
+    const open = () => document.querySelectorAll("details.why[open]").length;
+    set("check-reasons", true); seen.push(open());
+    set("check-reasons", false); seen.push(open());
+    document.title = seen.join(" ");
+    </script></body>"""
+    page = write_html(Table.from_rows(rows, columns=columns), tmp_path / "page.html")
+    text = page.read_text(encoding="utf-8").replace("Content-Security-Policy", "x-no")
+    page.write_text(text.replace("</body>", acts), encoding="utf-8")
+    dom, console = _load(page, tmp_path / "profile")
+    assert console == []
+    title = re.search(r"<title>([^<]*)</title>", dom)
+    assert title
+    assert title[1] == "012 01 0 none 2 2 1 6 0"
+    assert "1 of 3 matrices" in _section(dom, "checks")
+    layers = _section(dom, "layers")
+    assert len(re.findall(r'<g class="point"><path[^>]* d="M(?!0,0Z)', layers)) == 3
+    assert "stable rank" in layers
+    assert "gaussian" not in layers
+    assert "gaussian" not in _section(dom, "spectrum")
+    assert "z \N{MINUS SIGN}2.50" in _section(dom, "numbers")
+    assert not re.search(r"<img\b", dom)

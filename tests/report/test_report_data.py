@@ -6,15 +6,9 @@ import math
 
 import pytest
 
-from spectrank.report._data import (
-    MAX_POINTS,
-    payload,
-    safe_json,
-    scan_rows,
-    thin_positions,
-    thin_spectrum,
-)
+from spectrank.report._data import payload, safe_json, scan_rows
 from spectrank.report._names import labels, shorten
+from spectrank.report._thinning import MAX_POINTS, thin_positions, thin_spectrum
 
 SIZES = [*range(MAX_POINTS - 2, MAX_POINTS + 300), 1000, 4096, 65_537, 1_000_000]
 

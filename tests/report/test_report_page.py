@@ -139,8 +139,8 @@ def test_provenance_of_unexpected_types_does_no_harm(matrix, table, read_page):
 
 
 def test_rows_of_other_kinds_are_counted_not_hidden(matrix, table, read_page):
-    check = {"kind": "check", "subject": "w", "metric": "bound", "verdict": "holds"}
-    _, words = read_page(render_html(table([*matrix("w", [1.0]), check])))
+    law = {"kind": "law", "subject": "w", "metric": "balance", "verdict": "conserved"}
+    _, words = read_page(render_html(table([*matrix("w", [1.0]), law])))
     assert "1 rows of other kinds" in words
 
 

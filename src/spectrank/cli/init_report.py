@@ -75,6 +75,9 @@ def init_report_command(
         list[Path] | None,
         typer.Option(help="Write the table: .parquet, .json or .csv. Repeatable."),
     ] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Write a self-contained HTML page.")
+    ] = None,
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="No table, no progress bar.")
     ] = False,
@@ -85,7 +88,7 @@ def init_report_command(
     from spectrank.init.closeness import closeness
 
     views = dict(parse_view(text) for text in view or [])
-    check_targets(out or [], None, source=source)
+    check_targets(out or [], html, source=source)
     errors = Console(stderr=True)
     with errors.status("") as status:
         if quiet or not errors.is_terminal:
@@ -107,7 +110,7 @@ def init_report_command(
     table = with_command(table)
     if not quiet:
         _print_layers(table, Console())
-    write_outputs(table, out or [], None, errors, quiet=quiet)
+    write_outputs(table, out or [], html, errors, quiet=quiet)
 
 
 def _print_layers(table: Table, console: Console) -> None:

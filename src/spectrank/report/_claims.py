@@ -13,16 +13,10 @@ import polars as pl
 
 from spectrank.report._data import Row, finite_or_none
 from spectrank.report._figures import figure, figure_table
-from spectrank.report._numbers import DASH, interval_texts, level_text, plain_text
+from spectrank.report._numbers import interval_texts, level_text, plain_text
+from spectrank.report._verdicts import NO_VERDICT, verdict
 
-# A mark and a tone of each verdict: it is told by its word, never by colour alone.
-_VERDICTS = {
-    "reproduced": ("✓", "good"),
-    "contradicted": ("✗", "bad"),
-    "inconclusive": ("?", "open"),
-    "not_applicable": (DASH, "calm"),
-}
-_NO_VERDICT = "no verdict"
+_VERDICTS = ("reproduced", "contradicted", "inconclusive", "not_applicable")
 
 
 def has_claims(frame: pl.DataFrame) -> bool:
@@ -86,20 +80,11 @@ def claims_title(provenance: Mapping[str, Any]) -> str:
     return f"Claims of {len(found)} papers" if found else "Claims"
 
 
-def _verdict(row: Row) -> dict[str, str]:
-    name = row.get("verdict") or _NO_VERDICT
-    mark, tone = _VERDICTS.get(name, ("·", "calm"))
-    return {"name": name.replace("_", " "), "mark": mark, "tone": tone}
-
-
 def _tally(claims: Sequence[Row]) -> list[dict[str, Any]]:
     """Counts of the verdicts: the four of a claim always, others where they occur."""
-    counts = Counter(row.get("verdict") or _NO_VERDICT for row in claims)
-    others = sorted(counts.keys() - _VERDICTS.keys())
-    return [
-        {"count": counts[name], **_verdict({"verdict": name})}
-        for name in [*_VERDICTS, *others]
-    ]
+    counts = Counter(row.get("verdict") or NO_VERDICT for row in claims)
+    others = sorted(counts.keys() - set(_VERDICTS))
+    return [{"count": counts[name], **verdict(name)} for name in [*_VERDICTS, *others]]
 
 
 def _real(value: object) -> float | None:
@@ -140,7 +125,7 @@ def _card(number: int, row: Row, rows: Sequence[Row]) -> dict[str, Any]:
         "tolerance": _stated(row.get("tolerance")),
         "effect": _stated(row.get("effect_size"), 3),
         "num_seeds": None if num_seeds is None else f"{num_seeds}",
-        "verdict": _verdict(row),
+        "verdict": verdict(row.get("verdict")),
         "reason": row["reason"] or "no reason given",
         "status": None if status in {None, "ok"} else status.replace("_", " "),
         "table": figure_table(rows) if rows else None,

@@ -14,53 +14,15 @@ from typing import Any
 import polars as pl
 
 from spectrank.report._names import labels
+from spectrank.report._thinning import thin_positions, thin_spectrum
 
-MAX_POINTS = 512
 _MATRIX_KEY = ("subject", "view", "run", "step")
 _COLUMN_KEY = ("metric", "variant", "index")
 _MATRIX_FACTS = ("m", "n", "dtype", "layer_type", "tied_to", "inferred")
+_SPREAD = ("deviation", "z_score")
 _CELL_TEXTS = ("error_kind", "status", "reason", "route", "source")
 
 Row = Mapping[str, Any]
-
-
-def thin_positions(size: int, limit: int = MAX_POINTS) -> list[int]:
-    """Log-spaced positions in ``1..size`` with both ends.
-
-    Rounding a geometric grid repeats its small positions and wastes points; here the
-    ratio is taken anew from what is left, so exactly ``limit`` positions come back.
-
-    Args:
-        size: Number of values, at least 0.
-        limit: Largest number of positions, at least 2.
-
-    Returns:
-        Strictly increasing positions from 1 to ``size``; all of them when
-        ``size <= limit``.
-    """
-    if size <= limit:
-        return list(range(1, size + 1))
-    positions = [1]
-    for left in range(limit - 1, 0, -1):
-        last = positions[-1]
-        positions.append(max(last + 1, round(last * (size / last) ** (1 / left))))
-    return positions
-
-
-def thin_spectrum(
-    values: Sequence[float], limit: int = MAX_POINTS
-) -> tuple[list[int], list[float]]:
-    """Thins a spectrum to log-spaced points, first and last value exact.
-
-    Args:
-        values: Singular values in their order.
-        limit: Largest number of points kept, at least 2.
-
-    Returns:
-        One-based positions and the values found there, untouched.
-    """
-    positions = thin_positions(len(values), limit)
-    return positions, [values[position - 1] for position in positions]
 
 
 def safe_json(value: object) -> str:
@@ -104,6 +66,20 @@ def finite_or_none(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
+def finite_number(value: object) -> float | None:
+    """The value when it is a finite number, whatever the type of its column.
+
+    Args:
+        value: An entry of a producer column, which may hold anything.
+
+    Returns:
+        The number, or None in place of anything else.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return finite_or_none(float(value))
+
+
 def whole(value: object) -> int | None:
     """The value when it is an integer.
 
@@ -114,6 +90,20 @@ def whole(value: object) -> int | None:
         The integer, or None in place of anything else.
     """
     return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def is_reference(row: Row) -> bool:
+    """Whether a row says what an ensemble has, not what was measured.
+
+    Args:
+        row: A measurement row.
+
+    Returns:
+        True if it has a ``variant`` and the ``deviation`` of the ensemble.
+    """
+    return row.get("variant") is not None and (
+        finite_number(row.get("deviation")) is not None
+    )
 
 
 def effective_status(row: Row) -> str:
@@ -152,6 +142,8 @@ def _cell(row: Row, intern: _Strings) -> list[Any]:
     ]
     if value is not None and not math.isfinite(value):
         cell.append("nan" if math.isnan(value) else _bound(value))
+    elif is_reference(row):
+        cell += [None, *(finite_number(row.get(name)) for name in _SPREAD)]
     return cell
 
 
@@ -286,15 +278,20 @@ def payload(rows: Sequence[Row]) -> dict[str, Any]:
         rows: Measurement and spectrum rows.
 
     Returns:
-        JSON values: matrices, metrics, cells[metric][matrix], spectra[matrix], the
-        position grids that spectra of one length share, and the interned strings.
+        JSON values: matrices, metrics, how many of them (the first) are ``plain``, the
+        rest being references, cells[metric][matrix], spectra[matrix], the position
+        grids that spectra of one length share, and the interned strings.
     """
     matrix_of = _unique(rows, _MATRIX_KEY)
     measured = [row for row in rows if row["kind"] == "measurement"]
-    column_of = _unique(measured, _COLUMN_KEY)
+    plain = [row for row in measured if not is_reference(row)]
+    num_plain = len(_unique(plain, _COLUMN_KEY))
+    # What was measured first: charts and card show these columns alone.
+    column_of = _unique([*plain, *measured], _COLUMN_KEY)
     columns = [dict(zip(_COLUMN_KEY, key, strict=True)) for key in column_of]
     return {
         "matrices": _matrices(rows, matrix_of),
         "metrics": [column | {"label": column_label(column)} for column in columns],
+        "plain": num_plain,
         **_filled(rows, matrix_of, column_of),
     }

@@ -11,7 +11,7 @@ from typing import Any
 from spectrank.report._data import (
     Row,
     effective_status,
-    finite_or_none,
+    finite_number,
     whole,
 )
 from spectrank.report._numbers import DASH, plain_text
@@ -23,13 +23,6 @@ MAX_LINES = 300
 """Lines of the table under a figure; more are counted, not shown."""
 
 _NUMBERS = ("x", "value", "lower", "upper", "predicted")
-
-
-def _number(value: object) -> float | None:
-    """A finite number of any numeric column, else None."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return finite_or_none(float(value))
 
 
 def _series(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
@@ -45,7 +38,9 @@ def _series(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
 
 
 def _points(rows: Sequence[Row], limit: int) -> dict[str, list[Any]]:
-    numbers = [{name: _number(row.get(name)) for name in _NUMBERS} for row in rows]
+    numbers = [
+        {name: finite_number(row.get(name)) for name in _NUMBERS} for row in rows
+    ]
     # A row that is not ok is told in the table; drawn it would look like a result.
     drawn = [
         (at, number)
@@ -71,7 +66,7 @@ def _lines(series: Sequence[tuple[str, Sequence[Row]]]) -> list[dict[str, Any]]:
     for _, rows in series:
         curve: dict[float, float] = {}
         for row in rows:
-            x, y = _number(row.get("x")), _number(row.get("predicted"))
+            x, y = finite_number(row.get("x")), finite_number(row.get("predicted"))
             if x is not None and y is not None:
                 curve.setdefault(x, y)
         curves.append(curve)
@@ -125,8 +120,8 @@ def figure(rows: Sequence[Row], info: object) -> dict[str, Any] | None:
         return None
     sound = sum(
         effective_status(row) == "ok"
-        and _number(row.get("x")) is not None
-        and _number(row.get("value")) is not None
+        and finite_number(row.get("x")) is not None
+        and finite_number(row.get("value")) is not None
         for row in rows
     )
     x_scale, y_scale = _scale(given.get("x_scale")), _scale(given.get("y_scale"))

@@ -16,9 +16,11 @@ from spectrank.report._data import (
     column_label,
     effective_status,
     finite_or_none,
+    is_reference,
     whole,
 )
 from spectrank.report._numbers import count_text, number_text, probability_text
+from spectrank.report._verdicts import verdict
 
 _LOWEST = 5
 _NAMED = 3
@@ -109,8 +111,21 @@ def _lowest(measured: Sequence[Row]) -> list[dict[str, Any]]:
     ]
 
 
+def _worst(verdicts: Sequence[str | None]) -> str:
+    """How many checks failed, or that none did."""
+    bad = Counter(
+        look["name"] for name in verdicts if (look := verdict(name))["tone"] == "bad"
+    )
+    return (
+        ", ".join(f"{count} {name}" for name, count in bad.items()) or "none violated"
+    )
+
+
 def _figures(
-    rows: Sequence[Row], provenance: Mapping[str, Any], num_skipped: int
+    rows: Sequence[Row],
+    provenance: Mapping[str, Any],
+    num_skipped: int,
+    verdicts: Sequence[str | None],
 ) -> list[dict[str, str]]:
     """The headline numbers, each with a unit and a remark."""
     matrices: dict[tuple[Any, Any], int] = {}
@@ -133,6 +148,8 @@ def _figures(
         figures.append(("of the parameters", share, f"{measured:,} measured"))
     elif entries := measured or sum(matrices.values()):
         figures.append(("entries measured", count_text(entries), f"{entries:,} in all"))
+    if verdicts:
+        figures.append(("checks", f"{len(verdicts)}", _worst(verdicts)))
     remark = "tensors, listed below" if num_skipped else "no tensor"
     figures.append(("skipped", f"{num_skipped}", remark))
     if isinstance(seconds := provenance.get("seconds"), int | float):
@@ -176,11 +193,15 @@ def overview(
     Returns:
         Texts, counts and lists.
     """
+    num_rows = len(rows)
+    # What an ensemble has was not measured here: it stands in the table alone.
+    rows = [row for row in rows if not is_reference(row)]
     measured = [row for row in rows if row["kind"] == "measurement"]
     skips = _skips(frame)
     num_skipped = sum(len(group["members"]) for group in skips)
+    verdicts = frame.filter(pl.col("kind") == "check")["verdict"].to_list()
     return {
-        "figures": _figures(rows, provenance, num_skipped),
+        "figures": _figures(rows, provenance, num_skipped, verdicts),
         "skips": skips,
         "num_skipped": num_skipped,
         "troubles": _troubles(rows),
@@ -188,5 +209,6 @@ def overview(
         "errors": _errors(measured),
         "lowest": _lowest(measured),
         "num_measurements": len(measured),
-        "num_unshown": frame.height - len(rows) - num_skipped,
+        "num_references": num_rows - len(rows),
+        "num_unshown": frame.height - num_rows - num_skipped - len(verdicts),
     }

@@ -14,6 +14,7 @@ import jinja2
 from plotly.offline import get_plotlyjs
 
 from spectrank.errors import ArgumentTypeError, TableError
+from spectrank.report._checks import checks
 from spectrank.report._claims import claims_page, claims_title, has_claims
 from spectrank.report._data import payload, safe_json, scan_rows
 from spectrank.report._facts import facts, recorded
@@ -21,7 +22,10 @@ from spectrank.report._overview import default_title, overview
 from spectrank.report._wiring import wiring, without_unknowns
 from spectrank.table import Table, write_whole
 
-_SCAN_SCRIPTS = ("report.js", "charts.js", "spectrum.js", "table.js", "start.js")
+_SCAN_SCRIPTS = (
+    *("report.js", "charts.js", "spectrum.js", "table.js", "checks.js"),
+    "start.js",
+)
 
 
 def _environment() -> jinja2.Environment:
@@ -85,17 +89,20 @@ def _scan_page(table: Table, title: str | None) -> str:
     data = payload(rows)
     drawn = wiring(table.frame, rows, table.provenance)
     frame = without_unknowns(table.frame) if drawn else table.frame
+    short = {(m["name"], m["view"]): m["short"] for m in data["matrices"]}
     return _render(
         table,
         title or default_title(table.provenance, measured=bool(rows)),
         template="report.html.j2",
-        styles=("wiring.css",),
+        styles=("wiring.css", "checks.css"),
         scripts=_SCAN_SCRIPTS,
         data=data,
         parts={
             "overview": overview(frame, rows, table.provenance),
             "wiring": drawn,
-            "short": {(m["name"], m["view"]): m["short"] for m in data["matrices"]},
+            "checks": checks(table.frame, short.keys()),
+            "short": short,
+            "num_matrices": len(data["matrices"]),
             "repeated": data["repeated"],
             "num_spectra": sum(spectrum is not None for spectrum in data["spectra"]),
         },
@@ -120,9 +127,10 @@ def render_html(table: Table, *, title: str | None = None) -> str:
 
     A table with rows of kind ``claim`` gives the page of these claims: statement,
     protocol, what was measured, verdict and figure of each. Any other table gives the
-    page of a scan; where its provenance holds a model graph, the page draws it. Either
-    page requests nothing from any network and holds about 5 MB of chart library.
-    A table without measurements gives a page that says so.
+    page of a scan, with a section of checks where it has rows of kind ``check``; where
+    its provenance holds a model graph, the page draws it. Either page requests nothing
+    from any network and holds about 5 MB of chart library. A table
+    without measurements gives a page that says so.
 
     Args:
         table: Result of a scan, of a model graph or of tried claims.

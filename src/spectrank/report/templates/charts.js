@@ -1,7 +1,9 @@
 // The bars over the layers and the heat map under them, on one x axis.
 const VIEW = { metric: 0, log: false, perSize: false, colourBy: "role", normal: "rank", selected: 0 };
-const preferred = METRICS.findIndex((metric) => metric.metric === "stable_rank");
+const preferred = METRICS.slice(0, NUM_PLAIN).findIndex((metric) => metric.metric === "stable_rank");
 VIEW.metric = Math.max(0, preferred);
+
+const DETAIL = HAS_SPECTRA ? "spectrum" : "numbers";
 
 // Dividing makes sense for what counts dimensions, not for norms or ratios.
 const countsDimensions = (metric) => /(^|_)(rank|ratio)$/.test(metric.metric);
@@ -18,7 +20,7 @@ function layerAxis(axis, width, margin) {
 }
 function layerMargin(width, aligned) {
   const longest = Math.max(...MATRICES.map((matrix) => matrix.short.length), 1);
-  const metric = Math.max(...METRICS.map((entry) => entry.label.length), 1);
+  const metric = Math.max(...METRICS.slice(0, NUM_PLAIN).map((entry) => entry.label.length), 1);
   // Wide pages keep bars and heat map on one left edge; narrow ones need the room.
   const labels = Math.min(metric * 6.1 + 14, width < 600 ? 142 : 210);
   return { l: aligned || width >= 900 ? labels : 64, r: 8, t: 30, b: Math.min(longest * 6.2, 190) + 12 };
@@ -105,7 +107,7 @@ function drawBars() {
   const missing = bad.length ? ` A cross marks ${bad.length === 1 ? "a matrix" : `${bad.length} matrices`} without a sound number.` : "";
   const error = bounds ? "Bars of error show the enclosures." :
     widest > 0 ? `The enclosures are too narrow to draw: the widest is ${format(widest, 2)} of its value.` : "No enclosure is given.";
-  byId("bars-caption").textContent = `${label} of each matrix in model order${VIEW.log ? ", as points: a logarithmic axis has no zero for a bar to stand on" : ""}. ${error}${missing} Click a column for its spectrum.`;
+  byId("bars-caption").textContent = `${label} of each matrix in model order${VIEW.log ? ", as points: a logarithmic axis has no zero for a bar to stand on" : ""}. ${error}${missing} Click a column for its ${DETAIL}.`;
 }
 
 function drawLegend(names, fills) {
@@ -134,9 +136,10 @@ function drawHeat() {
   const box = byId("heat");
   const width = box.clientWidth;
   const margin = layerMargin(width, true);
-  const { axis, layout } = baseLayout(box, METRICS.length * 20 + margin.b + margin.t, margin);
+  const { axis, layout } = baseLayout(box, NUM_PLAIN * 20 + margin.b + margin.t, margin);
   const gap = (width - margin.l - margin.r) / MATRICES.length > 7 ? 1 : 0;
-  const rows = METRICS.map((_, column) => column);
+  const metrics = METRICS.slice(0, NUM_PLAIN);
+  const rows = metrics.map((_, column) => column);
   const heat = {
     type: "heatmap", z: rows.map(normalised), y: rows, xgap: gap, ygap: 1, zmin: 0, zmax: 1,
     showscale: false, hoverinfo: "text", hoverongaps: false,
@@ -156,17 +159,17 @@ function drawHeat() {
     ...layout, hovermode: "closest", shapes: [selectedFrame()],
     xaxis: layerAxis(axis, width, margin),
     yaxis: {
-      ...axis, tickvals: rows, ticktext: METRICS.map((metric) => plain(short(metric.label))),
-      range: [METRICS.length - 0.5, -0.5], showgrid: false, ticks: "", fixedrange: true, tickfont: { size: width < 600 ? 9.5 : 11 },
+      ...axis, tickvals: rows, ticktext: metrics.map((metric) => plain(short(metric.label))),
+      range: [NUM_PLAIN - 0.5, -0.5], showgrid: false, ticks: "", fixedrange: true, tickfont: { size: width < 600 ? 9.5 : 11 },
     },
   }, MODEBAR);
   const how = VIEW.normal === "rank" ? "by its rank among the matrices (lowest 0, highest 1, ties share their mean)"
     : "by its logarithm between the metric’s smallest and largest value (zeros stay blank)";
-  byId("heat-caption").textContent = `Every metric (rows) of every matrix (columns). Each metric is coloured on its own, ${how}; hover shows the number itself. Blank: not measured; a cross marks a status other than ok. Click a cell for the spectrum.`;
+  byId("heat-caption").textContent = `Every metric (rows) of every matrix (columns). Each metric is coloured on its own, ${how}; hover shows the number itself. Blank: not measured; a cross marks a status other than ok. Click a cell for the ${DETAIL}.`;
 }
 
 function markSelected() {
-  if (!METRICS.length) return;
+  if (!NUM_PLAIN) return;
   Plotly.relayout(byId("bars"), { shapes: [selectedBand()] });
   Plotly.relayout(byId("heat"), { shapes: [selectedFrame()] });
 }

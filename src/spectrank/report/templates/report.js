@@ -1,6 +1,8 @@
 // The scan unpacked: matrices, cells, spectra, and texts of their numbers.
 const MATRICES = DATA.matrices;
 const METRICS = DATA.metrics;
+// The first columns were measured; those behind them are references, for the table alone.
+const NUM_PLAIN = DATA.plain;
 
 function unpack(cell) {
   if (!cell) return null;
@@ -8,7 +10,7 @@ function unpack(cell) {
   return {
     value: cell[0], lower: cell[1], upper: cell[2], failure: cell[3],
     errorKind: text(4), status: text(5), reason: text(6), route: text(7), source: text(8),
-    special: cell[9] ?? null,
+    special: cell[9] ?? null, deviation: cell[10] ?? null, z: cell[11] ?? null,
   };
 }
 const CELLS = DATA.cells.map((column) => column.map(unpack));
@@ -16,6 +18,8 @@ const SPECTRA = DATA.spectra.map((spectrum) => spectrum && {
   size: spectrum.size, resolved: spectrum.resolved, values: spectrum.values, index: DATA.grids[spectrum.grid],
   cell: unpack(spectrum.cell),
 });
+
+const HAS_SPECTRA = SPECTRA.some(Boolean);
 
 const STATUS = MATRICES.map((_, i) => {
   const cells = [...CELLS.map((column) => column[i]), SPECTRA[i]?.cell];

@@ -42,6 +42,7 @@ function marker(metric, i, size, place) {
 }
 
 function drawSigma() {
+  if (!HAS_SPECTRA) return;
   const box = byId("sigma");
   const i = VIEW.selected;
   const spectrum = SPECTRA[i];
@@ -115,7 +116,7 @@ function drawCard() {
   if (STATUS[i].status !== "ok") {
     nodes.push(element("p", {}, element("span", { class: "badge" }, words(STATUS[i].status)), ` ${STATUS[i].reason ?? ""}`));
   }
-  const rows = METRICS.map((metric, column) => [metric.label, CELLS[column][i]]).filter(([, cell]) => cell);
+  const rows = METRICS.slice(0, NUM_PLAIN).map((metric, column) => [metric.label, CELLS[column][i]]).filter(([, cell]) => cell);
   const spectrum = SPECTRA[i]?.cell;
   // What most rows share is said once, above the rows.
   const how = (cell) => [cell.route && `route ${cell.route}`, backing(cell)].filter(Boolean).join(" · ");

@@ -1,6 +1,6 @@
 // Wiring: controls, the address, the colour scheme, the width, the printer.
 function drawAll() {
-  if (METRICS.length) {
+  if (NUM_PLAIN) {
     drawBars();
     drawHeat();
   }
@@ -55,7 +55,7 @@ const radios = (name, act) => {
   }
 };
 function wireLayers() {
-  byId("metric").append(...METRICS.map((metric, at) => element("option", { value: at }, metric.label)));
+  byId("metric").append(...METRICS.slice(0, NUM_PLAIN).map((metric, at) => element("option", { value: at }, metric.label)));
   byId("metric").value = String(VIEW.metric);
   const allowDivision = () => {
     const allowed = countsDimensions(METRICS[VIEW.metric]);
@@ -83,6 +83,7 @@ function wireSpectrum() {
   const step = (by) => browse((VIEW.selected + by + MATRICES.length) % MATRICES.length);
   byId("previous").addEventListener("click", () => step(-1));
   byId("next").addEventListener("click", () => step(1));
+  if (!HAS_SPECTRA) return;
   byId("peers").addEventListener("change", (event) => { SIGMA.peers = event.target.checked; drawSigma(); });
   radios("index", (value) => { SIGMA.indexLog = value === "log"; drawSigma(); });
 }
@@ -90,6 +91,7 @@ function wireTable() {
   byId("filter").addEventListener("input", (event) => { TABLE.filter = event.target.value; drawRows(); });
   byId("troubled").addEventListener("change", (event) => { TABLE.troubled = event.target.checked; drawRows(); });
   byId("download").addEventListener("click", download);
+  byId("references")?.addEventListener("change", (event) => byId("table").classList.toggle("full-width", event.target.checked));
   drawHead();
   drawRows();
 }
@@ -102,7 +104,8 @@ if (first) {
   frame.scrollLeft = box.left + box.width / 2 - around.left - around.width / 2;
 }
 
-if (METRICS.length) wireLayers();
+if (byId("checks")) wireChecks();
+if (NUM_PLAIN) wireLayers();
 if (MATRICES.length) {
   wireSpectrum();
   wireTable();

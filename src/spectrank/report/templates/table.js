@@ -9,12 +9,14 @@ function cellTitle(cell) {
 function statusBadge({ status, reason }) {
   return status === "ok" ? "ok" : element("span", { class: "badge", title: reason }, words(status));
 }
-function metricCell(cell) {
-  if (!cell) return element("td", { class: "num" }, "–");
+const columnClass = (column) => (column < NUM_PLAIN ? "num" : "num reference");
+function metricCell(cell, column) {
+  if (!cell) return element("td", { class: columnClass(column) }, "–");
   const known = cell.value !== null || cell.special;
   const badge = cell.status === "ok" ? null : statusBadge(cell);
   const text = known ? format(cell.value ?? cell.special) : null;
-  return element("td", { class: "num", title: cellTitle(cell) }, text, text && badge ? " " : null, badge);
+  const z = cell.z === null ? null : element("small", {}, `z ${format(cell.z, 3)}`);
+  return element("td", { class: columnClass(column), title: cellTitle(cell) }, text, text && badge ? " " : null, badge, z);
 }
 function nameCell(i) {
   const button = element("button", { type: "button", title: MATRICES[i].name },
@@ -26,14 +28,22 @@ const factColumn = (label, fact, numeric = false) => ({
   label, numeric, key: (i) => MATRICES[i][fact],
   cell: (i) => element("td", { class: numeric ? "num" : null }, MATRICES[i][fact] ?? "–"),
 });
+// References sort by z, where they have it: what is far from one stands on top.
+function sortKey(cells) {
+  if (cells.some((cell) => cell && cell.z !== null)) return (i) => cells[i]?.z ?? null;
+  return (i) => cells[i]?.value ?? (cells[i]?.special === "inf" ? Infinity : null);
+}
+// In the table each reference stands behind what it is a reference of.
+const home = (column) => (column < NUM_PLAIN ? column : METRICS.findIndex((metric) => metric.metric === METRICS[column].metric));
+const ORDER = METRICS.map((_, column) => column).sort((a, b) => home(a) - home(b) || a - b);
 const COLUMNS = [
   { label: "matrix", key: (i) => MATRICES[i].name, cell: nameCell },
   factColumn("view", "view"), factColumn("m", "m", true), factColumn("n", "n", true),
   { label: "status", key: (i) => STATUS[i].status, cell: (i) => element("td", {}, statusBadge(STATUS[i])) },
-  ...METRICS.map((metric, column) => ({
-    label: metric.label, numeric: true,
-    key: (i) => CELLS[column][i]?.value ?? (CELLS[column][i]?.special === "inf" ? Infinity : null),
-    cell: (i) => metricCell(CELLS[column][i]),
+  ...ORDER.map((column) => ({
+    label: METRICS[column].label, numeric: true, kind: columnClass(column),
+    key: sortKey(CELLS[column]),
+    cell: (i) => metricCell(CELLS[column][i], column),
   })),
   factColumn("type", "layer_type"), factColumn("dtype", "dtype"),
 ];
@@ -75,10 +85,10 @@ function sortBy(at) {
   drawRows();
 }
 function drawHead() {
-  byId("table").tHead.replaceChildren(element("tr", {}, ...COLUMNS.map(({ label, numeric }, at) => {
+  byId("table").tHead.replaceChildren(element("tr", {}, ...COLUMNS.map(({ label, numeric, kind }, at) => {
     const button = element("button", { type: "button", title: "Sort: again for the other way, a third time for model order" }, label);
     button.addEventListener("click", () => sortBy(at));
-    return element("th", { scope: "col", class: numeric ? "num" : null }, button);
+    return element("th", { scope: "col", class: kind ?? (numeric ? "num" : null) }, button);
   })));
 }
 
@@ -90,9 +100,10 @@ function csvField(value) {
 }
 function csv(rows) {
   const names = ["name", "view", "run", "step", "m", "n", "dtype", "layer_type", "tied_to", "inferred"];
-  const parts = ["value", "lower", "upper", "errorKind", "failure", "status", "reason", "route", "source"];
+  const parts = ["value", "lower", "upper", "errorKind", "failure", "status", "reason", "route", "source",
+    ...(NUM_PLAIN < METRICS.length ? ["deviation", "z"] : [])];
   const head = ["subject", ...names.slice(1), "metric", "variant", "index",
-    "value", "lower", "upper", "error_kind", "failure_probability", "status", "reason", "route", "source"];
+    "value", "lower", "upper", "error_kind", "failure_probability", ...parts.slice(5).map((part) => (part === "z" ? "z_score" : part))];
   const lines = [head.join(",")];
   for (const i of rows) {
     for (const [column, metric] of METRICS.entries()) {
