@@ -22,7 +22,7 @@ from spectrank.scanning.provenance import environment
 from spectrank.table import Table
 
 # Raised when an algorithm here changes a number that settings do not show.
-_REVISION = 2
+_REVISION = 3
 
 
 @final

@@ -118,7 +118,16 @@ class Cell:
             f"each arm on a grid of half octaves by {self.num_tuning} seeds, the grid "
             f"extended until the optimum is inside; then {self.num_fresh} other seeds, "
             "paired between arms: steps until the training loss, smoothed by "
-            f"{0.9:g}, is below {self.target:g}, at most {self.budget}"
+            f"{0.9:g}, is below {self.target:g}, at most {self.budget}{self._chosen}"
+        )
+
+    @property
+    def _chosen(self) -> str:
+        if self.asked is None:
+            return ""
+        return (
+            "; asked here because runs with the base seeds 0, 1 and 2 answered it "
+            "alike, other claims are left to the full run"
         )
 
     def network(self) -> Network:

@@ -3,6 +3,11 @@
 All quantities but the last two are mean log ratios of restricted steps (see
 `comparisons`): a tolerance of 0.15 is 15 % of the steps, about the spread between seeds
 that ten or sixteen pairs resolve; gains below 10 % at depth 3 count as none.
+
+The arm that is compared was chosen among five, and with it the best of five learning
+rates that few seeds found; a reference has one. On digits at depth 8 Gaussian He's rate
+came out half an octave off its optimum in six searches of eight, which costs 2 to 3 %
+of the steps: a gain that small is no evidence for an arm.
 """
 
 from __future__ import annotations
@@ -23,7 +28,8 @@ _CRITICAL = (
 )
 _RATIO = "log_ratio_of_steps"
 _CHOSEN = (
-    "the arm is the fastest on seeds of their own, so that choosing does not favour it"
+    "the arm is the fastest of five on seeds of their own, so that choosing favours it "
+    "only by its learning rate, about 2 %"
 )
 
 
@@ -202,11 +208,10 @@ def critical_scale(cell: Cell, spectrum: str) -> Claim:
         f"{spectrum} spectrum is fastest near the stable rank n/4 that keeps the mean "
         "signal: within a factor of 2.",
         whose=_OURS,
-        protocol=f"{cell.text()}; in each replicate the base-2 logarithm of the "
-        "fraction sr/n with the fewest steps",
-        quantity="log2_of_best_fraction",
-        relation="equals",
-        expected=-2.0,
-        tolerance=1.0,
+        protocol=f"{cell.text()}; in each replicate |log2(4 sr/n)| of the stable rank "
+        "with the fewest steps",
+        quantity="octaves_from_critical_scale",
+        relation="at_most",
+        expected=1.0,
         source=_CRITICAL,
     )
