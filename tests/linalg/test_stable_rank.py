@@ -248,6 +248,26 @@ def test_zeros_stay_zeros_and_the_rank_is_the_limit():
             with_stable_rank(W, 3.5, method=method)
 
 
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize(
+    "dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16]
+)
+def test_noise_of_the_precision_is_no_rank(dtype, seed):
+    W = matrix((300, 5), seed).to(dtype) @ matrix((5, 300), seed + 50).to(dtype)
+    s = torch.linalg.svdvals(W.double())
+    assert float(s[5]) > 0.0
+    assert float(s[4]) > 0.5 * float(s[0])
+    for method in ("clip", "temper"):
+        with pytest.raises(DomainError, match="up to the rank, here 5, got 20"):
+            with_stable_rank(W, 20.0, method=method)
+
+
+def test_small_values_above_the_noise_count():
+    # A square Gaussian matrix has s_p / s_1 near 1/(2p).
+    W = matrix((200, 200), 1, torch.float32)
+    assert stable_rank(with_stable_rank(W, 200.0)) == pytest.approx(200.0, rel=1e-5)
+
+
 def test_a_rank_one_matrix_is_at_its_only_stable_rank():
     W = torch.outer(matrix((5,), 1), matrix((4,), 2))
     assert torch.equal(with_stable_rank(W, 1), W)

@@ -30,8 +30,7 @@ KeptNorm = Literal["keep-frobenius", "keep-spectral"]
 
 # A matrix this near to its target is at it: rounding of the SVD moves it as far.
 _AT = 1e-13
-# Singular values below this share of the largest are rounding of a float64 SVD.
-_ZERO = 8.0 * torch.finfo(torch.float64).eps
+_HALF = (torch.float16, torch.bfloat16)
 
 
 def with_stable_rank(
@@ -62,7 +61,7 @@ def with_stable_rank(
 
     Args:
         W: (m, n), real and finite, not zero, any precision.
-        stable_rank: Target r in [1, rank W].
+        stable_rank: Target r in [1, rank W]; values below `rounding_share` are zero.
         method: How the singular values are changed.
         norm: ``keep-frobenius`` or ``keep-spectral`` rescales the result to that norm
             of W; None leaves the scale that the method gives.
@@ -99,11 +98,33 @@ def with_stable_rank(
             f"{word}; draw one instead, with init.stable_rank_"
         )
     U, s, Vh = torch.linalg.svd(values / top, full_matrices=False)
-    changed = adjusted_values(s, r, method=method, norm=norm)
+    m, n = W.shape
+    zero = rounding_share(m, n, W.dtype)
+    changed = adjusted_values(s, r, method=method, norm=norm, zero=zero)
     if changed is None:
         return W.detach().clone()
     result: Tensor = ((U * (top * changed)) @ Vh).to(W.dtype)
     return result
+
+
+def rounding_share(m: int, n: int, dtype: torch.dtype) -> float:
+    r"""Share of the largest singular value below which values are rounding.
+
+    A convention: eps sqrt(max(m, n)) of float32 and float64, above the noise of a
+    product that was summed in that precision and of a float64 SVD; eps / 2 of half
+    precisions, whose products are summed in float32 and rounded when stored.
+    Source (derived): tests/linalg/test_stable_rank.py.
+
+    Args:
+        m: Number of rows.
+        n: Number of columns.
+        dtype: In which the matrix is stored.
+
+    Returns:
+        The share, below 1 for every matrix that fits in memory.
+    """
+    eps = torch.finfo(dtype).eps
+    return 0.5 * eps if dtype in _HALF else eps * math.sqrt(max(m, n))
 
 
 def adjusted_values(
@@ -112,6 +133,7 @@ def adjusted_values(
     *,
     method: StableRankMethod = "auto",
     norm: KeptNorm | None = None,
+    zero: float = 0.0,
 ) -> Spectral | None:
     """Singular values changed to a stable rank, as `with_stable_rank` does.
 
@@ -120,6 +142,7 @@ def adjusted_values(
         r: Target.
         method: How.
         norm: Which norm stays.
+        zero: Share of the largest up to which a value counts as zero.
 
     Returns:
         (p,) descending; None where they are at the target.
@@ -127,7 +150,7 @@ def adjusted_values(
     Raises:
         DomainError: If the method cannot take them there.
     """
-    s = torch.where(s > _ZERO * s[0], s, torch.zeros_like(s))
+    s = torch.where(s > zero * s[0], s, torch.zeros_like(s))
     now = float((s / s[0]).square().sum())
     if abs(now - r) <= _AT * r:
         return None

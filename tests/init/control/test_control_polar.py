@@ -172,6 +172,34 @@ def test_a_reset_in_bfloat16_is_right_to_its_rounding():
     assert value(table, "stable_rank", "after") == pytest.approx(12.0, rel=0.03)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "m", "n"), [(torch.bfloat16, 160, 160), (torch.float16, 24, 1100)]
+)
+def test_a_large_matrix_of_half_precision_is_reset(dtype, m, n):
+    # max(m, n) eps is above 1 here: no measure of what is rounding.
+    g = torch.Generator().manual_seed(0)
+    W = torch.randn(m, n, generator=g).to(dtype)
+    norm = float(W.double().norm())
+    table = polar_reset_(W)
+    assert float(W.double().norm()) == pytest.approx(norm, rel=0.01)
+    s = torch.linalg.svdvals(W.double())
+    assert float((s / s[0]).square().sum()) > 0.95 * m
+    assert value(table, "stable_rank", "after") > 0.95 * m
+
+
+def test_a_weight_that_cannot_be_written_is_left_and_no_half_is_reset():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4))
+    one = torch.arange(1.0, 5.0).reshape(1, 4)
+    model[1].weight = nn.Parameter(one.expand(4, 4))
+    rows = polar_reset_(model).where(kind="skip").frame.to_dicts()
+    reasons = {row["subject"]: row["reason"] for row in rows}
+    assert "share one memory cell" in reasons["1.weight"]
+    assert torch.equal(model[1].weight.detach(), one.expand(4, 4))
+    for k in (0, 2):
+        s = torch.linalg.svdvals(model[k].weight.detach())
+        assert torch.allclose(s, s[:1].expand(4), rtol=FLOAT32, atol=0.0)
+
+
 def test_bad_requests_are_refused_before_anything_is_written():
     W = matrix(4, 3)
     before = W.clone()

@@ -10,11 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from spectrank.errors import DomainError
+from spectrank.init.blocks import unwritable
+from spectrank.init.control.layers import skipped
 from spectrank.init.control.requests import check_model
 from spectrank.linalg import Need, Spectrum, spectrum
 from spectrank.linalg.ensembles.requests import check_choice
 from spectrank.linalg.operand import ldexp, make_operand
 from spectrank.linalg.shapes import Matrix
+from spectrank.linalg.stable_rank import rounding_share
 from spectrank.model import Skip, WeightMatrix, iter_weights
 from spectrank.model.views import get_view
 from spectrank.scanning import parse_metrics
@@ -50,10 +53,10 @@ def polar_reset_(
     row that says so; tied weights are reset once. The optimizer's momentum is not
     touched.
 
-    Degenerate input: where the rank k is below p (singular values below max(m, n) eps
-    s_1, eps of the stored dtype), U V^T is not unique on the null space; it is left
-    zero and p becomes k, with status ``degenerate``. A zero matrix is left as it is
-    (``degenerate``), a non-finite one too (``nonfinite``).
+    Degenerate input: where the rank k is below p (singular values below the share
+    `spectrank.linalg.stable_rank.rounding_share` of s_1), U V^T is not unique on the
+    null space; it is left zero and p becomes k, with status ``degenerate``. A zero
+    matrix is left as it is (``degenerate``), a non-finite one too (``nonfinite``).
 
     Source (derived): our form of the periodic reset by the matrix sign of MSign,
     arXiv:2602.01734, whose rescaling was not recovered;
@@ -80,7 +83,8 @@ def polar_reset_(
         [1.0, 1.0]
     """  # noqa: DOC502 - raised by the functions called
     check_choice("norm", norm, ("frobenius", "spectral"))
-    weights = list(_weights(source, select))
+    # All decided before the first is written.
+    weights = [_writable(weight) for weight in _weights(source, select)]
     rows: list[dict[str, Any]] = []
     for weight in weights:
         if isinstance(weight, Skip):
@@ -114,7 +118,8 @@ def polar_matrix(W: Matrix, norm: Norm = "frobenius") -> Reset:
         return Reset(None, 0, "the matrix has non-finite entries and was left")
     tall = operand.scaled(operand.tensor, torch.float64)
     u, s, vh = torch.linalg.svd(tall, full_matrices=False)
-    cutoff = max(W.shape) * torch.finfo(W.dtype).eps * s[0]
+    m, n = W.shape
+    cutoff = rounding_share(m, n, W.dtype) * s[0]
     rank = int((s > cutoff).sum())
     size = (
         torch.linalg.vector_norm(s) / math.sqrt(rank) if norm == "frobenius" else s[0]
@@ -122,9 +127,9 @@ def polar_matrix(W: Matrix, norm: Norm = "frobenius") -> Reset:
     flat = size * (u[:, :rank] @ vh[:rank])
     flat = ldexp(flat, operand.exponent) if operand.exponent else flat
     reason = None
-    if rank < min(W.shape):
-        reason = f"rank {rank} of {min(W.shape)}: the null space was left zero"
-    return Reset(flat if W.shape[0] >= W.shape[1] else flat.T, rank, reason)
+    if rank < min(m, n):
+        reason = f"rank {rank} of {min(m, n)}: the null space was left zero"
+    return Reset(flat if m >= n else flat.T, rank, reason)
 
 
 def _reset(weight: WeightMatrix, norm: Norm) -> Iterator[dict[str, Any]]:
@@ -184,18 +189,21 @@ def _weights(
     )
     for weight in iter_weights(source, select=select):
         if isinstance(weight, WeightMatrix) and weight.name not in parameters:
-            yield Skip(
-                weight.name,
+            yield skipped(
+                weight,
                 "computed from other parameters; reset those, or remove the "
                 "parametrisation",
-                weight.shape,
-                weight.dtype,
-                weight.layer_type,
             )
         else:
             yield weight
 
 
+def _writable(weight: WeightMatrix | Skip) -> WeightMatrix | Skip:
+    refusal = None if isinstance(weight, Skip) else unwritable(weight.load())
+    if isinstance(weight, Skip) or refusal is None:
+        return weight
+    return skipped(weight, refusal)
+
+
 def _skip(weight: WeightMatrix, reason: str) -> dict[str, Any]:
-    skip = Skip(weight.name, reason, weight.shape, weight.dtype, weight.layer_type)
-    return {**skip_row(skip), "metric": "polar_reset"}
+    return {**skip_row(skipped(weight, reason)), "metric": "polar_reset"}
