@@ -328,6 +328,17 @@ def test_large_matrices_go_by_lanczos_to_the_same_vectors():
         ({"kind": "hinge", "target": 0.5}, DomainError, r"\[1, 5\]"),
         ({"kind": "hinge", "target": 2, "fraction": 0.5}, DomainError, "stated once"),
         ({"kind": "hinge", "target": {"x": 2.0}}, DomainError, "match at least one"),
+        ({"kind": "hinge", "target": {}}, DomainError, "got no keys"),
+        (
+            {"kind": "square", "target": {"*": 2.0, "0.wieght": 2.0}},
+            DomainError,
+            r"match at least one matrix, got '0\.wieght'",
+        ),
+        (
+            {"kind": "square", "target": {"x": 2.0}, "fraction": 0.5},
+            DomainError,
+            "stated once.*give one",
+        ),
         ({"select": "encoder.*"}, DomainError, "matches none"),
     ],
 )

@@ -28,6 +28,7 @@ from spectrank.init.control.matrices import LiveMatrix, live_matrices
 from spectrank.init.control.requests import target_rank
 from spectrank.init.control.triplet import Triplet, top_triplet
 from spectrank.linalg.ensembles.requests import check_choice
+from spectrank.model import unmatched_patterns
 from spectrank.train.sinks.base import check_count
 
 Kind = Literal["log", "hinge", "square", "plain"]
@@ -76,8 +77,8 @@ def stable_rank_penalty(
         Scalar tensor, float32 or the widest dtype of the weights.
 
     Raises:
-        DomainError: No target where one is needed, one where none is, or one out of
-            range.
+        DomainError: No target where one is needed, one where none is, two of them, one
+            out of range, or a key that matches no matrix.
         ArgumentTypeError: ``model`` is no module.
 
     Example:
@@ -236,16 +237,30 @@ def _terms(
     found = live_matrices(model, select)
     if not aimed:
         return [_Term(matrix, kind, None) for matrix in found]
-    pairs = [(matrix, _asked(matrix.weight.name, target)) for matrix in found]
-    kept = [(m, r) for m, r in pairs if r is not None or fraction is not None]
-    if not kept:
+    if target is not None and fraction is not None:
         raise DomainError(
-            f"target must match at least one matrix, got {target!r}; "
-            "its keys are globs on whole names, e.g. '*.weight'"
+            "a target is stated once, as target= or as fraction= of min(m, n), got "
+            f"target={target!r} and fraction={fraction!r}; give one"
         )
+    if isinstance(target, Mapping):
+        _check_globs(target, found)
+    pairs = [(matrix, _asked(matrix.weight.name, target)) for matrix in found]
     return [
-        _Term(matrix, kind, _reachable(matrix, r, fraction, kind)) for matrix, r in kept
+        _Term(matrix, kind, _reachable(matrix, r, fraction, kind))
+        for matrix, r in pairs
+        if r is not None or fraction is not None
     ]
+
+
+def _check_globs(target: Mapping[str, float], found: Sequence[LiveMatrix]) -> None:
+    # A misspelt name would leave its weight without a penalty, in silence.
+    unmatched = unmatched_patterns([m.weight.name for m in found], list(target))
+    if unmatched or not target:
+        got = repr(unmatched[0]) if unmatched else "no keys"
+        raise DomainError(
+            f"each key of target must match at least one matrix, got {got}; "
+            "keys are globs on whole names, e.g. '*.weight'"
+        )
 
 
 def _asked(name: str, target: Target | None) -> float | None:
