@@ -71,6 +71,37 @@ def test_gaussian_means_hold_where_a_unit_saturates() -> None:
         assert mean_square_slope("tanh", q) == pytest.approx(float(truth), rel=1e-12)
 
 
+def test_slopes_of_far_saturated_units_fall_as_one_over_their_scale() -> None:
+    # E sech^4(s Z) = 4/(3 s sqrt(2 pi)) (1 - c/s^2 + ...), c = (pi^2/6 - 1)/4 < 0.17.
+    for q in (1e4, 1e8, 1e40, 1e300):
+        truth = 4.0 / (3.0 * math.sqrt(q) * math.sqrt(2.0 * math.pi))
+        assert mean_square_slope("tanh", q) == pytest.approx(truth, rel=0.2 / q + 1e-12)
+
+
+@pytest.mark.parametrize("cosine", [-0.8, 0.0, 0.5, 0.9999])
+@pytest.mark.parametrize("q", [1e12, 1e300])
+def test_angles_of_far_saturated_units_are_those_of_signs(
+    q: float, cosine: float
+) -> None:
+    # E sign u sign v = 2/pi arcsin c; tanh differs from it by O(1/sqrt q).
+    found = activation_cosine("tanh", q, q, cosine)
+    assert found == pytest.approx(2.0 / math.pi * math.asin(cosine), abs=3e-6)
+    relu = cosine_map(cosine, 0.0)
+    assert activation_cosine("gelu", q, q, cosine) == pytest.approx(relu, abs=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("cosine", "truth"), [(0.6, 0.416148206926), (0.999, 0.982910709870)]
+)
+def test_angles_of_steep_units_agree_with_nested_quadrature(
+    cosine: float, truth: float
+) -> None:
+    # scipy.integrate.quad in both variables, broken at the steps, at q = 2500.
+    assert activation_cosine("tanh", 2500.0, 2500.0, cosine) == pytest.approx(
+        truth, abs=1e-10
+    )
+
+
 @pytest.mark.parametrize("cosine", [-1.0, -0.4, 0.0, 0.7, 0.999, 1.0])
 @pytest.mark.parametrize("name", SMOOTH)
 def test_the_angle_map_agrees_with_gauss_hermite(name: str, cosine: float) -> None:

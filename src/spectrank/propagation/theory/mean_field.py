@@ -7,8 +7,8 @@ z_l is a vector of independent Gaussian numbers of variance q_l,
 
 a layer of stable rank sr and spectral norm sigma having sigma_w^2 = sigma^2 sr / m.
 With bounded rho norms stay random however wide the layer: all of this is asymptotic.
-Gaussian means are trapezoidal sums, which for these smooth functions converge faster
-than Gauss-Hermite ones and do not lose narrow steps of a saturated unit as early.
+Gaussian means are trapezoidal sums in z = a sinh t, a the width of a unit's step: right
+to rounding where a unit is saturated too, at which Gauss-Hermite rules lose the step.
 """
 
 from __future__ import annotations
@@ -29,12 +29,11 @@ from spectrank.random_nets.activations import SLOPES
 
 Function = Callable[[np.ndarray], np.ndarray]
 
-# exp(-8.5^2 / 2) = 2e-16; tanh(sqrt(q) z) is analytic to pi / (2 sqrt(q)) off the real
-# line, so up to q = 100 the error is below exp(-2 pi 0.157 / 0.025) = 1e-17.
-_STEP = 0.025
-_Z = np.arange(-8.5, 8.5 + _STEP / 2, _STEP)
-_WEIGHTS = np.exp(-0.5 * _Z**2)
-_WEIGHTS /= _WEIGHTS.sum()
+# exp(-8.5^2 / 2) = 2e-16. With a sqrt(q) <= 1 tanh(sqrt(q) a sinh t) has no pole within
+# pi / 2 of the real line and the density is bounded within pi / 4 of it.
+_STEP, _END = 0.05, 8.5
+# A step this narrow is a jump to a cosine; 1e300 would ask for a grid of gigabytes.
+_STEEPEST = 1e9
 
 
 @final
@@ -72,6 +71,29 @@ SMOOTH: MappingProxyType[str, Activation] = MappingProxyType(
 """Activations without an exact theory here."""
 
 
+def _gaussian_rule(
+    steepness: float, centre: np.ndarray | float = 0.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Nodes and weights of E f(Z), f smooth but for a step at ``centre``.
+
+    Args:
+        steepness: One over the width of the step.
+        centre: (*batch) in [-8.5, 8.5].
+
+    Returns:
+        Both (*batch, k), weights of sum one.
+    """
+    width = 1.0 / max(1.0, steepness)
+    centre = np.asarray(centre)[..., None]
+    # From any centre to the far end of the line.
+    reach = _END + float(np.abs(centre).max())
+    num = math.ceil(math.asinh(reach / width) / _STEP)
+    t = _STEP * np.arange(-num, num + 1)
+    z = centre + width * np.sinh(t)
+    weights = np.exp(-0.5 * z**2) * np.cosh(t)
+    return z, weights / weights.sum(-1, keepdims=True)
+
+
 def mean_square(activation: str, q: float) -> float:
     r""":math:`E\phi(\sqrt q Z)^2`, the mean square of a neuron after its activation.
 
@@ -84,7 +106,7 @@ def mean_square(activation: str, q: float) -> float:
     Returns:
         The mean.
     """
-    return float(_WEIGHTS @ SMOOTH[activation].phi(math.sqrt(q) * _Z) ** 2)
+    return _mean_square(SMOOTH[activation].phi, q)
 
 
 def mean_square_slope(activation: str, q: float) -> float:
@@ -99,7 +121,12 @@ def mean_square_slope(activation: str, q: float) -> float:
     Returns:
         The mean.
     """
-    return float(_WEIGHTS @ SMOOTH[activation].derivative(math.sqrt(q) * _Z) ** 2)
+    return _mean_square(SMOOTH[activation].derivative, q)
+
+
+def _mean_square(function: Function, q: float) -> float:
+    z, weights = _gaussian_rule(math.sqrt(q))
+    return float(weights @ function(math.sqrt(q) * z) ** 2)
 
 
 def activation_cosine(activation: str, q_x: float, q_y: float, cosine: float) -> float:
@@ -119,11 +146,20 @@ def activation_cosine(activation: str, q_x: float, q_y: float, cosine: float) ->
         The cosine.
     """
     phi, c = SMOOTH[activation].phi, min(max(cosine, -1.0), 1.0)
-    u = phi(math.sqrt(q_x) * _Z)
+    x, weights = _gaussian_rule(min(math.sqrt(max(q_x, q_y)), _STEEPEST))
+    u = phi(math.sqrt(q_x) * x)
     rest = math.sqrt((1.0 - c) * (1.0 + c))
-    v = phi(math.sqrt(q_y) * (c * _Z[:, None] + rest * _Z)) @ _WEIGHTS
-    both = float((_WEIGHTS * u) @ v)
-    norm = math.sqrt(mean_square(activation, q_x) * mean_square(activation, q_y))
+    steepness = min(math.sqrt(q_y) * rest, _STEEPEST)
+    centre = np.zeros_like(x)
+    if steepness > 1.0:
+        # v passes through zero there.
+        centre = np.clip(-c * x / rest, -_END, _END)
+    other, inner = _gaussian_rule(steepness, centre)
+    v = (inner * phi(math.sqrt(q_y) * (c * x[:, None] + rest * other))).sum(1)
+    both = float((weights * u) @ v)
+    # Root by root: the product of two mean squares of 1e200 is no number.
+    norm = math.sqrt(mean_square(activation, q_x))
+    norm *= math.sqrt(mean_square(activation, q_y))
     return min(max(both / norm, -1.0), 1.0)
 
 
