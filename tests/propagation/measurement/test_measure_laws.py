@@ -166,6 +166,28 @@ def test_inputs_of_one_network_are_one_sample() -> None:
         assert a["standard_error"] == pytest.approx(b["standard_error"], rel=1e-9)
 
 
+def test_a_law_gives_the_quantities_that_were_asked_for() -> None:
+    law = RandomMLP([6, 8, 5], spectrum="gaussian")
+    wanted = {
+        "signal": {
+            *("signal_gain", "signal_gain_per_neuron", "signal_second_moment"),
+            *("log_signal_mean", "log_signal_variance", "layer_relative_variance"),
+        },
+        "angles": {"cosine", "squared_cosine"},
+        "gradients": {
+            *("gradient_gain", "gradient_second_moment"),
+            *("log_gradient_mean", "log_gradient_variance"),
+        },
+        "jacobian": {
+            *("jacobian_gain", "jacobian_second_moment", "length_gain"),
+            "jacobian_eigenvalue_variance",
+        },
+    }
+    for quantity, metrics in wanted.items():
+        table = measure(law, inputs(2, 6, 3), num_networks=4, quantities=[quantity])
+        assert set(table.frame["metric"]) == metrics
+
+
 def test_heavy_tails_are_said_to_be_so() -> None:
     law = RandomMLP([16] * 21, stable_rank=2, spectrum="flat")
     table = measure(law, inputs(1, 16, 1), num_networks=300)

@@ -411,6 +411,9 @@ def test_arguments_out_of_range_are_refused() -> None:
         measure(law, x)
     with pytest.raises(DomainError, match="at least two networks"):
         measure(law, x, num_networks=1)
+    for options in ({"num_directions": 2}, {"cotangents": torch.ones(4)}):
+        with pytest.raises(DomainError, match="an option of a given module"):
+            measure(law, x, num_networks=3, **options)
     with pytest.raises(ShapeError, match="have 6 entries"):
         measure(law, randn(5), num_networks=3)
     with pytest.raises(DomainError, match="not zero"):

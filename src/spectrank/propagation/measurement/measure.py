@@ -54,7 +54,7 @@ def measure(
       themselves) at z_l (``pre``) and h_l (``post``, the outputs at the last layer of a
       law), and the annealed ``squared_cosine`` at z_l.
     - ``gradient_gain`` |J_l^T v|^2/|v|^2 at the input of layer l, through layer l (a
-      skip around it is another way), with its second moment.
+      skip around it is another way), with its second moment, log mean and variance.
     - ``jacobian_gain`` |J u|^2/|u|^2 of z_l along random u by forward mode, and
       ``length_gain`` E|J u|/|u|, of a short straight piece of a curve; for a whole
       curve `count_pieces`.
@@ -74,7 +74,8 @@ def measure(
         model: A module, left bit for bit as it was, or a law.
         x: A batch: a tensor, (inputs, targets) or a mapping; or a loader of batches.
             Of a law (N, n_0) or (n_0,) inputs.
-        num_networks: Of a law, at least 2.
+        num_networks: Of a law, at least 2. With a law ``quantities`` and ``generator``
+            apply too; the options of a module below do not and are refused.
         quantities: Which of ``signal``, ``angles``, ``gradients``, ``jacobian``.
         layers: As in `spectrank.capture`.
         num_directions: Random u and v per sample.
@@ -111,7 +112,17 @@ def measure(
     if isinstance(model, RandomMLP):
         _check_law(x, num_networks)
         assert num_networks is not None
-        measure_networks(model, x, num_networks, own, tally)
+        _check_options(
+            layers=(layers, None),
+            num_directions=(num_directions, 1),
+            cotangents=(cotangents, "random"),
+            mode=(mode, "eval"),
+            unpack=(unpack, None),
+            device=(device, None),
+            dtype=(dtype, None),
+            batch_axis=(batch_axis, None),
+        )
+        measure_networks(model, x, num_networks, chosen, own, tally)
         made_of = {"law": repr(model), "num_networks": num_networks}
         return _table(tally, "sampled", made_of)
     if not isinstance(model, nn.Module):
@@ -169,6 +180,16 @@ def _quantities(quantities: Sequence[str]) -> frozenset[str]:
             f"{', '.join(strangers) or 'none'}; leave the option out for all"
         )
     return frozenset(given)
+
+
+def _check_options(**options: tuple[Any, Any]) -> None:
+    for name, (given, default) in options.items():
+        if isinstance(given, Tensor) or given != default:
+            what = type(given).__name__ if isinstance(given, Tensor) else repr(given)
+            raise DomainError(
+                f"{name} is an option of a given module, got {name}={what} with a "
+                "RandomMLP; leave it out, or measure a network that you sample"
+            )
 
 
 def _check_law(x: Any, num_networks: int | None) -> None:

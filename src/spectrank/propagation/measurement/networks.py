@@ -26,6 +26,7 @@ def measure_networks(
     law: RandomMLP,
     x: Tensor,
     num_networks: int,
+    quantities: frozenset[str],
     generator: torch.Generator,
     tally: Tally,
 ) -> None:
@@ -38,6 +39,7 @@ def measure_networks(
         law: Of the networks.
         x: (N, n_0) or (n_0,) inputs, not zero; rows 0 and 1, 2 and 3, ... are pairs.
         num_networks: How many.
+        quantities: As of ``measure``.
         generator: Source of weights and directions.
         tally: Filled.
 
@@ -72,10 +74,12 @@ def measure_networks(
     for start in range(0, num_networks, block):
         num = min(block, num_networks - start)
         weights = law.sample_weights(generator, num=num)
-        slopes = _signals(weights, inputs, phi, places, tally)
-        _tangents(weights, slopes, len(inputs), generator, places, tally)
-        _cotangents(weights, slopes, len(inputs), generator, places, tally)
-        _jacobians(weights, slopes, tally)
+        slopes = _signals(weights, inputs, phi, places, tally, quantities)
+        if "jacobian" in quantities:
+            _tangents(weights, slopes, len(inputs), generator, places, tally)
+            _jacobians(weights, slopes, tally)
+        if "gradients" in quantities:
+            _cotangents(weights, slopes, len(inputs), generator, places, tally)
 
 
 def _activation(law: RandomMLP) -> Callable[[Tensor], Tensor]:
@@ -89,25 +93,29 @@ def _signals(
     phi: Callable[[Tensor], Tensor],
     places: list[Place],
     tally: Tally,
+    quantities: frozenset[str],
 ) -> list[Tensor]:
     """Fill signals and angles; returns the slopes of phi at z_1 .. z_(L-1)."""
+    signal, angles = "signal" in quantities, "angles" in quantities
     h = x.expand(len(weights[0]), *x.shape)
     first = _logs(h)
     slopes: list[Tensor] = []
     for place, W in zip(places, weights, strict=True):
         before = _logs(h)
         z = h @ W.mT
-        _fill(tally, place, "pre", z, first, before)
-        tally.size(place, "pre", x.shape[1] / W.shape[1])
-        if place is places[-1]:
-            # The output carries no activation: it stands for h_L in an angle.
-            _fill_angles(tally, place, "post", z)
-            return slopes
-        h, slope = _with_slope(phi, z)
-        slopes.append(slope)
-        _fill(tally, place, "post", h, first, before)
-        _fill_angles(tally, place, "post", h)
-        tally.size(place, "post", x.shape[1] / W.shape[1])
+        output = place is places[-1]
+        # The output carries no activation: it stands for h_L in an angle.
+        h, slope = (z, z) if output else _with_slope(phi, z)
+        found = {"pre": z} if output else {"pre": z, "post": h}
+        for site, values in found.items():
+            if signal:
+                _fill(tally, place, site, values, first, before)
+                tally.size(place, site, x.shape[1] / W.shape[1])
+        if angles:
+            _fill_angles(tally, place, "pre", z)
+            _fill_angles(tally, place, "post", h)
+        if not output:
+            slopes.append(slope)
     return slopes
 
 
@@ -129,8 +137,6 @@ def _fill(
     reached = (before > -torch.inf).all(1)
     if bool(reached.any()):
         tally.gains(place, "layer", site).update((logs - before)[reached])
-    if site == "pre":
-        _fill_angles(tally, place, "pre", z)
 
 
 def _fill_angles(tally: Tally, place: Place, site: str, h: Tensor) -> None:

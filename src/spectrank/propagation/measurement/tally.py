@@ -157,6 +157,8 @@ class Tally:
         elif quantity == "gradient":
             yield "gradient_gain", found.mean()
             yield "gradient_second_moment", found.second_moment()
+            yield "log_gradient_mean", found.log_mean()
+            yield "log_gradient_variance", found.log_variance()
         elif site == "post":
             yield "length_gain", found.root_mean()
         else:
