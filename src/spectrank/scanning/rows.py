@@ -25,6 +25,27 @@ COLUMNS: Mapping[str, Any] = {
 }
 
 
+def matrix_key(weight: WeightMatrix) -> dict[str, Any]:
+    """Return the columns that name a matrix, the same in all its rows.
+
+    Args:
+        weight: The matrix.
+
+    Returns:
+        Column to value.
+    """
+    return {
+        "subject": weight.name,
+        "view": weight.view,
+        "m": weight.shape[0],
+        "n": weight.shape[1],
+        "dtype": str(weight.dtype).removeprefix("torch."),
+        "layer_type": weight.layer_type,
+        "tied_to": ", ".join(weight.tied_to) or None,
+        "inferred": weight.inferred,
+    }
+
+
 def matrix_rows(
     weight: WeightMatrix,
     s: Spectrum,
@@ -42,7 +63,7 @@ def matrix_rows(
     Returns:
         Rows for `Table.from_rows`.
     """
-    key = _key(weight)
+    key = matrix_key(weight)
     rows = [
         {
             **key,
@@ -50,7 +71,7 @@ def matrix_rows(
             "metric": request.metric.name,
             "variant": request.variant,
             "route": s.route,
-            **_numbers(_value(request, s, weight)),
+            **value_columns(_value(request, s, weight)),
         }
         for request in requests
     ]
@@ -81,7 +102,15 @@ def _value(request: MetricRequest, s: Spectrum, weight: WeightMatrix) -> Value:
         return Value.undefined("skipped", reason)
 
 
-def _numbers(value: Value) -> dict[str, Any]:
+def value_columns(value: Value) -> dict[str, Any]:
+    """Return a number with its enclosure and status as columns.
+
+    Args:
+        value: Of a metric.
+
+    Returns:
+        Column to value.
+    """
     return {
         "value": float(value.value),
         "lower": float(value.lower),
@@ -90,19 +119,6 @@ def _numbers(value: Value) -> dict[str, Any]:
         "failure_probability": value.failure_probability or None,
         "status": value.status,
         "reason": value.reason,
-    }
-
-
-def _key(weight: WeightMatrix) -> dict[str, Any]:
-    return {
-        "subject": weight.name,
-        "view": weight.view,
-        "m": weight.shape[0],
-        "n": weight.shape[1],
-        "dtype": str(weight.dtype).removeprefix("torch."),
-        "layer_type": weight.layer_type,
-        "tied_to": ", ".join(weight.tied_to) or None,
-        "inferred": weight.inferred,
     }
 
 
@@ -132,7 +148,7 @@ def skip_row(skip: Skip) -> dict[str, Any]:
 def unread_row(weight: WeightMatrix, error: CheckpointError) -> dict[str, Any]:
     """Return the row of a matrix that could not be read."""
     return {
-        **_key(weight),
+        **matrix_key(weight),
         "kind": "skip",
         "metric": "scan",
         "status": "skipped",

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from spectrank.errors import (
     ArgumentTypeError,
     CheckpointError,
-    DomainError,
     SpectrankWarning,
 )
 from spectrank.linalg import (
@@ -32,8 +31,8 @@ from spectrank.model import (
     describe,
     graph,
     iter_weights,
-    unmatched_patterns,
 )
+from spectrank.scanning.patterns import check_patterns, check_types
 from spectrank.scanning.provenance import (
     InputHash,
     defined,
@@ -115,10 +114,10 @@ def scan(
     started = time.perf_counter()
     provenance = environment()
     # Descriptions only; the tensors come one by one.
-    _check_types(select, views)
+    check_types(select, views)
     wiring = _wiring(source, example_input)
     weights = list(iter_weights(source, select=select, views=views))
-    _check_patterns(weights, select, views)
+    check_patterns(weights, select, views, what="a scan")
     info = describe(source)
     digest = InputHash(info.files)
 
@@ -162,19 +161,6 @@ def scan(
     return Table.from_rows(rows, provenance=provenance, columns=COLUMNS)
 
 
-def _check_types(select: object, views: object) -> None:
-    if select is not None and not isinstance(select, str | Sequence):
-        raise ArgumentTypeError(
-            f"select is a pattern or a list of them, got {type(select).__name__}; "
-            "e.g. select='*.mlp.*'"
-        )
-    if views is not None and not isinstance(views, Mapping):
-        raise ArgumentTypeError(
-            f"views maps patterns to views, got {type(views).__name__}; "
-            "e.g. views={'*.c_fc.weight': 'linear'}"
-        )
-
-
 def _wiring(source: Source, example_input: Any) -> dict[str, Any]:
     """Which layer feeds which, for the provenance; empty without an input."""
     if example_input is None:
@@ -185,26 +171,6 @@ def _wiring(source: Source, example_input: Any) -> dict[str, Any]:
             f"{type(source).__name__}; leave it out, or pass the module"
         )
     return {"graph": graph(source, example_input).as_dict()}
-
-
-def _check_patterns(
-    weights: Sequence[WeightMatrix | Skip],
-    select: str | Sequence[str] | None,
-    views: Mapping[str, str] | None,
-) -> None:
-    if not weights and select is None:
-        raise DomainError(
-            "a scan needs a source with tensors in it, got one without any; pass a "
-            "module with parameters, or a mapping of names to torch tensors"
-        )
-    names = [weight.name for weight in weights]
-    for option, patterns in (("select", select), ("views", list(views or ()))):
-        if unmatched := unmatched_patterns(names, patterns):
-            raise DomainError(
-                f"each pattern of {option} names a tensor of the source, "
-                f"{unmatched[0]!r} matches none; patterns are globs on whole names, "
-                "e.g. '*.mlp.*.weight'"
-            )
 
 
 def _device(source: Source) -> str:

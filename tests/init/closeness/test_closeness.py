@@ -375,6 +375,8 @@ def test_a_file_is_read_matrix_by_matrix_and_recorded(tmp_path):
         ({"level": "low"}, ArgumentTypeError, "level is a probability"),
         ({"num_draws": 100}, DomainError, "at least 1999 draws, got 100"),
         ({"num_draws": 1e4}, ArgumentTypeError, "num_draws is a whole number"),
+        ({"select": 3}, ArgumentTypeError, "select is a pattern.*got int"),
+        ({"views": ["linear"]}, ArgumentTypeError, "views maps patterns.*got list"),
         ({"select": "nothing.*"}, DomainError, "'nothing.*' matches none"),
         ({"views": {"x": "linear"}}, DomainError, "'x' matches none"),
     ],

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 
 from spectrank.errors import ArgumentTypeError, DomainError
-from spectrank.model import Skip, WeightMatrix, unmatched_patterns
 
 
 def checked_draws(level: object, num_draws: object) -> int:
@@ -46,33 +44,3 @@ def checked_draws(level: object, num_draws: object) -> int:
             "draw more, or raise the level"
         )
     return num_draws
-
-
-def check_patterns(
-    weights: Sequence[WeightMatrix | Skip],
-    select: str | Sequence[str] | None,
-    views: Mapping[str, str] | None,
-) -> None:
-    """Refuse a source without tensors and patterns that name none of them.
-
-    Args:
-        weights: Tensors of the source, after ``select``.
-        select: Glob pattern or patterns.
-        views: Glob pattern to view.
-
-    Raises:
-        DomainError: If there is nothing to report, or a pattern matches nothing.
-    """
-    if not weights and select is None:
-        raise DomainError(
-            "a report needs a source with tensors in it, got one without any; pass a "
-            "module with parameters, or a mapping of names to torch tensors"
-        )
-    names = [weight.name for weight in weights]
-    for option, patterns in (("select", select), ("views", list(views or ()))):
-        if unmatched := unmatched_patterns(names, patterns):
-            raise DomainError(
-                f"each pattern of {option} names a tensor of the source, "
-                f"{unmatched[0]!r} matches none; patterns are globs on whole names, "
-                "e.g. '*.mlp.*.weight'"
-            )

@@ -10,15 +10,16 @@ from dataclasses import dataclass
 from typing import final
 
 from spectrank.errors import CheckpointError, SpectrankWarning
-from spectrank.init.closeness.checks import check_patterns, checked_draws
+from spectrank.init.closeness.checks import checked_draws
 from spectrank.init.closeness.layer import make_layer
 from spectrank.init.closeness.nulls import Nulls
 from spectrank.init.closeness.references import references
 from spectrank.init.closeness.rows import COLUMNS, Row, layer_rows, unmeasured_rows
 from spectrank.linalg import DEFAULT_RTOL, Need, spectrum
 from spectrank.model import Skip, Source, WeightMatrix, describe, iter_weights
+from spectrank.scanning.patterns import check_patterns, check_types
 from spectrank.scanning.provenance import InputHash, described, environment
-from spectrank.scanning.rows import skip_row, unread_row
+from spectrank.scanning.rows import matrix_key, skip_row, unread_row
 from spectrank.table import Table
 
 DEFAULT_LEVEL = 1e-3
@@ -66,7 +67,7 @@ def closeness(
             PyTorch file or a folder of them.
         select: Glob pattern(s) on the names; all by default.
         views: Glob pattern -> view, where the view is not to be inferred.
-        level: Probability of a false alarm of each check on a matrix, in (0, 0.5].
+        level: Probability of a false alarm of each check on a matrix, in [1e-6, 0.5].
         num_draws: Gaussian matrices drawn a shape, in O(min(m, n)) each; by default
             the fewest that reach the level, 2 / level.
         bulk: Whether to compute all singular values; without, norms alone, which say
@@ -88,8 +89,9 @@ def closeness(
     num_draws = checked_draws(level, num_draws)
     started = time.perf_counter()
     provenance = environment()
+    check_types(select, views)
     weights = list(iter_weights(source, select=select, views=views))
-    check_patterns(weights, select, views)
+    check_patterns(weights, select, views, what="a report")
     info = describe(source)
     digest = InputHash(info.files)
     report = _Report(Nulls(num_draws, seed), level, bulk, rtol, seed)
@@ -162,7 +164,7 @@ class _Report:
         if self.bulk:
             needs.append("sigma")
         s = spectrum(W, needs, rtol=self.rtol, seed=self.seed)
-        key = _key(weight)
+        key = _without_inferred(matrix_key(weight))
         if s.status != "ok":
             return unmeasured_rows(key, s)
         layer = make_layer(W, s)
@@ -172,21 +174,12 @@ class _Report:
         return layer_rows(key, layer, s, self.nulls.of(m, n), rest, known, self.level)
 
 
-def _key(weight: WeightMatrix) -> Row:
-    return {
-        "subject": weight.name,
-        "view": weight.view,
-        "m": weight.shape[0],
-        "n": weight.shape[1],
-        "dtype": str(weight.dtype).removeprefix("torch."),
-        "layer_type": weight.layer_type,
-        "tied_to": ", ".join(weight.tied_to) or None,
-    }
-
-
 def _skipped(row: Row) -> Row:
-    kept = {name: value for name, value in row.items() if name != "inferred"}
-    return kept | {"metric": "closeness"}
+    return _without_inferred(row) | {"metric": "closeness"}
+
+
+def _without_inferred(row: Row) -> Row:
+    return {name: value for name, value in row.items() if name != "inferred"}
 
 
 def _kernel(weight: WeightMatrix) -> int:

@@ -25,8 +25,9 @@ from spectrank.init.closeness.nulls import (
     normalised_weights,
 )
 from spectrank.init.closeness.references import Reference
-from spectrank.linalg import Spectrum, Value, ensemble
+from spectrank.linalg import Spectrum, ensemble
 from spectrank.metrics import get_metric
+from spectrank.scanning.rows import value_columns
 
 Row = dict[str, Any]
 
@@ -131,17 +132,10 @@ def _check(name: str, judgement: Judgement, level: float | None) -> Row:
 
 def _measured(name: str, s: Spectrum) -> Row:
     metric = get_metric(name)
-    value: Value = metric(s)
     return {
         "kind": "measurement",
         "metric": name,
-        "value": float(value.value),
-        "lower": float(value.lower),
-        "upper": float(value.upper),
-        "error_kind": value.error_kind,
-        "failure_probability": value.failure_probability or None,
-        "status": value.status,
-        "reason": value.reason,
+        **value_columns(metric(s)),
         "route": s.route,
         "source": metric.source,
     }
