@@ -7,6 +7,7 @@ import pytest
 import torch
 from tolerances import STANDARD_ERRORS
 
+from spectrank.init.closeness import nulls
 from spectrank.init.closeness.nulls import (
     Nulls,
     effective_draws,
@@ -15,6 +16,7 @@ from spectrank.init.closeness.nulls import (
     rank_p_value,
     weighted_p_value,
 )
+from spectrank.init.closeness.tridiagonal import gaussian_tridiagonals
 from spectrank.linalg import ensemble
 
 SEEDS = (5, 17, 29)
@@ -90,6 +92,32 @@ def test_a_shape_has_one_null_whatever_was_asked_before():
     assert one.of(9, 5) is first
     other = Nulls(50, 4).of(9, 5)
     assert not np.array_equal(other.log_stable_rank, first.log_stable_rank)
+
+
+def test_shapes_that_come_again_are_drawn_once_within_a_budget(monkeypatch):
+    drawn = []
+
+    def counting(m, n, num, rng):
+        drawn.append((m, n))
+        return gaussian_tridiagonals(m, n, num, rng)
+
+    monkeypatch.setattr(nulls, "gaussian_tridiagonals", counting)
+    monkeypatch.setattr(nulls, "_KEPT_ENTRIES", 50 * 20)
+    report = Nulls(50, 0)
+    for shape in [(9, 8), (8, 9), (30, 6), (9, 8), (30, 6)]:
+        report.of(*shape)
+    assert drawn == [(9, 8), (30, 6)]
+    # 8 + 6 + 7 rows are one too many: the shape asked for longest ago goes.
+    report.of(9, 8)
+    report.of(7, 7)
+    report.of(9, 8)
+    assert drawn == [(9, 8), (30, 6), (7, 7)]
+    report.of(30, 6)
+    # One larger than all room is not kept, and takes the place of all others.
+    first = report.of(40, 21).log_stable_rank
+    again = report.of(40, 21).log_stable_rank
+    assert drawn[-3:] == [(30, 6), (40, 21), (40, 21)]
+    np.testing.assert_array_equal(first, again)
 
 
 def counted(draws, observed):

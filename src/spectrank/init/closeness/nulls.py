@@ -36,8 +36,8 @@ _EQUAL = 1.0 - 1e-12
 # Full spectra cost O(p^2) a draw: between 16 and 200 of them.
 _SPECTRA_BUDGET = 1 << 22
 _FEWEST_SPECTRA, _MOST_SPECTRA = 16, 200
-# Below this size a shape's draws are kept for the next matrix of that shape.
-_KEPT_ENTRIES = 1 << 22
+# Draws kept for the next matrices of their shapes: 512 MiB, the last used.
+_KEPT_ENTRIES = 1 << 25
 
 
 @final
@@ -121,15 +121,22 @@ class Nulls:
             The null, the same at every call.
         """
         key = max(m, n), min(m, n)
-        if key in self._kept:
-            return self._kept[key]
-        # Seeded by shape, so that a row does not depend on the rest of the model.
-        rng = np.random.default_rng([self._seed, *key])
-        draws = gaussian_tridiagonals(m, n, self._num_draws, rng)
-        null = GaussianNull(m, n, draws)
+        null = self._kept.pop(key, None)
+        if null is None:
+            self._make_room(key[1])
+            # Seeded by shape, so that a row does not depend on the rest of the model.
+            rng = np.random.default_rng([self._seed, *key])
+            draws = gaussian_tridiagonals(m, n, self._num_draws, rng)
+            null = GaussianNull(m, n, draws)
         if key[1] * self._num_draws <= _KEPT_ENTRIES:
             self._kept[key] = null
         return null
+
+    def _make_room(self, size: int) -> None:
+        """Forget the shapes least recently used until one of this size fits."""
+        room = _KEPT_ENTRIES // self._num_draws - size
+        while self._kept and sum(short for _, short in self._kept) > room:
+            del self._kept[next(iter(self._kept))]
 
 
 def normalised_weights(log_weights: Array) -> Array:
