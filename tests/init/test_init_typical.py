@@ -9,10 +9,12 @@ import torch
 from scipy.special import digamma
 from scipy.stats import binom
 from tolerances import STANDARD_ERRORS
+from torch import nn
 
-from spectrank.init import stable_rank_
+from spectrank.init import apply_, stable_rank_, typical
 from spectrank.init.typical import typical_spectral_norm
 from spectrank.linalg import ensemble
+from spectrank.linalg.layer_moments.log_norms import layer_log_norm
 
 SEEDS = (1, 2, 3)
 
@@ -93,6 +95,21 @@ def test_random_spectra_have_the_leading_order_where_rho_is_large(spectrum):
     rho = e.participation_ratio
     a1 = typical_spectral_norm(e, relu=False) ** 2 * r
     assert a1 == pytest.approx(m * math.exp(1 / rho - 1 / n), rel=0.01)
+
+
+def test_a_law_of_many_layers_is_worked_out_once(monkeypatch):
+    asked = []
+
+    def counting(law):
+        asked.append(law.stable_rank)
+        return layer_log_norm(law)
+
+    monkeypatch.setattr(typical, "layer_log_norm", counting)
+    net = nn.Sequential(*[nn.Linear(11, 11) for _ in range(12)])
+    options = {"spectrum": "slice", "gain": "typical-linear"}
+    for r in (2.25, 3.25, 2.25):
+        apply_(net, stable_rank=r, **options, generator=torch.Generator())
+    assert asked == [2.25, 3.25]
 
 
 def test_deep_stacks_keep_their_typical_norm():

@@ -13,6 +13,7 @@ they are the digamma form, psi(r/2) - psi(n/2).
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import numpy as np
 
@@ -26,6 +27,8 @@ from spectrank.linalg.layer_moments.log_norms import (
 )
 
 
+# A memo: equal layers of a model have one scale, up to a second of integrals each.
+@lru_cache(maxsize=64)
 def typical_spectral_norm(e: Ensemble, *, relu: bool) -> float:
     r"""Spectral norm at which :math:`E \log(|h|^2/m) = \log(|x|^2/n)`.
 
