@@ -51,3 +51,7 @@ def test_shape_types_work_without_jaxtyping():
         "import torch; assert Matrix is torch.Tensor, Matrix"
     )
     subprocess.run([sys.executable, "-c", probe], check=True)
+
+
+def test_the_version_is_that_of_the_package():
+    assert sr.__version__ == version("spectrank")

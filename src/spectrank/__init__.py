@@ -7,6 +7,7 @@ not wait for torch.
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -79,6 +80,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return importlib.metadata.version("spectrank")
     if name in _MODULES:
         return importlib.import_module(f"spectrank.{name}")
     if name in _NAMES:

@@ -298,3 +298,14 @@ def test_html_escapes_every_text():
     page = Table.from_rows(rows)._repr_html_()
     assert "<script" not in page
     assert page.count(html.escape(evil)) >= 7
+
+
+def test_printing_shows_what_a_terminal_shows(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "70")
+    table = Table.from_rows([measurement(value=2.5), skip("b", "no matrix")])
+    print(table)  # noqa: T201
+    printed = capsys.readouterr().out
+    lines = [line.rstrip() for line in show(table, 70).rstrip().splitlines()]
+    assert [line.rstrip() for line in printed.splitlines()] == lines
+    assert "2.5" in printed
+    assert repr(table) == "Table(1 measurement, 1 skip; 2 subjects, a to b)"

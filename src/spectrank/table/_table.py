@@ -1,5 +1,6 @@
 """Table: an immutable long frame of measurements and its provenance."""
 
+import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -282,6 +283,13 @@ class Table:
 
     def __repr__(self) -> str:
         return f"Table({summary(self.frame)})"
+
+    def __str__(self) -> str:
+        """Return what a terminal shows, as text; ``print(table)`` is readable."""
+        console = Console(file=io.StringIO(), color_system=None)
+        with console.capture() as captured:
+            console.print(self)
+        return captured.get().rstrip()
 
     def __rich_console__(
         self, console: Console, options: ConsoleOptions
