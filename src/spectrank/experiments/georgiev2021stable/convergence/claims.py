@@ -5,10 +5,10 @@ All quantities but the last two are mean log ratios of restricted steps (see
 that ten or sixteen pairs resolve; gains below 10 % at depth 3 count as none.
 
 The arm that is compared was chosen among five, and with it the best of five learning
-rates that few seeds found; a reference has one. On digits Gaussian He's rate came out half
-an octave off its optimum in six searches of eight at depth 8, in three of five at depth
-20, which costs 2 to 3 % and 6 % of the steps: a gain that small is no evidence for an
-arm.
+rates that few seeds found; a reference has one. On digits Gaussian He's rate came out
+half an octave off its optimum in six searches of eight at depth 8, in three of five at
+depth 20, which costs 2 to 3 % and 6 % of the steps: a gain that small is no evidence
+for an arm.
 """
 
 from __future__ import annotations
