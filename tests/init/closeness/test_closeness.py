@@ -387,6 +387,13 @@ def test_a_bad_request_is_refused_with_a_way_out(options, error, message):
     assert ";" in str(caught.value)
 
 
+def test_draws_that_do_not_fit_in_memory_are_refused_before_any_is_made():
+    # 1 999 999 draws of 16 * 4096 bytes; the matrix itself takes four bytes.
+    wide = torch.ones(1, 1).expand(4096, 8192)
+    with pytest.raises(DomainError, match=r"1999999 for w of 4096 x 8192, 122 GiB; r"):
+        closeness({"v": torch.eye(3), "w": wide}, level=1e-6)
+
+
 def test_a_source_without_tensors_or_a_bad_file_is_refused(tmp_path):
     with pytest.raises(DomainError, match="without any"):
         closeness({})

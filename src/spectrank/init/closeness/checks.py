@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 from spectrank.errors import ArgumentTypeError, DomainError
+from spectrank.model import Skip, WeightMatrix
+
+# Values of one null, of 16 bytes each.
+_MOST_VALUES = 1 << 29
 
 
 def checked_draws(level: object, num_draws: object) -> int:
@@ -44,3 +49,25 @@ def checked_draws(level: object, num_draws: object) -> int:
             "draw more, or raise the level"
         )
     return num_draws
+
+
+def check_room(weights: Iterable[WeightMatrix | Skip], num_draws: int) -> None:
+    """Refuse draws that take more than 8 GiB for one matrix.
+
+    Args:
+        weights: Tensors of the source.
+        num_draws: Draws a shape.
+
+    Raises:
+        DomainError: With the name of the first such matrix.
+    """
+    for weight in weights:
+        if isinstance(weight, Skip):
+            continue
+        if (size := min(weight.shape) * num_draws) > _MOST_VALUES:
+            m, n = weight.shape
+            raise DomainError(
+                f"draws take 16 min(m, n) bytes each and at most 8 GiB, got {num_draws}"
+                f" for {weight.name} of {m} x {n}, {size / (1 << 26):.3g} GiB; raise "
+                "the level, or leave the matrix out by select="
+            )

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import final
 
 from spectrank.errors import CheckpointError, SpectrankWarning
-from spectrank.init.closeness.checks import checked_draws
+from spectrank.init.closeness.checks import check_room, checked_draws
 from spectrank.init.closeness.layer import make_layer
 from spectrank.init.closeness.nulls import Nulls
 from spectrank.init.closeness.references import references
@@ -49,13 +49,14 @@ def closeness(
       those of a Gaussian matrix conditioned on this stable rank; ``violated`` means
       rank structure beyond it.
 
-    The value of a check is a p-value, its bound the level: a fresh normal layer, or
-    one drawn from the conditioned law, fails with at most that probability (spectrum
-    and scale are two tests, so the smaller p-value counts twice). For
-    uniform entries the spectrum is the same to leading order and the level is met
-    closely, not exactly. A layer that ``holds`` may still have been trained a little:
-    what cannot be told from fresh is not proved fresh. Spectra do not tell laws of
-    entries apart; the words of the reason use their kurtosis.
+    The value of a check is a p-value, its bound the level: a fresh normal layer fails
+    the first with at most that probability (spectrum and scale are two tests, so the
+    smaller p-value counts twice), one drawn from the conditioned law fails the second
+    with about that probability. For uniform entries the spectrum is the same to leading
+    order and the level of the first is met closely too, not exactly. A layer that
+    ``holds`` may still have been trained a little: what cannot be told from fresh is
+    not proved fresh. Spectra do not tell laws of entries apart; the words of the reason
+    use their kurtosis.
 
     Measurements have a row for the matrix and a row with ``variant`` for each
     reference: its mean as ``value``, 4 standard errors as enclosure, the spread of the
@@ -68,8 +69,9 @@ def closeness(
         select: Glob pattern(s) on the names; all by default.
         views: Glob pattern -> view, where the view is not to be inferred.
         level: Probability of a false alarm of each check on a matrix, in [1e-6, 0.5].
-        num_draws: Gaussian matrices drawn a shape, in O(min(m, n)) each; by default
-            the fewest that reach the level, 2 / level.
+        num_draws: Gaussian matrices drawn a shape, in O(min(m, n)) time and 16
+            min(m, n) bytes each, 8 GiB at most; by default the fewest that reach the
+            level, 2 / level, and 199 at least.
         bulk: Whether to compute all singular values; without, norms alone, which say
             nothing of the second singular value or the distance to noise.
         rtol: Largest relative width of the enclosure of the spectral norm.
@@ -79,19 +81,25 @@ def closeness(
     Returns:
         Table with rows of kind ``check``, ``measurement`` and ``skip``.
 
+    Raises:
+        ArgumentTypeError: If an argument is of another type.
+        DomainError: If the level or the draws are out of range, the source has no
+            tensors, a pattern matches none, or the draws do not fit in memory.
+
     Example:
         >>> import torch, spectrank as sr
         >>> from spectrank.init.closeness import closeness
         >>> table = closeness({"fc.weight": torch.eye(8)})
         >>> table.where(metric="at_initialisation").frame["reason"][0]
         'orthogonal, gain 1: all 8 singular values are equal'
-    """
+    """  # noqa: DOC502 - raised by the functions called
     num_draws = checked_draws(level, num_draws)
     started = time.perf_counter()
     provenance = environment()
     check_types(select, views)
     weights = list(iter_weights(source, select=select, views=views))
     check_patterns(weights, select, views, what="a report")
+    check_room(weights, num_draws)
     info = describe(source)
     digest = InputHash(info.files)
     report = _Report(Nulls(num_draws, seed), level, bulk, rtol, seed)

@@ -3,10 +3,10 @@
     W   the weight as stored (``parametrizations.<name>.original``)
     W'  the weight as used, top * s u v^T + rest * (W - s u v^T) with s = u^T W v
 
-What holds whatever u and v are: W' has at most the target stable rank, because the
-two parts are orthogonal, so that ||W'||_F^2 = r (top s)^2 where it is lowered, and
-||W'||_2 >= u^T W' v = top s. Vectors that lag behind the weight can only bring it below
-the target.
+What holds for all unit u and v with s != 0: W' has at most the target stable rank,
+because the two parts are orthogonal, so that ||W'||_F^2 = r (top s)^2 where it is
+lowered, and ||W'||_2 >= u^T W' v = top s. Vectors that lag behind the weight can only
+bring it below the target. At s = 0 exactly W is used as it is.
 """
 
 from __future__ import annotations
