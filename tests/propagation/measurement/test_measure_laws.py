@@ -188,6 +188,23 @@ def test_a_law_gives_the_quantities_that_were_asked_for() -> None:
         assert set(table.frame["metric"]) == metrics
 
 
+@pytest.mark.parametrize("scale", [1e-200, 1e200])
+def test_ratios_and_angles_do_not_depend_on_the_size_of_the_input(scale: float) -> None:
+    law = RandomMLP([6, 8, 5], stable_rank=2, spectrum="flat")
+    x = inputs(2, 6, 3)
+    generator = torch.Generator().manual_seed(1)
+    net = law.sample(generator)
+    pairs = (
+        (measure(law, x, num_networks=20), measure(law, scale * x, num_networks=20)),
+        (measure(net, x), measure(net, scale * x)),
+    )
+    for one, other in pairs:
+        assert one.frame["status"].equals(other.frame["status"])
+        for a, b in zip(one, other, strict=True):
+            if a["kind"] == "measurement" and a["status"] == "ok":
+                assert b["value"] == pytest.approx(a["value"], rel=1e-9, abs=1e-12)
+
+
 def test_heavy_tails_are_said_to_be_so() -> None:
     law = RandomMLP([16] * 21, stable_rank=2, spectrum="flat")
     table = measure(law, inputs(1, 16, 1), num_networks=300)

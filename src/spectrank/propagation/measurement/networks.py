@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from spectrank.errors import DomainError, ShapeError
 from spectrank.linalg.shapes import Float64
 from spectrank.propagation.measurement.estimates import Traces
+from spectrank.propagation.measurement.samples import log_norms, pair_angles
 from spectrank.propagation.measurement.tally import Place, Tally
 from spectrank.random_nets import RandomMLP
 from spectrank.random_nets.activations import MODULES
@@ -53,7 +54,7 @@ def measure_networks(
             f"inputs of this law have {law.widths[0]} entries, got shape "
             f"{tuple(x.shape)}; pass (N, {law.widths[0]})"
         )
-    size = inputs.square().sum(1)
+    size = inputs.abs().amax(1)
     if not bool(((size > 0) & size.isfinite()).all()):
         raise DomainError(
             "gains are relative to the input, which must be finite and not zero; leave "
@@ -66,8 +67,7 @@ def measure_networks(
     ]
     inputs = inputs.to(generator.device)
     if len(inputs) in {2, 3}:
-        unit = nn.functional.normalize(inputs[:2], dim=1)
-        tally.input_cosine = float(unit[0] @ unit[1])
+        tally.input_cosine = float(pair_angles(inputs[0], inputs[1])[0])
     weight = sum(layer.m * layer.n for layer in layers) + len(inputs) * sum(law.widths)
     block = max(1, min(_MOST_AT_ONCE, _BLOCK_ENTRIES // weight))
     phi = _activation(law)
@@ -98,10 +98,10 @@ def _signals(
     """Fill signals and angles; returns the slopes of phi at z_1 .. z_(L-1)."""
     signal, angles = "signal" in quantities, "angles" in quantities
     h = x.expand(len(weights[0]), *x.shape)
-    first = _logs(h)
+    first = log_norms(h)
     slopes: list[Tensor] = []
     for place, W in zip(places, weights, strict=True):
-        before = _logs(h)
+        before = log_norms(h)
         z = h @ W.mT
         output = place is places[-1]
         # The output carries no activation: it stands for h_L in an angle.
@@ -131,7 +131,7 @@ def _with_slope(phi: Callable[[Tensor], Tensor], z: Tensor) -> tuple[Tensor, Ten
 def _fill(
     tally: Tally, place: Place, site: str, z: Tensor, first: Tensor, before: Tensor
 ) -> None:
-    logs = _logs(z)
+    logs = log_norms(z)
     tally.gains(place, "signal", site).update(logs - first)
     # Of what arrives; a layer that nothing reaches has no gain of its own.
     reached = (before > -torch.inf).all(1)
@@ -144,9 +144,7 @@ def _fill_angles(tally: Tally, place: Place, site: str, h: Tensor) -> None:
         return
     pairs = h[:, : h.shape[1] // 2 * 2]
     u, v = pairs[:, ::2], pairs[:, 1::2]
-    unit = nn.functional.normalize(u, dim=-1, eps=0.0)
-    other = nn.functional.normalize(v, dim=-1, eps=0.0)
-    tally.angles(place, site).update((unit * other).sum(-1), _logs(u), _logs(v))
+    tally.angles(place, site).update(*pair_angles(u, v))
 
 
 def _tangents(
@@ -160,10 +158,10 @@ def _tangents(
     t = _directions(len(weights[0]), num, weights[0].shape[2], generator)
     for i, (place, W) in enumerate(zip(places, weights, strict=True)):
         t = t @ W.mT
-        tally.gains(place, "jacobian", "pre").update(_logs(t))
+        tally.gains(place, "jacobian", "pre").update(log_norms(t))
         if i < len(slopes):
             t = t * slopes[i]
-            tally.gains(place, "jacobian", "post").update(_logs(t))
+            tally.gains(place, "jacobian", "post").update(log_norms(t))
 
 
 def _cotangents(
@@ -177,7 +175,7 @@ def _cotangents(
     g = _directions(len(weights[0]), num, weights[-1].shape[1], generator)
     for i in reversed(range(len(weights))):
         g = g @ weights[i]
-        tally.gains(places[i], "gradient").update(_logs(g))
+        tally.gains(places[i], "gradient").update(log_norms(g))
         if i:
             g = g * slopes[i - 1]
 
@@ -205,7 +203,3 @@ def _directions(
         dtype=torch.float64,
     )
     return nn.functional.normalize(drawn, dim=-1)
-
-
-def _logs(h: Tensor) -> Tensor:
-    return h.square().sum(-1).log()

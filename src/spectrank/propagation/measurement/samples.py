@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from spectrank.errors import SpectrankError
 from spectrank.linalg.shapes import Float64
@@ -41,6 +41,44 @@ def log_squares(
     squares = (wide / scale).square().sum(1)
     total = squares.new_zeros(num).index_add_(0, samples.to(squares.device), squares)
     return total.log() + 2.0 * scale.log()
+
+
+def log_norms(x: Float64[Tensor, "*batch d"]) -> Float64[Tensor, "*batch"]:
+    """Logarithms of squared norms, of vectors of 1e-200 too.
+
+    Args:
+        x: Vectors along the last axis.
+
+    Returns:
+        Minus infinity for zeros.
+    """
+    scale = _largest(x)
+    return (x / scale).square().sum(-1).log() + 2.0 * scale[..., 0].log()
+
+
+def pair_angles(
+    u: Float64[Tensor, "*batch d"], v: Float64[Tensor, "*batch d"]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What `Angles` takes in of pairs of vectors.
+
+    Args:
+        u: First of each pair.
+        v: Second of each pair.
+
+    Returns:
+        Cosines (NaN beside a zero vector), and the logarithms of |u|^2 and |v|^2.
+    """
+    # Scaled first: the square of 1e-200 is zero.
+    unit, other = (
+        nn.functional.normalize(w / _largest(w), dim=-1, eps=0.0) for w in (u, v)
+    )
+    return (unit * other).sum(-1), log_norms(u), log_norms(v)
+
+
+def _largest(x: Tensor) -> Tensor:
+    """Largest absolute entry along the last axis; 1 where that is no scale."""
+    largest = x.abs().amax(-1, keepdim=True)
+    return torch.where((largest > 0) & largest.isfinite(), largest, 1.0)
 
 
 def vectors(record: LayerBatch, rows: Tensor) -> Float64[Tensor, "N dim"] | None:

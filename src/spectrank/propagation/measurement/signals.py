@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from spectrank.model import Batch, LayerBatch
 from spectrank.propagation.measurement.context import Context, masked
 from spectrank.propagation.measurement.samples import (
     flat,
     laid_out,
+    log_norms,
     log_squares,
+    pair_angles,
     readable,
     vectors,
 )
@@ -89,13 +91,8 @@ def _add_pairs(context: Context, place: Place, site: Site, x: Tensor) -> None:
     num = len(x) // 2 * 2
     if not num:
         return
-    u, v = x[:num:2], x[1:num:2]
-    # Unit vectors first: the squares of 1e-200 have no product.
-    unit = nn.functional.normalize(u, dim=1, eps=0.0)
-    other = nn.functional.normalize(v, dim=1, eps=0.0)
-    cosines = (unit * other).sum(1)
-    first, second = (2.0 * w.norm(dim=1).log()[:, None] for w in (u, v))
-    context.tally.angles(place, site).update(cosines[:, None], first, second)
+    found = pair_angles(x[:num:2, None], x[1:num:2, None])
+    context.tally.angles(place, site).update(*found)
 
 
 def _post(
@@ -130,7 +127,7 @@ def _reference(
     if num is not None and x is not None:
         found = flat(masked(x, batch), num, context.samples_axis)
         if found is not None:
-            return 2.0 * found.norm(dim=1).log(), float(found.shape[1]), found
+            return log_norms(found), float(found.shape[1]), found
     for name in context.places:
         # Token ids have no norm: the first layer that gives numbers stands in.
         calls = batch.calls(name)
