@@ -19,6 +19,8 @@ NUM = 40_000
 SEEDS = (0, 1, 2)
 NETS: dict[str, dict[str, Any]] = {
     "relu": {"widths": [3, 6, 4, 5], "stable_rank": 2, "spectrum": "spike"},
+    # A layer of two units dies in a quarter of the networks, gradients behind it too.
+    "narrow": {"widths": [4, 2, 2, 3, 2], "stable_rank": 1.5, "spectrum": "flat"},
     "mixed": {
         "widths": [4, 5, 3],
         "stable_rank": [2.5, None],

@@ -1,9 +1,9 @@
 r"""Products along depth: every layer is an independent factor.
 
 |h_l|^2/|x|^2 = prod Y_k with independent Y_k, because z_k has a uniform direction
-whatever came before; signs of z_k are independent coins for the same reason, so
-gradients and Jacobian-vector products obey such products too. All in logarithms: a
-thousand layers are no overflow.
+whatever came before; signs of a z_k that is not zero are independent coins for the same
+reason, so gradients and Jacobian-vector products obey such products too. All in
+logarithms: a thousand layers are no overflow.
 
 ``pre`` at l is of z_l, ``post`` of h_l; in the lists entry l - 1 belongs to layer l.
 """
@@ -113,7 +113,8 @@ def gradient_moments(layers: Sequence[LayerLaw], slope: float) -> list[Moments]:
 
     The sizes of every layer change roles and masks sit on n_l..n_{L-1}:
     :math:`\prod_{k \ge l} a_{1,k}/n_k\, g^{L-l}`. Not the forward law unless all widths
-    are equal.
+    are equal. Under relu, whose slope at 0 is 0, the masks of l < L are dead wherever
+    h_{l-1} = 0: gains times P(h_{l-1} != 0) = prod_{j<l} (1 - 2^(-n_j)).
     Source (derived): tests/propagation/theory/test_theory_monte_carlo.py.
 
     Args:
@@ -126,7 +127,12 @@ def gradient_moments(layers: Sequence[LayerLaw], slope: float) -> list[Moments]:
     factors = [linear_factor(law, transposed=True) for law in layers]
     hidden = [mask_factor(law.m, slope) for law in layers[:-1]]
     inner = [a + b for a, b in zip(factors, hidden, strict=False)]
-    return _products([factors[-1], *reversed(inner)])[::-1]
+    given_alive = _products([factors[-1], *reversed(inner)])[::-1]
+    logs = [-math.inf if slope else -law.m * math.log(2.0) for law in layers[:-2]]
+    alive = accumulate((math.log1p(-math.exp(x)) for x in logs), initial=0.0)
+    # A coin of chance p takes the mean times p, the relative second moment over p.
+    coins = [*(Moments(x, -x) for x in alive), _NOTHING]
+    return [a + b for a, b in zip(given_alive, coins[-len(layers) :], strict=True)]
 
 
 def signal_logs(
