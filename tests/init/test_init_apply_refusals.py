@@ -72,7 +72,8 @@ def test_a_model_without_a_weight_to_fill_is_refused(make, words):
 REQUESTS = [
     ({"stable_rank": 40}, DomainError, r"0\.weight: .*lie in \[1, 20\].*got 40"),
     ({"stable_rank": 0.5}, DomainError, "got 0.5"),
-    ({"stable_rank": math.nan}, DomainError, "got nan"),
+    ({"stable_rank": math.nan}, DomainError, "finite number of at least 1, got nan"),
+    ({"stable_rank": math.inf}, DomainError, "finite number of at least 1, got inf"),
     ({"stable_rank": True}, ArgumentTypeError, "got True"),
     ({"stable_rank": None}, DomainError, "stated once"),
     ({"fraction": 0.5}, DomainError, "stated once"),

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from spectrank.errors import ArgumentTypeError, DomainError
+from spectrank.errors import DomainError
 from spectrank.init.blocks import Layout, check_writable, cut
 from spectrank.init.control.requests import target_rank
 from spectrank.init.scale import Mode, Norm, checked_gain, checked_scale, resolved_gain
 from spectrank.linalg.ensembles.ensemble import Ensemble
 from spectrank.linalg.ensembles.make import OWN_STABLE_RANK, ensemble
+from spectrank.linalg.haar import check_generator
 from spectrank.linalg.stable_rank import KeptNorm, StableRankMethod, with_stable_rank
 
 
@@ -178,14 +179,9 @@ def random_source(
     Raises:
         ArgumentTypeError: If it is no generator.
         DomainError: If there is no global one for the device.
-    """
-    if isinstance(generator, torch.Generator):
-        return generator
+    """  # noqa: DOC502 - the first is raised by the function called
     if generator is not None:
-        raise ArgumentTypeError(
-            f"randomness comes from a torch.Generator, got {type(generator).__name__}; "
-            "pass torch.Generator().manual_seed(0)"
-        )
+        return check_generator(generator)
     if device.type == "cpu":
         return torch.default_generator
     if device.type == "cuda":

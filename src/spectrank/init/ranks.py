@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -62,7 +63,13 @@ def checked_request(stable_rank: Requested, fraction: object, spectrum: str) -> 
                 "e.g. {'*.mlp.*.weight': 32}"
             )
         return
-    # Any size that takes every finite number of at least 1.
+    given = stable_rank if fraction is None else None
+    if isinstance(given, int | float) and not 1.0 <= given < math.inf:
+        raise DomainError(
+            f"stable_rank must be a finite number of at least 1, got {stable_rank}; "
+            "every matrix but zero has a stable rank of 1 or more"
+        )
+    # Of an arbitrary size that takes it: the other errors are those of one matrix.
     target_rank(stable_rank, fraction, 2**62, 2**62)
 
 

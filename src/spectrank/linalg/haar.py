@@ -96,12 +96,8 @@ def make_draws(
     Raises:
         ArgumentTypeError: If the generator is none.
         DomainError: If ``num`` or the dtype is outside its range.
-    """
-    if not isinstance(generator, torch.Generator):
-        raise ArgumentTypeError(
-            f"randomness comes from a torch.Generator, got {type(generator).__name__}; "
-            "pass torch.Generator().manual_seed(0)"
-        )
+    """  # noqa: DOC502 - the first is raised by the function called
+    check_generator(generator)
     if num is not None:
         num = check_count("num", num)
     if dtype not in _COMPUTED_IN:
@@ -112,6 +108,26 @@ def make_draws(
         )
     place = generator.device if device is None else torch.device(device)
     return Draws(generator, num, _COMPUTED_IN[dtype], place)
+
+
+def check_generator(generator: object) -> torch.Generator:
+    """Refuse what is no source of randomness.
+
+    Args:
+        generator: As given.
+
+    Returns:
+        The same.
+
+    Raises:
+        ArgumentTypeError: If it is no generator.
+    """
+    if not isinstance(generator, torch.Generator):
+        raise ArgumentTypeError(
+            f"randomness comes from a torch.Generator, got {type(generator).__name__}; "
+            "pass torch.Generator().manual_seed(0)"
+        )
+    return generator
 
 
 def check_count(name: str, x: object) -> int:

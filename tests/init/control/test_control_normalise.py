@@ -419,6 +419,7 @@ def test_a_reader_sees_the_weight_as_used_and_moves_nothing():
         ({"stable_rank": 2, "spectral_norm": 0.0}, DomainError, "positive"),
         ({"stable_rank": 2, "name": "kernel"}, ArgumentTypeError, "'kernel'"),
         ({"stable_rank": 2, "dim": 2}, DomainError, "axis"),
+        ({"stable_rank": 2, "generator": 3}, ArgumentTypeError, "Generator, got int"),
     ],
 )
 def test_bad_requests_are_refused_before_anything_is_changed(options, error, words):

@@ -25,6 +25,7 @@ from spectrank.init.control.requests import (
 )
 from spectrank.init.control.triplet import top_triplet
 from spectrank.linalg.ensembles.requests import check_choice, check_norm
+from spectrank.linalg.haar import check_generator
 from spectrank.linalg.srn import SrnVariant, srn_factors
 from spectrank.train.sinks.base import check_count
 
@@ -153,6 +154,8 @@ class StableRankNorm(nn.Module):
             if spectral_norm is None
             else check_norm("spectral_norm", spectral_norm)
         )
+        if generator is not None:
+            check_generator(generator)
         self._iterations, self._exact = iterations, exact
         u, v = _start(W, generator)
         self.register_buffer("_u", u)
