@@ -125,6 +125,34 @@ def spectral_updates(
             "updates are read from at least one batch, got none; "
             "pass a batch or a loader that is not exhausted"
         )
+    settings = {
+        "loss": described.name,
+        "smoothness": beta,
+        "mode": mode,
+        "num_batches": num_batches,
+    }
+    made = {
+        **environment(),
+        "input": type(model).__name__,
+        "input_kind": "module",
+        "definitions": DEFINITIONS,
+        "settings": settings,
+    }
+    rows = _all_rows(found, read, scales)
+    return Table.from_rows(rows, provenance=made, columns=COLUMNS)
+
+
+_NOT_RUN = (
+    "the layer was not called as a module with a gradient in this pass, so neither its "
+    "inputs nor its output gradients are known"
+)
+
+
+def _all_rows(
+    found: Sequence[LinearLayer | Skip],
+    read: Mapping[str, Sequence[Condition]],
+    scales: Mapping[str, Sequence[float]],
+) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for item in found:
         if isinstance(item, Skip):
@@ -134,25 +162,7 @@ def spectral_updates(
             rows += condition_rows(item.key, read[item.path], scales=at)
         else:
             rows.append(skip_of(skipped(item.weight, _NOT_RUN)))
-    made = {
-        **environment(),
-        "input": type(model).__name__,
-        "input_kind": "module",
-        "definitions": DEFINITIONS,
-        "settings": {
-            "loss": described.name,
-            "smoothness": beta,
-            "mode": mode,
-            "num_batches": num_batches,
-        },
-    }
-    return Table.from_rows(rows, provenance=made, columns=COLUMNS)
-
-
-_NOT_RUN = (
-    "the layer was not called as a module with a gradient in this pass, so neither its "
-    "inputs nor its output gradients are known"
-)
+    return rows
 
 
 def _batches(data: Iterable[Any]) -> Iterable[Any]:
