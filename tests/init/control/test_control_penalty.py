@@ -285,6 +285,14 @@ def test_a_zero_matrix_warns_and_adds_nothing():
     assert float(model[1].weight.grad.abs().max()) == 0.0
 
 
+def test_a_zero_matrix_in_bfloat16_adds_nothing_in_float32():
+    layer = layer_of(torch.zeros(3, 3, dtype=torch.bfloat16))
+    with pytest.warns(SpectrankWarning, match="weight is zero"):
+        value = stable_rank_penalty(layer)
+    assert value.dtype == torch.float32
+    assert float(value.detach()) == 0.0
+
+
 def test_a_nonfinite_matrix_shows():
     W = matrix()
     W[1, 1] = math.inf

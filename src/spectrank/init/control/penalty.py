@@ -195,6 +195,7 @@ class _Term:
         return torch.square(torch.relu(excess) if self._kind == "hinge" else excess)
 
     def _without(self, W: Tensor) -> Tensor:
+        W = _single(W)
         if not bool(torch.isfinite(W.detach()).all()):
             return W.sum() * math.nan
         warnings.warn(
@@ -208,8 +209,12 @@ class _Term:
 
 def _scaled(W: Tensor) -> Tensor:
     """Return W over its largest entry, a constant: squares then stay in float32."""
-    W = W if W.dtype in {torch.float32, torch.float64} else W.to(torch.float32)
+    W = _single(W)
     return W / W.detach().abs().amax()
+
+
+def _single(W: Tensor) -> Tensor:
+    return W if W.dtype in {torch.float32, torch.float64} else W.to(torch.float32)
 
 
 def _total(values: Sequence[Tensor]) -> Tensor:
