@@ -140,6 +140,15 @@ def test_products_of_many_layers_keep_their_logarithm() -> None:
     assert product["value"] == pytest.approx(120 * math.log(1e6), rel=1e-12)
 
 
+def test_layers_of_1e_200_and_1e200_are_their_product() -> None:
+    eye = torch.eye(3, dtype=torch.float64)
+    table = capacity({"a": 1e-200 * eye, "b": 1e200 * eye})
+    # Norms multiply to one; three unit rows each: (2 * 3^(2/3))^(3/2).
+    found = table.value("network", "spectral_complexity", variant="bartlett2017")
+    assert found == pytest.approx(3.0 * 2.0**1.5, rel=1e-12)
+    assert set(table.frame["status"]) == {"ok"}
+
+
 def test_scaling_one_layer_up_and_another_down_changes_nothing() -> None:
     a, b = (
         torch.randn(4, 4, generator=torch.Generator().manual_seed(i)) for i in (0, 1)

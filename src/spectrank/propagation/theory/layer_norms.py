@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
+from torch import Tensor
 
 from spectrank.linalg import spectrum
 from spectrank.linalg.ensembles.layer import LayerLaw
@@ -57,8 +58,7 @@ def measured_norms(
         s = spectrum(W, ("frobenius", "sigma_max"))
         if s.status != "ok":
             return norms, (s.status, f"{weight.name}: {s.reason}")
-        lengths = torch.linalg.vector_norm(W.detach(), dim=1, dtype=torch.float64)
-        rows = float(lengths.sum())
+        rows = _sum_of_row_norms(W.detach(), s.sigma_max.value)
         error = (sum(weight.shape) + 8) * _UNIT * rows
         norms.append(
             LayerNorms(
@@ -70,6 +70,16 @@ def measured_norms(
             )
         )
     return norms, None
+
+
+def _sum_of_row_norms(W: Tensor, sigma: float) -> float:
+    # Squares of 1e-200 and 1e200 leave float64; a power of two costs no digit.
+    scale = 1.0
+    if not 1e-100 < sigma < 1e100:
+        scale = math.ldexp(1.0, math.frexp(sigma)[1])
+        W = W / scale
+    lengths = torch.linalg.vector_norm(W, dim=1, dtype=torch.float64)
+    return scale * float(lengths.sum())
 
 
 def law_norms(law: LayerLaw) -> LayerNorms:
