@@ -205,6 +205,26 @@ def test_ratios_and_angles_do_not_depend_on_the_size_of_the_input(scale: float) 
                 assert b["value"] == pytest.approx(a["value"], rel=1e-9, abs=1e-12)
 
 
+@pytest.mark.parametrize("sigma", [1e-6, 1e6])
+def test_gains_beyond_float64_keep_their_logarithms(sigma: float) -> None:
+    law = RandomMLP(
+        [4] * 46,
+        spectrum="orthogonal",
+        norm="spectral",
+        sigma=sigma,
+        activation="linear",
+    )
+    table = measure(law, inputs(1, 4, 1), num_networks=3)
+    for metric, variant in (("signal_gain", "pre"), ("jacobian_gain", None)):
+        found = row(table, metric, 45, variant)
+        assert found["status"] == "nonfinite"
+        assert found["log_value"] == pytest.approx(90.0 * math.log(sigma), rel=1e-12)
+        assert found["lower"] is None
+        assert row(table, metric, 1, variant)["status"] == "ok"
+    logs = row(table, "log_signal_mean", 45, "pre")
+    assert logs["value"] == pytest.approx(90.0 * math.log(sigma), rel=1e-12)
+
+
 def test_heavy_tails_are_said_to_be_so() -> None:
     law = RandomMLP([16] * 21, stable_rank=2, spectrum="flat")
     table = measure(law, inputs(1, 16, 1), num_networks=300)

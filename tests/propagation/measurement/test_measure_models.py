@@ -434,6 +434,18 @@ def test_an_output_that_is_not_a_number_is_said_to_be_so() -> None:
     assert found["2.weight", "cosine", "pre"]["status"] == "nonfinite"
 
 
+def test_samples_of_zeros_are_left_out_and_a_row_says_so() -> None:
+    net, x = perceptron(), randn(6, 6)
+    plain = by_key(measure(net, x[1:], quantities=["signal"]))
+    x[0] = 0.0
+    table = measure(net, x, quantities=["signal"])
+    for metric in ("signal_gain", "log_signal_variance", "signal_second_moment"):
+        row = by_key(table)["2.weight", metric, "pre"]
+        assert row["value"] == pytest.approx(plain["2.weight", metric, "pre"]["value"])
+        assert row["num_samples"] == 5
+    assert "left out" in skips(table)["network", "signal_gain", "input"]
+
+
 def test_a_call_of_ones_own_is_measured() -> None:
     net, x = perceptron(), randn(6, 6)
     own = measure(

@@ -66,7 +66,9 @@ def measure(
     networks; directions, logits and inputs of one cluster are averaged first. ``lower``
     and ``upper`` are 4 standard errors away. Where the scatter of the logarithm says
     that so few samples cannot tell a raw moment, its status is ``not_converged`` and
-    the reason says so: read the logarithms there. Computed as the model computes, sums
+    the reason says so: read the logarithms there. A gain outside the range of float64
+    has status ``nonfinite`` and its logarithm in ``log_value``; a sample of zeros has
+    no gain, a skip row says that it was left out. Computed as the model computes, sums
     in float64.
     Source (derived): tests/propagation/measurement.
 

@@ -64,7 +64,14 @@ def _add_gains(
     log_x: Tensor,
     record: LayerBatch,
 ) -> None:
-    context.tally.gains(place, "signal", site).update((logs - log_x)[:, None])
+    # A sample of zeros has no gain; NaN goes on, and makes the row nonfinite.
+    some = log_x != -torch.inf
+    if not bool(some.all()):
+        reason = "samples of zeros have no gain relative to the input: left out"
+        context.tally.skip(NETWORK, "signal_gain", reason, "input")
+    if bool(some.any()):
+        gains = context.tally.gains(place, "signal", site)
+        gains.update((logs - log_x)[some, None])
     if record.inputs is None or not record.inputs.is_floating_point():
         return
     given = record.input_rows(select="unmasked")

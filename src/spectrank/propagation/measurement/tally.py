@@ -203,7 +203,10 @@ def _row(
         "num_samples": found.num_samples,
         "log_value": found.log_value,
     }
-    if known and not math.isnan(error):
+    log = found.log_value
+    if log is not None and math.isfinite(log) and (value == 0.0 or math.isinf(value)):
+        row |= {"status": "nonfinite", "reason": f"e^{log:.6g} is no float64"}
+    elif known and not math.isnan(error):
         row |= {
             "standard_error": error,
             "lower": value - _STANDARD_ERRORS * error,
