@@ -110,23 +110,43 @@ def measure(
     chosen = _quantities(quantities)
     check_count("num_directions", num_directions)
     own = torch.Generator().manual_seed(0) if generator is None else generator
-    tally = Tally()
+    options: dict[str, Any] = {
+        "layers": layers,
+        "num_directions": num_directions,
+        "cotangents": cotangents,
+        "mode": mode,
+        "unpack": unpack,
+        "dtype": dtype,
+        "batch_axis": batch_axis,
+    }
     if isinstance(model, RandomMLP):
         _check_law(x, num_networks)
-        assert num_networks is not None
-        _check_options(
-            layers=(layers, None),
-            num_directions=(num_directions, 1),
-            cotangents=(cotangents, "random"),
-            mode=(mode, "eval"),
-            unpack=(unpack, None),
-            device=(device, None),
-            dtype=(dtype, None),
-            batch_axis=(batch_axis, None),
-        )
-        measure_networks(model, x, num_networks, chosen, own, tally)
-        made_of = {"law": repr(model), "num_networks": num_networks}
-        return _table(tally, "sampled", made_of)
+        _check_options({**options, "device": device})
+        return _of_law(model, x, num_networks or 0, chosen, own)
+    _check_module(model, num_networks)
+    held = next(iter((*model.parameters(), *model.buffers())), None)
+    default = torch.device("cpu") if held is None else held.device
+    where = default if device is None else torch.device(device)
+    tally = Tally()
+    request = Request(**options, quantities=chosen, generator=own, device=where)
+    measure_model(model, _loader(x), request, tally)
+    return _table(tally, "capture", {"input": type(model).__name__})
+
+
+def _of_law(
+    law: RandomMLP,
+    x: Tensor,
+    num_networks: int,
+    quantities: frozenset[str],
+    generator: torch.Generator,
+) -> Table:
+    tally = Tally()
+    measure_networks(law, x, num_networks, quantities, generator, tally)
+    made_of = {"law": repr(law), "num_networks": num_networks}
+    return _table(tally, "sampled", made_of)
+
+
+def _check_module(model: Any, num_networks: int | None) -> None:
     if not isinstance(model, nn.Module):
         raise ArgumentTypeError(
             "measured is a torch.nn.Module or a RandomMLP, got "
@@ -137,22 +157,6 @@ def measure(
             f"num_networks belongs to a RandomMLP, got {num_networks} with one given "
             "network; leave it out"
         )
-    held = next(iter((*model.parameters(), *model.buffers())), None)
-    default = torch.device("cpu") if held is None else held.device
-    request = Request(
-        layers=layers,
-        quantities=chosen,
-        num_directions=num_directions,
-        cotangents=cotangents,
-        generator=own,
-        mode=mode,
-        unpack=unpack,
-        device=default if device is None else torch.device(device),
-        dtype=dtype,
-        batch_axis=batch_axis,
-    )
-    measure_model(model, _loader(x), request, tally)
-    return _table(tally, "capture", {"input": type(model).__name__})
 
 
 def _table(tally: Tally, route: str, more: dict[str, Any]) -> Table:
@@ -184,9 +188,10 @@ def _quantities(quantities: Sequence[str]) -> frozenset[str]:
     return frozenset(given)
 
 
-def _check_options(**options: tuple[Any, Any]) -> None:
-    for name, (given, default) in options.items():
-        if isinstance(given, Tensor) or given != default:
+def _check_options(options: Mapping[str, Any]) -> None:
+    defaults = {"num_directions": 1, "cotangents": "random", "mode": "eval"}
+    for name, given in options.items():
+        if isinstance(given, Tensor) or given != defaults.get(name):
             what = type(given).__name__ if isinstance(given, Tensor) else repr(given)
             raise DomainError(
                 f"{name} is an option of a given module, got {name}={what} with a "
