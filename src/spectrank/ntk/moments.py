@@ -1,0 +1,275 @@
+"""`moments`: mean and second moment of the tangent kernel of a random network."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from itertools import combinations
+from types import MappingProxyType
+from typing import Any
+
+import polars as pl
+
+from spectrank.errors import ArgumentTypeError, DomainError
+from spectrank.linalg.ensembles.layer import LayerLaw
+from spectrank.linalg.ensembles.mp_spike import largest_sure
+from spectrank.ntk.recursion import (
+    KernelMoments,
+    RelativeLaw,
+    kernel_moments,
+    limit_log_second,
+    relative_law,
+)
+from spectrank.random_nets import RandomMLP
+from spectrank.random_nets.activations import SLOPES
+from spectrank.table import Table
+
+Row = dict[str, Any]
+
+COLUMNS = MappingProxyType(
+    {
+        "m": pl.Int64,
+        "n": pl.Int64,
+        "other": pl.String,
+        "other_index": pl.Int64,
+        "standard_error": pl.Float64,
+        "log_value": pl.Float64,
+    }
+)
+"""Producer columns. ``log_value`` is the natural logarithm, there also where the value
+leaves the range of float64; ``other`` is the second layer of a pair."""
+
+DEFINITIONS = MappingProxyType(
+    {
+        "kernel_mean": "E K_l; for the network E K, K = sum_l K_l",
+        "kernel_second_moment": "E K_l^2; for the network E K^2",
+        "kernel_cross_moment": "sum over l' != l of E K_l K_l'; for a pair E K_l K_l'",
+        "kernel_relative_variance": "Var K_l / (E K_l)^2; for the network of K",
+        "kernel_share": "E K_l / E K",
+        "kernel_exponent": "B, the exponent of E K^2/(E K)^2 at large depth",
+    }
+)
+_NETWORK = "network"
+_SOURCE = "derived; tests/ntk/test_moments.py"
+_LARGEST = math.log(1.7976931348623157e308)
+_SMALLEST = math.log(2.2250738585072014e-308)
+# Half the interval of a mean over drawn spectra, in standard errors.
+_WIDTH = 4.0
+
+
+def moments(net: RandomMLP, *, pairs: bool = False) -> Table:
+    r"""Mean and second moment of the tangent kernel :math:`K(x, x)` at :math:`|x| = 1`.
+
+    :math:`K = \sum_l K_l`, :math:`K_l = |h_{l-1}|^2\,\|\partial f/\partial z_l\|_F^2`:
+    standard parametrisation, all weights trained, no biases, the plain sum over outputs
+    (``outputs="trace"``). For another input multiply the first moments by
+    :math:`|x|^2` and the second by :math:`|x|^4`. Exact at every finite width, widths
+    of 1 included, for relu, leaky_relu and linear and every spectrum (route ``exact``);
+    with spectral norms held, every E K_l is linear in the stable rank of every layer
+    but l, with Frobenius norms held it depends on none. The variance depends on the
+    participation ratios.
+    Rows: by layer (``index``) and of the ``network``; see ``DEFINITIONS``. The row
+    ``kernel_relative_variance`` of variant ``limit`` is leading order in large width
+    and depth, for explanation; ``skip`` where widths or spectra are unequal. A moment
+    that leaves the range of float64 has status ``nonfinite`` and a finite
+    ``log_value``. For ``temper``, whose E sum s^4 is a mean over drawn spectra, rows
+    carry a ``standard_error``.
+    Source (derived): tests/ntk/test_moments.py, test_moments_exact.py. The sampling
+    laws are this library's own.
+
+    Args:
+        net: The law; nothing is drawn.
+        pairs: Whether the cross moment of every pair of layers is a row too
+            (L (L - 1) / 2 of them, ``other`` the second layer).
+
+    Returns:
+        Table of kind ``measurement``.
+
+    Raises:
+        ArgumentTypeError: If ``net`` is no RandomMLP.
+        DomainError: If its activation has no exact recursion, or the scale of a
+            Gaussian layer leaves the range of float64.
+
+    Example:
+        >>> net = RandomMLP([10, 16, 16, 16, 1], stable_rank=4, spectrum="flat")
+        >>> table = moments(net)
+        >>> round(table.value("network", "kernel_mean"), 10)
+        5.8
+        >>> round(table.value("network", "kernel_second_moment"), 10)
+        71.0639506173
+    """
+    slope = _checked(net)
+    rows = list(_rows(net, [relative_law(law) for law in net.layers], slope, pairs))
+    if any(law.a2_stderr > 0.0 for law in net.layers):
+        moved = [relative_law(law, a2_shift=1.0) for law in net.layers]
+        others = _rows(net, moved, slope, pairs)
+        rows = [_with_error(a, b) for a, b in zip(rows, others, strict=True)]
+    provenance = {
+        "network": repr(net),
+        "layers": [asdict(law) for law in net.layers],
+        "settings": {"pairs": pairs, "input_norm": 1.0, "outputs": "trace"},
+        "definitions": dict(DEFINITIONS),
+    }
+    return Table.from_rows(rows, provenance=provenance, columns=COLUMNS)
+
+
+def _checked(net: RandomMLP) -> float:
+    """Return the slope of the activation, or refuse."""
+    if not isinstance(net, RandomMLP):
+        raise ArgumentTypeError(
+            f"moments takes the law of a random network, got {type(net).__name__}; "
+            "make one with RandomMLP(widths, stable_rank=...), or take empirical() of "
+            "a model"
+        )
+    if net.activation not in SLOPES:
+        raise DomainError(
+            "kernel moments are exact for relu, leaky_relu and linear, got "
+            f"{net.activation!r}; use infinite_width for the limit of large width, or "
+            "empirical on sampled networks"
+        )
+    for i, law in enumerate(net.layers):
+        if law.stable_rank is None and not 0.0 < law.a1 < math.inf:
+            raise DomainError(
+                "the mean square of a Gaussian layer must lie in the range of float64, "
+                f"layer {i + 1} has E sum s^2 = {law.a1}; choose a gain nearer to 1"
+            )
+    return SLOPES[net.activation]
+
+
+def _rows(
+    net: RandomMLP, layers: Sequence[RelativeLaw], slope: float, pairs: bool
+) -> Iterator[Row]:
+    found = kernel_moments(layers, slope)
+    note = _note(net.layers)
+    yield from _network_rows(found, note)
+    yield from _limit_rows(net.layers, slope)
+    names, products = net.parameter_names, found.log_products
+    for i, (name, law) in enumerate(zip(names, layers, strict=True)):
+        key = {"subject": name, "index": i + 1, "m": law.m, "n": law.n}
+        mean, ratio = float(found.log_means[i]), float(found.log_ratios[i, i])
+        yield key | _number("kernel_mean", mean)
+        yield key | _number("kernel_second_moment", float(products[i, i]), note)
+        yield key | _number("kernel_relative_variance", _log_expm1(ratio), note)
+        yield key | _number("kernel_share", mean - found.log_mean)
+        if len(layers) > 1:
+            others = [x for k, x in enumerate(products[i]) if k != i]
+            yield key | _number("kernel_cross_moment", _log_sum(others), note)
+    for i, k in combinations(range(len(layers)), 2) if pairs else ():
+        yield {
+            "subject": names[i],
+            "index": i + 1,
+            "variant": f"with {names[k]}",
+            "other": names[k],
+            "other_index": k + 1,
+            **_number("kernel_cross_moment", float(products[i, k]), note),
+        }
+
+
+def _network_rows(found: KernelMoments, note: str | None) -> Iterator[Row]:
+    key = {"subject": _NETWORK}
+    yield key | _number("kernel_mean", found.log_mean)
+    yield key | _number("kernel_second_moment", found.log_second, note)
+    variance = found.log_relative_variance
+    yield key | _number("kernel_relative_variance", variance, note)
+
+
+def _limit_rows(laws: Sequence[LayerLaw], slope: float) -> Iterator[Row]:
+    """Yield the leading order; a scalar readout, else of equal width and spectrum."""
+    metric = "kernel_relative_variance"
+    hidden, num = laws[:-1], len(laws)
+    shapes = {(law.m, law.n) for law in hidden}
+    ratios = {law.participation_ratio for law in hidden}
+    square = all(m == n for m, n in shapes)
+    if len(shapes) != 1 or not square or len(ratios) != 1 or laws[-1].m != 1:
+        yield {
+            "kind": "skip",
+            "subject": _NETWORK,
+            "metric": metric,
+            "variant": "limit",
+            "status": "skipped",
+            "reason": "the limit is one of hidden layers of equal width (that of the "
+            "input) and spectrum with a scalar readout; the exact row is beside it",
+        }
+        return
+    rho, n = hidden[0].participation_ratio, hidden[0].n
+    exponent, log_second = limit_log_second(num, rho, n, slope)
+    reason = (
+        "leading order, n to infinity at fixed L/n and L/rho: too high at small depth "
+        "and of no use at small participation ratio; the exact row is beside it"
+    )
+    columns = {"subject": _NETWORK, "variant": "limit", "route": "leading-order"}
+    yield _number(metric, _log_expm1(log_second), reason) | columns
+    yield _plain("kernel_exponent", exponent, reason) | columns
+
+
+def _note(laws: Sequence[LayerLaw]) -> str | None:
+    """What exactness rests on."""
+    notes = []
+    if any(law.a2_stderr > 0.0 for law in laws):
+        notes.append(
+            "exact in E sum s^4, which for temper is a mean over drawn spectra: "
+            "standard_error"
+        )
+    if any(
+        law.spectrum == "mp-spike"
+        and law.stable_rank is not None
+        and law.stable_rank > largest_sure(law.m, law.n)
+        for law in laws
+    ):
+        notes.append("over all draws of mp-spike, those that sample() refuses included")
+    return "; ".join(notes) or None
+
+
+def _plain(metric: str, value: float, reason: str | None = None) -> Row:
+    return {
+        "kind": "measurement",
+        "metric": metric,
+        "value": value,
+        "status": "ok",
+        "route": "exact",
+        "reason": reason,
+        "source": _SOURCE,
+    }
+
+
+def _number(metric: str, log_value: float, reason: str | None = None) -> Row:
+    """Row of a non-negative number that is known by its logarithm."""
+    if log_value == -math.inf:
+        return _plain(metric, 0.0, reason)
+    if _SMALLEST <= log_value <= _LARGEST:
+        row = _plain(metric, math.exp(log_value), reason)
+        return row | {"log_value": log_value}
+    above = log_value > 0.0
+    reason = (
+        f"e^{log_value:.6g} is {'above' if above else 'below'} the range of float64; "
+        "log_value is finite"
+    )
+    row = _plain(metric, math.inf if above else 0.0, reason)
+    return row | {"log_value": log_value, "status": "nonfinite"}
+
+
+def _with_error(row: Row, moved: Row) -> Row:
+    """Give a row the standard error that E sum s^4 of its layers has."""
+    if row["status"] != "ok" or moved["status"] != "ok":
+        return row
+    error = abs(moved["value"] - row["value"])
+    if error == 0.0:
+        return row
+    return row | {
+        "standard_error": error,
+        "lower": row["value"] - _WIDTH * error,
+        "upper": row["value"] + _WIDTH * error,
+        "error_kind": "stderr",
+    }
+
+
+def _log_expm1(x: float) -> float:
+    if x <= 0.0:
+        return -math.inf
+    return x if x > _LARGEST else math.log(math.expm1(x))
+
+
+def _log_sum(logs: Sequence[float]) -> float:
+    top = max(logs)
+    return top + math.log(sum(math.exp(x - top) for x in logs))
