@@ -65,7 +65,7 @@ def count_pieces(
     there is exactly dead. ``reason`` says how many values were taken so. In a max pool
     only changes of the winner inside an interval count.
     Source (derived): tests/propagation/pieces/test_pieces_exact.py (rational
-    arithmetic, grids) and test_pieces_laws.py (S1 section 4).
+    arithmetic), test_pieces_grids.py and test_pieces_laws.py (S1 section 4).
 
     Args:
         model: A module, left as it was, run in evaluation mode; or the law of one.

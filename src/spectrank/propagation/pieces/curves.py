@@ -32,7 +32,7 @@ def arc(
     at z and at every positive multiple of z, so the chords meet exactly the kinks of
     the arc. With biases, or hardtanh, they do not; and the *length* of an image is that
     of the chords' image, whatever the network. The angular length is ``angle``.
-    Source (derived): tests/propagation/pieces/test_pieces_exact.py.
+    Source (derived): tests/propagation/pieces/test_pieces_grids.py.
 
     Args:
         start: x, (d,), not zero.
