@@ -98,7 +98,7 @@ def moments(net: RandomMLP, *, pairs: bool = False) -> Table:
         5.8
         >>> round(table.value("network", "kernel_second_moment"), 10)
         71.0639506173
-    """
+    """  # noqa: DOC502 - raised by the functions called
     slope = _checked(net)
     rows = list(_rows(net, [relative_law(law) for law in net.layers], slope, pairs))
     if any(law.a2_stderr > 0.0 for law in net.layers):

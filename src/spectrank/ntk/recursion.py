@@ -22,7 +22,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar, cast, final
+from typing import TypeVar, final
 
 import numpy as np
 
@@ -81,7 +81,10 @@ class KernelMoments:
     @property
     def log_products(self) -> np.ndarray:
         """(L, L) log E K_l K_l'."""
-        return self.log_means[:, None] + self.log_means[None, :] + self.log_ratios
+        products: np.ndarray = (
+            self.log_means[:, None] + self.log_means[None, :] + self.log_ratios
+        )
+        return products
 
     @property
     def log_relative_variance(self) -> float:
@@ -206,7 +209,7 @@ def _through(state: tuple[_X, _X], law: RelativeLaw) -> tuple[_X, _X]:
     # n^2 (alpha + 2 beta t) with alpha = (a1^2 - 2 n beta) / n^2, less one.
     growth = (law.a1_squared - 1.0) + 2.0 * n * beta * (n * t - 1.0)
     shape = ((alpha + beta) * t + beta) / (alpha + 2.0 * beta * t)
-    return cast("_X", log_second + np.log1p(growth)), shape
+    return log_second + np.log1p(growth), shape
 
 
 def _mask(state: tuple[_X, _X], m: int, v: float) -> tuple[_X, _X]:
@@ -215,7 +218,7 @@ def _mask(state: tuple[_X, _X], m: int, v: float) -> tuple[_X, _X]:
     # E sum of squared diagonal entries of XX^T, whose eigenvectors are uniform.
     diagonal = v * (1.0 + 2.0 * t) / (m + 2.0)
     shape = (t + diagonal) / (1.0 + diagonal)
-    return cast("_X", log_second + np.log1p(diagonal)), shape
+    return log_second + np.log1p(diagonal), shape
 
 
 def _log_sum(logs: np.ndarray) -> float:
