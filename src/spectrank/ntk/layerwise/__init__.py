@@ -11,5 +11,4 @@ and no Jacobian is stored. ``supported`` tells which parameters have such a rule
 from spectrank.ntk.layerwise.kernel import layer_kernels as layer_kernels
 from spectrank.ntk.layerwise.kernel import layerwise_kernel as layerwise_kernel
 from spectrank.ntk.layerwise.support import Support as Support
-from spectrank.ntk.layerwise.support import refuse_training as refuse_training
 from spectrank.ntk.layerwise.support import supported as supported

@@ -1,12 +1,30 @@
-"""Signatures."""
+"""Which parameters the layerwise contraction serves, and why it does not serve others.
+
+Types of layers tell which rule might hold. Whether it does hold is seen by running the
+model on a few samples: the gradient that a rule gives must be that of autograd, which
+fails where a weight is also used without its layer, and must not reach other samples.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import final
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, final
 
+import torch
 from torch import Tensor, nn
+
+from spectrank.errors import DomainError
+from spectrank.model.capture.objective import differentiate
+from spectrank.model.capture.recorder import Call
+from spectrank.ntk.layerwise.factors import gradient_factor, input_factor
+from spectrank.ntk.layerwise.passes import run
+from spectrank.ntk.layerwise.rules import CONV, EMBEDDING, Group, judge, make_groups
+
+# A prime: positions that come first are rarely a multiple of it. The scalar is of the
+# samples 1, 3 and 5, as first and last positions are what models read out.
+_PROBE = 7
+_WEIGHTED = (1, 3, 5)
 
 
 @final
@@ -17,10 +35,13 @@ class Support(Mapping[str, str | None]):
     Attributes:
         rules: By name of ``model.named_parameters()``, in its order.
         reasons: Why there is none, by name.
+        axes: By layer, the axis of the samples in what it gives: 0, or 1 where
+            positions come first.
     """
 
     rules: Mapping[str, str | None]
     reasons: Mapping[str, str]
+    axes: Mapping[str, int] = field(repr=False)
 
     def __getitem__(self, name: str) -> str | None:
         return self.rules[name]
@@ -33,10 +54,154 @@ class Support(Mapping[str, str | None]):
 
 
 def supported(model: nn.Module, x: Tensor) -> Support:
-    """Which parameters have a rule; runs the model on at most 4 of the samples."""
-    raise NotImplementedError
+    """Which parameters have a rule; runs the model once on 7 samples.
+
+    Frozen parameters are judged like others. A rule is compared with autograd on a
+    combination of logits of some of the samples; a use of a weight that has no
+    gradient there (behind units that are dead on all of them) is not seen.
+    Source (derived): test_support refuses every use that no rule sees.
+
+    Args:
+        model: Any module; it is left as it was.
+        x: Inputs (n, ...), n >= 1.
+
+    Returns:
+        The rules, and the reasons where there is none.
+
+    Raises:
+        ShapeError: The outputs are not (batch, classes).
+        ArgumentTypeError: The model returns no tensor.
+        DomainError: The model uses reentrant checkpointing.
+    """  # noqa: DOC502 - raised by the functions called
+    rules, reasons = judge(model)
+    groups = make_groups(model, [name for name, rule in rules.items() if rule])
+    if not groups:
+        return Support(rules, reasons, {})
+    if x.shape[0] < 1:
+        raise DomainError(
+            "a kernel needs at least one sample, got 0; pass inputs (n, ...)"
+        )
+    probe = x[torch.arange(_PROBE, device=x.device) % x.shape[0]]
+    by_layer, found = _probe(model, groups, probe)
+    axes = {name: _axis(calls) for name, calls in by_layer.items()}
+    for group in groups:
+        reason = _reason(group, by_layer, axes, found)
+        if reason is not None:
+            for name in group.params:
+                rules[name], reasons[name] = None, reason
+    return Support(
+        rules, reasons, {n: axis for n, axis in axes.items() if axis is not None}
+    )
 
 
-def refuse_training(model: nn.Module) -> None:
-    """Raise DomainError for BatchNorm or dropout in training mode."""
-    raise NotImplementedError
+Probed = list[tuple[Call, Tensor | None]]
+
+
+def _probe(
+    model: nn.Module, groups: Sequence[Group], x: Tensor
+) -> tuple[dict[str, Probed], dict[str, Tensor | None]]:
+    """Calls and their derivatives, and the derivatives of parameters by autograd."""
+    names = {name for group in groups for name in group.params}
+    # Copies that require gradients stand in for parameters that may be frozen.
+    copies = {
+        name: p.detach().requires_grad_()
+        for name, p in model.named_parameters()
+        if name in names
+    }
+    layers = list(dict.fromkeys(n for group in groups for n in group.layers))
+    with torch.inference_mode(mode=False), torch.enable_grad():
+        outputs, calls = run(model, layers, x, parameters=copies)
+        some = outputs[list(_WEIGHTED)]
+        steps = torch.arange(1, some.numel() + 1, device=x.device)
+        scalar = (some * torch.cos(steps).to(some.dtype).view_as(some)).sum()
+        taps = [call for name in layers for call in calls[name]]
+        (values,) = differentiate(
+            [scalar], [*(call.tap for call in taps), *copies.values()]
+        )
+    by_call = {id(call): v for call, v in zip(taps, values, strict=False)}
+    by_layer = {n: [(c, by_call[id(c)]) for c in calls[n]] for n in layers}
+    return by_layer, dict(zip(copies, values[len(taps) :], strict=True))
+
+
+def _axis(calls: Probed) -> int | None:
+    """Where the samples are in what a layer gives; None if nowhere."""
+    scores = {axis: _score(calls, axis) for axis in (0, 1)}
+    best = max(scores, key=lambda axis: scores[axis])
+    return best if scores[best] >= 0 else None
+
+
+def _score(calls: Probed, axis: int) -> int:
+    """How many samples have the gradients that they should; -1 where others do."""
+    others = [i for i in range(_PROBE) if i not in _WEIGHTED]
+    seen = 0
+    for call, gradient in calls:
+        shape = call.arrange(call.tap).shape
+        fits = len(shape) > axis + 1 and (
+            shape[0] % _PROBE == 0 if axis == 0 else shape[1] == _PROBE
+        )
+        if call.packed is not None or call.inputs is None or not fits:
+            return -1
+        if gradient is None:
+            continue
+        arranged = call.arrange(gradient).transpose(0, axis)
+        reached = arranged.reshape(_PROBE, -1).ne(0).any(1)
+        if bool(reached[others].any()):
+            return -1
+        seen += int(reached.sum())
+    return seen
+
+
+def _reason(
+    group: Group,
+    by_layer: Mapping[str, Probed],
+    axes: Mapping[str, int | None],
+    found: Mapping[str, Tensor | None],
+) -> str | None:
+    """Why the rule of a group does not hold; None where it does."""
+    pairs = [pair for name in group.layers for pair in by_layer[name]]
+    if not pairs:
+        return "its layer is not called in the forward pass"
+    if any(not call.differentiable for call, _ in pairs):
+        return "its layer runs without gradients"
+    known = {name: axis for name, axis in axes.items() if axis is not None}
+    if any(name not in known for name in group.layers):
+        return "what its layer gives is not one part per sample"
+    if any(known[n] == 1 and group.rule == CONV for n in group.layers):
+        return "a convolution must have the samples first"
+    for name, ruled in _ruled(group, pairs, known).items():
+        true = found[name]
+        true = torch.zeros_like(ruled) if true is None else true.detach()
+        error = torch.linalg.vector_norm(ruled - true)
+        size = torch.linalg.vector_norm(true) + torch.linalg.vector_norm(ruled)
+        # The root of the rounding unit: a use that is missed changes the first digit.
+        if not bool(error <= torch.finfo(true.dtype).eps ** 0.5 * size):
+            return (
+                "its gradient is not that of the calls of its layer; it is used "
+                "without it as well"
+            )
+    return None
+
+
+def _ruled(group: Group, pairs: Probed, axes: Mapping[str, int]) -> dict[str, Tensor]:
+    """Gradients of the parameters of a group by its rule."""
+    calls, gradients = [c for c, _ in pairs], [g for _, g in pairs]
+    module: Any = calls[0].layer.module
+    g = gradient_factor(group, calls, gradients, _PROBE, axes)
+    h = input_factor(group, calls, _PROBE, axes)
+    shapes = {
+        name: tuple(getattr(module, local).shape)
+        for local, name in (("weight", group.weight), ("bias", group.bias))
+        if name is not None
+    }
+    if h is None:
+        parts = g.sum((0, 1, 2)).tensor_split(len(shapes))
+    elif group.rule == EMBEDDING:
+        rows = g.new_zeros(module.num_embeddings, g.shape[-1])
+        parts = (rows.index_add_(0, h.flatten(), g.flatten(0, 2)),)
+    else:
+        outer = torch.einsum("nrtq,nrtp->rqp", g, h).flatten(0, 1)
+        parts = outer.tensor_split([outer.shape[1] - len(shapes) + 1], dim=1)
+    return {
+        name: part.reshape(shape)
+        for part, (name, shape) in zip(parts, shapes.items(), strict=False)
+    }
