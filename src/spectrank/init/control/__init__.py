@@ -7,8 +7,8 @@ from spectrank.init.control.condition import (
 from spectrank.init.control.monitor import (
     SpectralUpdateMonitor as SpectralUpdateMonitor,
 )
-from spectrank.init.control.normalise import StableRankNorm as StableRankNorm
 from spectrank.init.control.normalise import stable_rank_norm as stable_rank_norm
+from spectrank.init.control.parametrisation import StableRankNorm as StableRankNorm
 from spectrank.init.control.penalty import StableRankPenalty as StableRankPenalty
 from spectrank.init.control.penalty import stable_rank_penalty as stable_rank_penalty
 from spectrank.init.control.polar import polar_reset_ as polar_reset_

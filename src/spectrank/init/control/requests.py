@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from numbers import Real
 
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from spectrank.errors import ArgumentTypeError, DomainError, ShapeError
 from spectrank.linalg.ensembles.requests import check_stable_rank
+from spectrank.linalg.haar import check_count
 from spectrank.model import unmatched_patterns
 from spectrank.model.iterate import weight_names
 
@@ -107,6 +109,52 @@ def checked_dim(weight: Tensor, dim: int) -> int:
             "it is the axis of the outputs, mostly 0"
         )
     return dim % weight.ndim
+
+
+def checked_groups(weight: Tensor, groups: int) -> int:
+    """Return the number of matrices that stand one after the other in a weight.
+
+    Args:
+        weight: Any weight.
+        groups: As asked.
+
+    Returns:
+        The number.
+
+    Raises:
+        DomainError: If it does not divide the first axis.
+    """
+    check_count("groups", groups)
+    if weight.shape[0] % groups:
+        raise DomainError(
+            f"groups divide the first axis of a weight, got groups={groups} with shape "
+            f"{tuple(weight.shape)}; pass the groups of the convolution"
+        )
+    return groups
+
+
+def check_positive(name: str, x: object, way_out: str) -> float:
+    """Refuse what is no positive finite number.
+
+    Args:
+        name: Of the argument.
+        x: Its value.
+        way_out: What to do instead.
+
+    Returns:
+        The same as a float.
+
+    Raises:
+        ArgumentTypeError: If it is not a number.
+        DomainError: If it is not positive and finite.
+    """
+    if isinstance(x, bool) or not isinstance(x, Real):
+        raise ArgumentTypeError(
+            f"{name} is a positive number, got {x!r}; convert first, e.g. float(x)"
+        )
+    if not 0.0 < float(x) < math.inf:
+        raise DomainError(f"{name} must be positive and finite, got {x}; {way_out}")
+    return float(x)
 
 
 def check_model(model: object, select: str | Sequence[str] | None) -> nn.Module:
