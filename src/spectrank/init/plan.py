@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import final
 
 from spectrank.init.blocks import Block
+from spectrank.init.control.requests import naming
 from spectrank.init.follow import Followed, following
-from spectrank.init.ranks import Rank, Requested, naming, ranks_of
+from spectrank.init.ranks import Rank, Requested, ranks_of
 from spectrank.init.scale import TYPICAL, Scale, resolved_gain
 from spectrank.init.sites import Site
 from spectrank.linalg.ensembles.ensemble import Ensemble, check_range

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, final
 
-from spectrank.errors import ArgumentTypeError, DomainError, SpectrankError
-from spectrank.init.control.requests import target_rank
+from spectrank.errors import ArgumentTypeError, DomainError, UnknownNameError
+from spectrank.init.control.requests import is_number, naming, target_rank
 from spectrank.init.sites import Site
 from spectrank.linalg.ensembles.make import (
     OWN_STABLE_RANK,
@@ -45,10 +44,18 @@ def checked_request(stable_rank: Requested, fraction: object, spectrum: str) -> 
         ArgumentTypeError: If a number is none.
         DomainError: If none or both are given, or a number is out of its range.
         UnknownNameError: If there is no such spectrum.
-    """  # noqa: DOC502 - some are raised by the functions called
+    """
     own = spectrum in OWN_STABLE_RANK
-    # Of an arbitrary size: the name is checked, not the number.
-    ensemble(2, 2, stable_rank=None if own else 1.0, spectrum=spectrum)
+    try:
+        # Of an arbitrary size: the name is checked, not the number.
+        ensemble(2, 2, stable_rank=None if own else 1.0, spectrum=spectrum)
+    except UnknownNameError as error:
+        # The way out of a single weight, profile=, is none for a model.
+        rule = str(error).replace("any other shape goes in as profile=", "")
+        raise UnknownNameError(
+            f"{rule}any other shape weight by weight, "
+            "stable_rank_(layer.weight, profile=...)"
+        ) from error
     if own:
         if stable_rank is not None or fraction is not None:
             raise DomainError(
@@ -63,6 +70,11 @@ def checked_request(stable_rank: Requested, fraction: object, spectrum: str) -> 
                 "e.g. {'*.mlp.*.weight': 32}"
             )
         return
+    if stable_rank is not None and not is_number(stable_rank):
+        raise ArgumentTypeError(
+            "stable_rank is a number for all weights or a mapping from names to "
+            f"numbers, got {stable_rank!r}; e.g. {{'*.mlp.*.weight': 32}}"
+        )
     given = stable_rank if fraction is None else None
     if isinstance(given, int | float) and not 1.0 <= given < math.inf:
         raise DomainError(
@@ -225,24 +237,3 @@ def _why(given: float, asked: float, m: int, n: int, spectrum: str) -> str | Non
     if spectrum == "mp-spike":
         reach = f"mp-spike reliably reaches {given:.6g} on {m} x {n}"
     return f"lowered from {asked:.6g}: {reach}"
-
-
-@contextmanager
-def naming(name: str) -> Iterator[None]:
-    """Put the name of a weight before the message of an error.
-
-    Args:
-        name: Of the weight.
-
-    Yields:
-        Nothing.
-
-    Raises:
-        ArgumentTypeError: The one that was raised, with the name.
-        DomainError: Likewise.
-    """  # noqa: DOC502 - raised by its own class
-    try:
-        yield
-    except (ArgumentTypeError, DomainError) as error:
-        kind: type[SpectrankError] = type(error)
-        raise kind(f"{name}: {error}") from error

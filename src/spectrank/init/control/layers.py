@@ -96,7 +96,7 @@ def linear_layers(
         raise DomainError(
             "there must be a linear or convolution layer, "
             f"{type(model).__name__} has none selected by {select!r}; "
-            "iter_weights(model) names its tensors"
+            "spectrank.model.iter_weights(model) names its tensors"
         )
     return found
 

@@ -4,41 +4,62 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import final
 
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 
 from spectrank.errors import DomainError
 from spectrank.init.control.requests import check_model
-from spectrank.model import WeightMatrix, iter_weights
+from spectrank.model import Skip, WeightMatrix, iter_weights
 from spectrank.model.views import get_view
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class LiveMatrix:
-    """One matrix of a model, read anew from its parameters at each call.
+    """The matrices of one weight, read anew from its parameters at each call.
 
     Attributes:
-        weight: Name, view and shape.
+        weight: Name, view and shape of the whole.
         module: Owner of the weight.
         local: Name of the weight in its owner.
+        groups: Number of matrices, one after the other along the outputs.
     """
 
     weight: WeightMatrix
     module: nn.Module = field(repr=False)
     local: str
+    groups: int
 
-    def __call__(self) -> Tensor:
-        """Return the matrix (m, n) with its graph; the model is left as it is.
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(m, n) of each of its matrices."""
+        m, n = self.weight.shape
+        return m // self.groups, n
+
+    def __call__(self) -> tuple[Tensor, ...]:
+        """Return the matrices with their graph; the model is left as it is.
 
         A parametrised weight is taken from the cache of `parametrize.cached` where
         the forward pass has filled it, else computed in evaluation mode: power
         iteration is not advanced by being looked at.
         """
-        return get_view(self.weight.view).apply(self._value())
+        whole = get_view(self.weight.view).apply(self._value())
+        return whole.tensor_split(self.groups)
+
+    @property
+    def key(self) -> tuple[int, ...]:
+        """Equal for weights that are one: of the same tensors by the same steps."""
+        if not parametrize.is_parametrized(self.module, self.local):
+            return (id(self.module._parameters[self.local]),)
+        lists = self.module.parametrizations
+        assert isinstance(lists, nn.ModuleDict)
+        steps = lists[self.local]
+        assert isinstance(steps, nn.ModuleList)
+        return (*map(id, steps.parameters(recurse=False)), *map(id, steps))
 
     def _value(self) -> Tensor:
         if not parametrize.is_parametrized(self.module, self.local):
@@ -58,7 +79,10 @@ class LiveMatrix:
 def live_matrices(
     model: nn.Module, select: str | Sequence[str] | None
 ) -> list[LiveMatrix]:
-    """Find the selected matrices of a model, tied ones once.
+    """Find the selected matrices of a model, each as a layer uses it, once.
+
+    A weight shared with a parametrised one is another matrix than that one, unless it
+    has the very same parametrisation. Each group of a convolution is a matrix.
 
     Args:
         model: Any module.
@@ -74,13 +98,30 @@ def live_matrices(
     """  # noqa: DOC502 - raised by the functions called
     check_model(model, select)
     weights = iter_weights(model, select=select)
-    found = [_live(w, model) for w in weights if isinstance(w, WeightMatrix)]
+    used = (w if isinstance(w, WeightMatrix) else _as_stored(w, model) for w in weights)
+    found = [_live(w, model) for w in used if w is not None]
     if not found:
         raise DomainError(
-            f"select must choose at least one matrix, got none from {select!r}; "
-            "iter_weights(model) gives the reason for each tensor"
+            f"there must be at least one matrix, {type(model).__name__} has none "
+            f"selected by {select!r}; spectrank.model.iter_weights(model) gives the "
+            "reason for each tensor"
         )
-    return found
+    return list({live.key: live for live in reversed(found)}.values())[::-1]
+
+
+def _as_stored(skip: Skip, model: nn.Module) -> WeightMatrix | None:
+    """The weight of a layer that shares it with a parametrised one, else None."""
+    path, _, local = skip.name.rpartition(".")
+    if (
+        not skip.reason.startswith("tied to ")
+        or ".parametrizations." not in skip.reason
+    ):
+        return None
+    module = model.get_submodule(path)
+    if "parametrizations" in path.split(".") or local not in module._parameters:
+        return None
+    own = next(iter_weights(module, select=local))
+    return replace(own, name=skip.name) if isinstance(own, WeightMatrix) else None
 
 
 def _live(weight: WeightMatrix, model: nn.Module) -> LiveMatrix:
@@ -97,7 +138,8 @@ def _live(weight: WeightMatrix, model: nn.Module) -> LiveMatrix:
             "or pruning); use torch.nn.utils.parametrizations, or leave it out by "
             "select="
         )
-    return LiveMatrix(weight, module, local)
+    groups = module.groups if isinstance(module, _ConvNd) else 1
+    return LiveMatrix(weight, module, local, groups)
 
 
 @contextmanager

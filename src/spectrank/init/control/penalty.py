@@ -16,8 +16,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
-from fnmatch import fnmatchcase
+from collections.abc import Sequence
 from typing import Literal, final
 
 import torch
@@ -25,14 +24,12 @@ from torch import Tensor, nn
 
 from spectrank.errors import DomainError, SpectrankWarning
 from spectrank.init.control.matrices import LiveMatrix, live_matrices
-from spectrank.init.control.requests import target_rank
+from spectrank.init.control.targets import Target, targets_of
 from spectrank.init.control.triplet import Triplet, top_triplet
 from spectrank.linalg.ensembles.requests import check_choice
-from spectrank.model import unmatched_patterns
 from spectrank.train.sinks.base import check_count
 
 Kind = Literal["log", "hinge", "square", "plain"]
-Target = float | Mapping[str, float]
 _KINDS = ("log", "hinge", "square", "plain")
 _AIMED = ("hinge", "square")
 
@@ -65,11 +62,15 @@ def stable_rank_penalty(
 
     Args:
         model: Any module. Parameters and ``torch.nn.utils.parametrize`` weights are
-            differentiated through; tied weights count once. Nothing is changed in it.
+            differentiated through; each group of a convolution is a matrix; what is
+            used twice counts once, so that a layer tied to a parametrised one counts by
+            itself, with the weight that it uses. Nothing is changed in it.
         kind: Which function.
         target: r for ``hinge`` and ``square``: one number for all, or a mapping from
             glob patterns of weight names, where the first match counts and a matrix
-            without one is left out.
+            without one is left out. For ``hinge`` one number serves a model with a
+            small last layer, which never exceeds it. Vectors (1 x n), whose stable
+            rank is always 1, are left out of both.
         fraction: r as a share of min(m, n) of each matrix, in place of ``target``.
         select: Glob pattern(s) of weight names; None for all matrices.
 
@@ -86,8 +87,10 @@ def stable_rank_penalty(
         >>> penalty = stable_rank_penalty(model, kind="hinge", target=2.0)
         >>> (0.1 * penalty).backward()
     """  # noqa: DOC502 - raised by the functions called
-    terms = _terms(model, kind, target, fraction, select)
-    return _total([term.of(top_triplet(term.matrix().detach())) for term in terms])
+    values = []
+    for term in _terms(model, kind, target, fraction, select):
+        values += [term.of(W, top_triplet(W.detach())) for W in term.matrices()]
+    return _total(values)
 
 
 @final
@@ -137,7 +140,9 @@ class StableRankPenalty:
             check_count("refresh", refresh)
         self._terms = _terms(model, kind, target, fraction, select)
         self._iterations, self._refresh = iterations, refresh
-        self._pairs: list[Triplet | None] = [None] * len(self._terms)
+        self._pairs: list[list[Triplet | None]] = [
+            [None] * term.matrices.groups for term in self._terms
+        ]
         self._num_calls = 0
 
     def __call__(self) -> Tensor:
@@ -145,11 +150,10 @@ class StableRankPenalty:
         anew = self._refresh is not None and self._num_calls % self._refresh == 0
         self._num_calls += 1
         values = []
-        for k, term in enumerate(self._terms):
-            W = term.matrix()
-            pair = None if anew else self._pairs[k]
-            self._pairs[k] = self._followed(W.detach(), pair)
-            values.append(term.of(self._pairs[k], W))
+        for term, pairs in zip(self._terms, self._pairs, strict=True):
+            for k, W in enumerate(term.matrices()):
+                pairs[k] = self._followed(W.detach(), None if anew else pairs[k])
+                values.append(term.of(W, pairs[k]))
         return _total(values)
 
     @torch.no_grad()
@@ -169,15 +173,14 @@ class StableRankPenalty:
 
 @final
 class _Term:
-    """The penalty of one matrix."""
+    """The penalty of the matrices of one weight."""
 
-    def __init__(self, matrix: LiveMatrix, kind: Kind, target: float | None) -> None:
-        self.matrix = matrix
+    def __init__(self, matrices: LiveMatrix, kind: Kind, target: float | None) -> None:
+        self.matrices = matrices
         self._kind, self._target = kind, target
 
-    def of(self, pair: Triplet | None, W: Tensor | None = None) -> Tensor:
-        """Return the penalty with these vectors."""
-        W = self.matrix() if W is None else W
+    def of(self, W: Tensor, pair: Triplet | None) -> Tensor:
+        """Return the penalty of one of them with these vectors."""
         if pair is None:
             return self._without(W)
         with torch.autocast(W.device.type, enabled=False):
@@ -199,7 +202,7 @@ class _Term:
         if not bool(torch.isfinite(W.detach()).all()):
             return W.sum() * math.nan
         warnings.warn(
-            f"{self.matrix.weight.name} is zero and has no stable rank; "
+            f"{self.matrices.weight.name} is zero and has no stable rank; "
             "it adds nothing to the penalty",
             SpectrankWarning,
             stacklevel=4,
@@ -247,38 +250,9 @@ def _terms(
             "a target is stated once, as target= or as fraction= of min(m, n), got "
             f"target={target!r} and fraction={fraction!r}; give one"
         )
-    if isinstance(target, Mapping):
-        _check_globs(target, found)
-    pairs = [(matrix, _asked(matrix.weight.name, target)) for matrix in found]
+    targets = targets_of(found, target, fraction, lowered=kind == "hinge")
     return [
-        _Term(matrix, kind, _reachable(matrix, r, fraction, kind))
-        for matrix, r in pairs
-        if r is not None or fraction is not None
+        _Term(matrix, kind, r)
+        for matrix, r in zip(found, targets, strict=True)
+        if r is not None
     ]
-
-
-def _check_globs(target: Mapping[str, float], found: Sequence[LiveMatrix]) -> None:
-    # A misspelt name would leave its weight without a penalty, in silence.
-    unmatched = unmatched_patterns([m.weight.name for m in found], list(target))
-    if unmatched or not target:
-        got = repr(unmatched[0]) if unmatched else "no keys"
-        raise DomainError(
-            f"each key of target must match at least one matrix, got {got}; "
-            "keys are globs on whole names, e.g. '*.weight'"
-        )
-
-
-def _asked(name: str, target: Target | None) -> float | None:
-    if not isinstance(target, Mapping):
-        return target
-    return next((r for glob, r in target.items() if fnmatchcase(name, glob)), None)
-
-
-def _reachable(
-    matrix: LiveMatrix, r: float | None, fraction: float | None, kind: Kind
-) -> float:
-    m, n = matrix.weight.shape
-    if kind == "hinge" and isinstance(r, int | float) and r > min(m, n):
-        # Never exceeded, so that one target serves a model with a small last layer.
-        r = min(m, n)
-    return target_rank(r, fraction, m, n)

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from numbers import Real
 
 from torch import Tensor, nn
 
-from spectrank.errors import ArgumentTypeError, DomainError, ShapeError
+from spectrank.errors import (
+    ArgumentTypeError,
+    DomainError,
+    ShapeError,
+    SpectrankError,
+)
 from spectrank.linalg.ensembles.requests import check_stable_rank
 from spectrank.linalg.haar import check_count
 from spectrank.model import unmatched_patterns
@@ -157,6 +163,39 @@ def check_positive(name: str, x: object, way_out: str) -> float:
     return float(x)
 
 
+@contextmanager
+def naming(name: str) -> Iterator[None]:
+    """Put the name of a weight before the message of an error.
+
+    Args:
+        name: Of the weight.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        ArgumentTypeError: The one that was raised, with the name.
+        DomainError: Likewise.
+    """  # noqa: DOC502 - raised by its own class
+    try:
+        yield
+    except (ArgumentTypeError, DomainError) as error:
+        kind: type[SpectrankError] = type(error)
+        raise kind(f"{name}: {error}") from error
+
+
+def is_number(x: object) -> bool:
+    """Whether something is a real number, which True is not.
+
+    Args:
+        x: Anything.
+
+    Returns:
+        The answer.
+    """
+    return isinstance(x, Real) and not isinstance(x, bool)
+
+
 def check_model(model: object, select: str | Sequence[str] | None) -> nn.Module:
     """Return a model whose weights the patterns name.
 
@@ -169,14 +208,25 @@ def check_model(model: object, select: str | Sequence[str] | None) -> nn.Module:
 
     Raises:
         ArgumentTypeError: If it is no module.
-        DomainError: If a pattern matches nothing.
+        DomainError: If it has no tensors, there is no pattern, or one matches nothing.
     """
     if not isinstance(model, nn.Module):
         raise ArgumentTypeError(
             "the weights looked at are those of a torch.nn.Module, got "
             f"{type(model).__name__}; pass the model"
         )
-    if unmatched := unmatched_patterns(weight_names(model), select):
+    names = weight_names(model)
+    if not names:
+        raise DomainError(
+            "the model must have a weight to look at, "
+            f"{type(model).__name__} has no tensors; pass the model that holds them"
+        )
+    if select is not None and not isinstance(select, str) and not len(select):
+        raise DomainError(
+            f"select names what is looked at by at least one pattern, got {select!r}; "
+            "leave it out for every weight"
+        )
+    if unmatched := unmatched_patterns(names, select):
         raise DomainError(
             f"each pattern of select names a tensor of the model, {unmatched[0]!r} "
             "matches none; patterns are globs on whole names, e.g. '*.mlp.*.weight'"
