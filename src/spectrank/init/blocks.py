@@ -20,11 +20,14 @@ from spectrank.errors import ArgumentTypeError, DomainError, ShapeError
 from spectrank.linalg.ensembles.requests import check_choice
 from spectrank.linalg.haar import check_count
 from spectrank.linalg.shapes import Matrix
-from spectrank.model.weights import tensor_refusal
+from spectrank.model.weights import WeightMatrix, tensor_refusal
 
 Layout = Literal["unfolded", "delta"]
 DRAWN = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 """Precisions that matrices are drawn in."""
+
+EXPANDED = "several of its entries share one memory cell (an expanded tensor)"
+INFERENCE = "made in inference mode: it cannot be written outside of it"
 
 
 @final
@@ -133,6 +136,32 @@ def cut(
     )
 
 
+def matrices_of(weight: WeightMatrix, groups: int) -> tuple[Block, ...]:
+    """The matrices of a weight by its view, without a graph.
+
+    Args:
+        weight: One matrix in its view.
+        groups: Of the convolution it belongs to, 1 elsewhere.
+
+    Returns:
+        One block per group of a kernel, else one.
+    """
+    m, n = weight.shape
+    grouped = groups if weight.view == "conv-unfolded" else 1
+    swapped = weight.view == "linear-transposed"
+    size = m // grouped
+    return tuple(
+        Block(
+            rows=(i * size, (i + 1) * size),
+            m=size,
+            n=n,
+            part=f"group.{i}" if grouped > 1 else None,
+            transposed=swapped,
+        )
+        for i in range(grouped)
+    )
+
+
 def unwritable(tensor: Tensor) -> str | None:
     """Why a tensor cannot be filled in place; None where it can.
 
@@ -149,9 +178,9 @@ def unwritable(tensor: Tensor) -> str | None:
         return f"stored as {tensor.dtype}, matrices are drawn in float16 to float64"
     # Strides of 0 make several entries one; 1 is torch's word for "yes".
     if torch._debug_has_internal_overlap(tensor) == 1:
-        return "several of its entries share one memory cell (an expanded tensor)"
+        return EXPANDED
     if tensor.is_inference() and not torch.is_inference_mode_enabled():
-        return "made in inference mode: it cannot be written outside of it"
+        return INFERENCE
     return None
 
 
@@ -181,7 +210,13 @@ def check_writable(tensor: object) -> Tensor:
             "an initialiser fills a floating-point tensor, got one of "
             f"{tensor.dtype} ({reason}); convert it first"
         )
+    copies = tensor.dtype not in DRAWN or reason in {EXPANDED, INFERENCE}
+    way = (
+        "fill a copy, tensor.clone() or tensor.float()"
+        if copies
+        else "materialise it first, e.g. module.to_empty(device='cpu')"
+    )
     raise DomainError(
-        f"an initialiser fills a dense tensor that has values of its own, got one "
-        f"{reason}; materialise it first, e.g. module.to_empty(device='cpu')"
+        "an initialiser fills a dense tensor that has values of its own, got one that "
+        f"is not so ({reason}); {way}"
     )

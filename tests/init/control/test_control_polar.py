@@ -11,6 +11,7 @@ from torch import nn
 from spectrank.errors import (
     ArgumentTypeError,
     DomainError,
+    ShapeError,
     UnknownNameError,
 )
 from spectrank.init.control import polar_reset_
@@ -153,6 +154,40 @@ def test_select_leaves_the_rest():
     )
 
 
+@pytest.mark.parametrize("norm", ["frobenius", "spectral"])
+def test_each_group_of_a_convolution_is_reset_by_itself(norm):
+    torch.manual_seed(0)
+    conv = nn.Conv2d(6, 8, 3, groups=2, dtype=torch.float64)
+    conv = conv.to(memory_format=torch.channels_last)
+    before = conv.weight.detach().clone()
+    table = polar_reset_(conv, norm=norm)
+    for k in range(2):
+        was, now = (x[4 * k : 4 * k + 4].flatten(1) for x in (before, conv.weight))
+        s = torch.linalg.svdvals(now.detach())
+        kept = was.norm() / 2 if norm == "frobenius" else torch.linalg.svdvals(was)[0]
+        assert torch.allclose(s, kept.expand(4), rtol=FLOAT64, atol=0.0)
+        row = table.where(metric="stable_rank", variant="after", index=k).frame.row(
+            0, named=True
+        )
+        assert (row["part"], row["m"], row["n"]) == (f"group.{k}", 4, 27)
+        assert row["value"] == pytest.approx(4.0, rel=FLOAT64)
+
+
+def test_an_embedding_is_reset_only_where_it_is_named():
+    model = nn.Sequential(nn.Embedding(7, 4), nn.Linear(4, 4))
+    before = model[0].weight.detach().clone()
+    for select in (None, "*", ["*.weight"]):
+        table = polar_reset_(model, select=select)
+        (row,) = table.where(kind="skip", subject="0.weight").frame.to_dicts()
+        assert "embedding" in row["reason"]
+        assert "select='0.weight' resets it" in row["reason"]
+        assert torch.equal(model[0].weight, before)
+    table = polar_reset_(model, select=["0.weight"])
+    assert value(table, "stable_rank", "after", "0.weight") == pytest.approx(
+        4.0, rel=FLOAT32
+    )
+
+
 def test_training_goes_on_after_a_reset():
     layer = nn.Linear(5, 4)
     optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
@@ -211,4 +246,10 @@ def test_bad_requests_are_refused_before_anything_is_written():
         polar_reset_(Several(), select="decoder.*")
     with pytest.raises(ArgumentTypeError, match="list"):
         polar_reset_([W])
+    with pytest.raises(ShapeError, match=r"matrix or a kernel, got shape \(5,\)"):
+        polar_reset_(torch.ones(5))
+    with pytest.raises(DomainError, match="must have a weight to look at, ReLU has no"):
+        polar_reset_(nn.ReLU())
+    with pytest.raises(DomainError, match=r"at least one pattern, got \[\]"):
+        polar_reset_(Several(), select=[])
     assert torch.equal(W, before)

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
+import polars as pl
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
-from spectrank.errors import DomainError
-from spectrank.init.blocks import unwritable
+from spectrank.errors import DomainError, ShapeError
+from spectrank.init.blocks import Block, matrices_of, unwritable
 from spectrank.init.control.layers import skipped
 from spectrank.init.control.requests import check_model
-from spectrank.linalg import Need, Spectrum, spectrum
+from spectrank.linalg import Need, spectrum
 from spectrank.linalg.ensembles.requests import check_choice
 from spectrank.linalg.operand import ldexp, make_operand
 from spectrank.linalg.shapes import Matrix
 from spectrank.linalg.stable_rank import rounding_share
 from spectrank.model import Skip, WeightMatrix, iter_weights
-from spectrank.model.views import get_view
 from spectrank.scanning import parse_metrics
 from spectrank.scanning.provenance import defined, environment
 from spectrank.scanning.rows import COLUMNS, matrix_rows, skip_row
@@ -38,6 +40,13 @@ class Reset(NamedTuple):
     reason: str | None
 
 
+class _Target(NamedTuple):
+    """A weight to reset, as its matrices."""
+
+    weight: WeightMatrix
+    blocks: tuple[Block, ...]
+
+
 def polar_reset_(
     source: nn.Module | Tensor,
     *,
@@ -49,9 +58,10 @@ def polar_reset_(
     :math:`W \leftarrow \|W\|_F\, U V^T/\sqrt p` with :math:`W = U \Sigma V^T`,
     p = min(m, n): the stable rank becomes p, the Frobenius norm is kept. With
     ``norm="spectral"`` :math:`W \leftarrow s_1 U V^T`: the spectral norm is kept. By an
-    SVD in float64. Parametrised weights, and what is no matrix, are left alone with a
-    row that says so; tied weights are reset once. The optimizer's momentum is not
-    touched.
+    SVD in float64. Each group of a convolution is a matrix of its own, told apart by
+    ``part`` and ``index``. Parametrised weights, what is no matrix, and embeddings that
+    ``select`` does not name are left alone with a row that says so; tied weights are
+    reset once. The optimizer's momentum is not touched.
 
     Degenerate input: where the rank k is below p (singular values below the share
     `spectrank.linalg.stable_rank.rounding_share` of s_1), U V^T is not unique on the
@@ -63,9 +73,10 @@ def polar_reset_(
     test_control_polar.py::test_reset_sets_the_stable_rank_and_keeps_the_norm.
 
     Args:
-        source: Model, or one weight of two or more axes, outputs first.
+        source: Model, or one weight (out, in) or kernel (out, in, *size).
         norm: Which norm is kept.
-        select: Glob pattern(s) of weight names of a model; None for all.
+        select: Glob pattern(s) of weight names of a model; None for all. An embedding
+            is reset where its whole name is among them.
 
     Returns:
         Rows ``stable_rank``, ``frobenius_norm`` and ``spectral_norm``, each with
@@ -73,7 +84,8 @@ def polar_reset_(
 
     Raises:
         ArgumentTypeError: ``source`` is neither.
-        DomainError: A pattern matches nothing.
+        DomainError: A pattern matches nothing, or a model has no tensors.
+        ShapeError: A tensor is neither a matrix nor a kernel.
         UnknownNameError: No such norm.
 
     Example:
@@ -84,13 +96,14 @@ def polar_reset_(
     """  # noqa: DOC502 - raised by the functions called
     check_choice("norm", norm, ("frobenius", "spectral"))
     # All decided before the first is written.
-    weights = [_writable(weight) for weight in _weights(source, select)]
+    targets = [_writable(target) for target in _targets(source, select)]
     rows: list[dict[str, Any]] = []
-    for weight in weights:
-        if isinstance(weight, Skip):
-            rows.append({**skip_row(weight), "metric": "polar_reset"})
+    for target in targets:
+        if isinstance(target, Skip):
+            rows.append({**skip_row(target), "metric": "polar_reset"})
         else:
-            rows += _reset(weight, norm)
+            for index in range(len(target.blocks)):
+                rows += _reset(target, index, norm)
     requests = parse_metrics(_METRICS)
     made = {
         **environment(),
@@ -98,7 +111,9 @@ def polar_reset_(
         "input": type(source).__name__,
         "settings": {"norm": norm, "select": select},
     }
-    return Table.from_rows(rows, provenance=made, columns=COLUMNS)
+    return Table.from_rows(
+        rows, provenance=made, columns={**COLUMNS, "part": pl.String}
+    )
 
 
 def polar_matrix(W: Matrix, norm: Norm = "frobenius") -> Reset:
@@ -132,77 +147,89 @@ def polar_matrix(W: Matrix, norm: Norm = "frobenius") -> Reset:
     return Reset(flat if m >= n else flat.T, rank, reason)
 
 
-def _reset(weight: WeightMatrix, norm: Norm) -> Iterator[dict[str, Any]]:
-    before = weight.tensor()
-    first = spectrum(before, _NEEDS)
+def _reset(target: _Target, index: int, norm: Norm) -> Iterator[dict[str, Any]]:
+    block, stored = target.blocks[index], target.weight.load()
+    before = block.read(stored)
+    yield from _rows(target, index, "before", None)
     try:
         reset = polar_matrix(before, norm)
     except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
-        yield from _rows(weight, first, "before", None)
         yield {
-            **_skip(weight, f"the SVD did not converge: {error}"),
+            **_skip(target.weight, f"the SVD did not converge: {error}"),
             "status": "not_converged",
         }
         return
     del before
     if reset.matrix is not None:
-        _write(weight, reset.matrix)
-    yield from _rows(weight, first, "before", None)
-    last = spectrum(weight.tensor(), _NEEDS)
-    yield from _rows(weight, last, "after", reset.reason)
+        block.write(stored, reset.matrix)
+    yield from _rows(target, index, "after", reset.reason)
 
 
 def _rows(
-    weight: WeightMatrix, s: Spectrum, variant: str, reason: str | None
+    target: _Target, index: int, variant: str, reason: str | None
 ) -> Iterator[dict[str, Any]]:
-    for row in matrix_rows(weight, s, parse_metrics(_METRICS), spectra=False):
+    block, weight = target.blocks[index], target.weight
+    s = spectrum(block.read(weight.load()), _NEEDS)
+    alone = replace(weight, shape=(block.m, block.n))
+    number = None if block.part is None else index
+    more = {"variant": variant, "part": block.part, "index": number}
+    for row in matrix_rows(alone, s, parse_metrics(_METRICS), spectra=False):
         if reason and row["metric"] == "stable_rank" and row["status"] == "ok":
             row |= {"status": "degenerate", "reason": reason}
-        yield {**row, "variant": variant}
+        yield {**row, **more}
 
 
-@torch.no_grad()
-def _write(weight: WeightMatrix, matrix: Tensor) -> None:
-    stored = weight.load()
-    # Through a contiguous copy, on which every view shares memory: a view of a
-    # channels-last kernel is a copy, and what is written to it would be lost.
-    image = torch.empty_like(stored, memory_format=torch.contiguous_format)
-    get_view(weight.view).apply(image).copy_(matrix)
-    stored.copy_(image)
-
-
-def _weights(
+def _targets(
     source: nn.Module | Tensor, select: str | Sequence[str] | None
-) -> Iterator[WeightMatrix | Skip]:
+) -> Iterator[_Target | Skip]:
     if isinstance(source, Tensor):
-        if select is not None:
-            raise DomainError(
-                f"select chooses among the weights of a model, got {select!r} with a "
-                "tensor; leave it out"
-            )
-        view = "linear" if source.ndim == 2 else "conv-unfolded"
-        yield from iter_weights({"tensor": source}, views={"*": view})
+        yield _of_tensor(source, select)
         return
     check_model(source, select)
+    named = {select} if isinstance(select, str) else set(select or ())
     parameters: Mapping[str, Tensor] = dict(
         source.named_parameters(remove_duplicate=False)
     )
     for weight in iter_weights(source, select=select):
-        if isinstance(weight, WeightMatrix) and weight.name not in parameters:
-            yield skipped(
-                weight,
-                "computed from other parameters; reset those, or remove the "
-                "parametrisation",
-            )
-        else:
+        if isinstance(weight, Skip):
             yield weight
+        elif weight.name not in parameters:
+            reason = "computed from other parameters; reset those, or remove the "
+            yield skipped(weight, f"{reason}parametrisation")
+        elif weight.view == "embedding" and named.isdisjoint(
+            (weight.name, *weight.tied_to)
+        ):
+            reason = "an embedding: a table of vectors, not a map of a signal; left. "
+            yield skipped(weight, f"{reason}select={weight.name!r} resets it")
+        else:
+            owner = source.get_submodule(weight.name.rpartition(".")[0])
+            groups = owner.groups if isinstance(owner, _ConvNd) else 1
+            yield _Target(weight, matrices_of(weight, groups))
 
 
-def _writable(weight: WeightMatrix | Skip) -> WeightMatrix | Skip:
-    refusal = None if isinstance(weight, Skip) else unwritable(weight.load())
-    if isinstance(weight, Skip) or refusal is None:
+def _of_tensor(tensor: Tensor, select: object) -> _Target | Skip:
+    if select is not None:
+        raise DomainError(
+            f"select chooses among the weights of a model, got {select!r} with a "
+            "tensor; leave it out"
+        )
+    if tensor.ndim < 2:
+        raise ShapeError(
+            "a polar reset needs a matrix or a kernel, got shape "
+            f"{tuple(tensor.shape)}; pass the weight of a layer, not its bias"
+        )
+    view = "linear" if tensor.ndim == 2 else "conv-unfolded"
+    (weight,) = iter_weights({"tensor": tensor}, views={"*": view})
+    if isinstance(weight, Skip):
         return weight
-    return skipped(weight, refusal)
+    return _Target(weight, matrices_of(weight, 1))
+
+
+def _writable(target: _Target | Skip) -> _Target | Skip:
+    refusal = None if isinstance(target, Skip) else unwritable(target.weight.load())
+    if isinstance(target, Skip) or refusal is None:
+        return target
+    return skipped(target.weight, refusal)
 
 
 def _skip(weight: WeightMatrix, reason: str) -> dict[str, Any]:
