@@ -234,3 +234,23 @@ def test_a_weight_stored_as_inputs_by_outputs_keeps_its_scale():
     assert stable_rank(W) == pytest.approx(2.0, rel=1e-10)
     # ||W||_F^2 is the number of outputs, 5, and not that of inputs.
     assert float(W.detach().square().sum()) == pytest.approx(5.0, rel=1e-10)
+
+
+def test_the_table_shows_what_was_asked_for_beside_what_was_reached():
+    model = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 4)).double()
+    table = apply_(model, stable_rank=8, spectrum="flat", generator=generator())
+    wide = table.wide(["stable_rank", "stable_rank_target", "stable_rank_asked"])
+    assert wide.select(pl.col("^stable_rank.*$").round(9)).rows() == [
+        (8.0, 8.0, 8.0),
+        (4.0, 4.0, 8.0),
+    ]
+    (_, lowered) = rows(table, "stable_rank_asked")
+    assert lowered["reason"] == "lowered from 8: min(m, n) is 4"
+    metrics = table.frame["metric"].unique(maintain_order=True).to_list()
+    assert metrics[:3] == ["stable_rank", "stable_rank_target", "stable_rank_asked"]
+    # Nothing to say where every matrix has what was asked for, or a law its own.
+    same = apply_(model, stable_rank=2, spectrum="flat", generator=generator())
+    assert rows(same, "stable_rank_asked") == []
+    assert [row["value"] for row in rows(same, "stable_rank_target")] == [2.0, 2.0]
+    own = apply_(model, spectrum="gaussian", generator=generator())
+    assert rows(own, "stable_rank_target") == []

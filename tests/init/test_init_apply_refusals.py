@@ -60,13 +60,31 @@ def test_a_parameter_of_its_own_is_filled_only_where_its_use_is_known():
         (lambda: nn.LazyConvTranspose2d(4, 3), r"\(lazy\)|lazy"),
         (lambda: nn.Embedding(5, 4), "embedding"),
         (lambda: nn.Linear(4, 4).to(torch.float8_e5m2), "float8_e5m2"),
-        (nn.ReLU, "no tensors"),
     ],
 )
 def test_a_model_without_a_weight_to_fill_is_refused(make, words):
-    select = "*" if list(make().parameters()) else []
     with pytest.raises(DomainError, match=f"got none in .*{words}"):
-        apply_(make(), stable_rank=2, spectrum="flat", gain=1.0, select=select)
+        apply_(make(), stable_rank=2, spectrum="flat", gain=1.0)
+
+
+def test_a_model_without_tensors_is_refused():
+    with pytest.raises(
+        DomainError, match="have a weight to look at, Sequential has no"
+    ):
+        apply_(nn.Sequential(), stable_rank=2)
+
+
+def test_ways_out_of_an_unknown_graph_are_arguments_of_the_function():
+    wrong = torch.zeros(3, 5)
+    for model, options, words in (
+        (mlp(), {"example_input": wrong}, "^gain='auto' is read.*reduction dim"),
+        (mlp(), {"example_input": wrong, "gain": 1.0}, "^an example_input is what"),
+        (Own(), {}, "^gain='auto' is read.*got Own; pass an example_input"),
+        (nn.Sequential(nn.LazyLinear(4)), {}, r"got 0\.weight, which is lazy; run"),
+    ):
+        with pytest.raises(DomainError, match=words) as caught:
+            apply_(model, stable_rank=2, spectrum="flat", **options)
+        assert "wiring" not in str(caught.value)
 
 
 REQUESTS = [
@@ -83,7 +101,10 @@ REQUESTS = [
     ({"stable_rank": {"2.weight": "3"}}, ArgumentTypeError, r"2\.weight: .*got '3'"),
     ({"stable_rank": {"3.weight": 2}}, DomainError, "'3.weight' matches none"),
     ({"stable_rank": {"2.b*": 2}}, DomainError, r"matches none but 2\.bias \(bias"),
-    ({"spectrum": "flta"}, UnknownNameError, "mean 'flat'"),
+    ({"spectrum": "flta"}, UnknownNameError, r"mean 'flat'\? any.*stable_rank_\("),
+    ({"stable_rank": [1, 2, 3]}, ArgumentTypeError, "or a mapping from names to"),
+    ({"select": []}, DomainError, r"at least one pattern, got \[\]; leave it out"),
+    ({"sigma": "dc", "norm": "spectral"}, UnknownNameError, "number or 'depth-crit"),
     ({"spectrum": "gaussian"}, DomainError, "rank of its own, got stable_rank=2"),
     ({"gain": "swoosh"}, UnknownNameError, "one of auto, linear"),
     ({"gain": -1.0}, DomainError, "gain must be positive"),

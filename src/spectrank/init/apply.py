@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from spectrank.errors import ArgumentTypeError, DomainError
 from spectrank.init.control.requests import check_model
@@ -74,7 +75,8 @@ def apply_(
         spectrum: One of ``sr.linalg.SPECTRA``; ``orthogonal`` and ``gaussian`` take
             neither of the two.
         norm: ``frobenius`` or ``spectral``; see `stable_rank_`.
-        sigma: Spectral norm, or ``depth-critical``.
+        sigma: Spectral norm (of ``gaussian``, whose norms are random, up to its
+            fluctuations), or ``depth-critical``.
         gain: ``auto``, a number or an activation for all, ``typical`` or
             ``typical-linear``.
         mode: ``fan_in``, ``fan_out`` or ``fan_avg``.
@@ -88,7 +90,9 @@ def apply_(
         Per matrix rows ``stable_rank``, ``participation_ratio``, ``spectral_norm`` and
         ``frobenius_norm`` measured on the weight as it is stored, with ``target`` (of a
         random spectrum the value for the expectations) and the relative ``tolerance``
-        of its precision; a row ``gain``; a row of kind ``skip`` for what was left.
+        of its precision; a row ``stable_rank_target`` beside the first, and, where some
+        matrix was lowered or raised, ``stable_rank_asked`` with the reason; a row
+        ``gain``; a row of kind ``skip`` for what was left.
 
     Raises:
         ArgumentTypeError: If an argument is of another type.
@@ -161,13 +165,28 @@ def _graph(
     needed = scale.uses_gain and gain in {"auto", "typical"}
     if not needed and example_input is None:
         return None
+    _check_sized(model)
     try:
         return read_graph(model, example_input)
     except DomainError as error:
+        # The way out of the function called, a wiring, is none here.
+        got = str(error).rpartition("; ")[0] or str(error)
+        rule = "an example_input is what the model takes"
+        if needed:
+            rule = f"gain={gain!r} is read from the graph of the model"
         raise DomainError(
-            f"gain={gain!r} is read from the graph of the model, got none: {error}; "
-            "a gain that is a number or an activation needs no graph"
+            f"{rule}, got none: {got}; pass an example_input that the model takes, or "
+            "without one a gain that is a number or an activation, which needs no graph"
         ) from error
+
+
+def _check_sized(model: nn.Module) -> None:
+    for name, tensor in model.named_parameters():
+        if is_lazy(tensor):
+            raise DomainError(
+                "a model is initialised when its weights have shapes, got "
+                f"{name}, which is lazy; run the model once on an input first"
+            )
 
 
 def _written(
@@ -178,6 +197,7 @@ def _written(
     # over stable_rank_ gives the same weights.
     jobs = [item for item in plans if isinstance(item, Job)]
     doubtful = [i for i, job in enumerate(jobs) if job.may_fail]
+    lowered = any(job.reason for job in jobs)
     first = doubtful[-1] + 1 if doubtful else 0
     held = {id(job): _draw(job, generator) for job in jobs[:first]}
     rows: list[dict[str, Any]] = []
@@ -191,7 +211,7 @@ def _written(
         pairs = zip(item.blocks, drawn.reshape(-1, m, n), strict=True)
         for block, matrix in pairs:
             block.write(item.site.tensor, matrix)
-            rows += block_rows(item, block)
+            rows += block_rows(item, block, lowered=lowered)
     return rows
 
 

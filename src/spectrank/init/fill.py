@@ -45,7 +45,9 @@ def stable_rank_(
     does not depend on the stable rank; He, LeCun and Glorot by ``gain`` and ``mode``.
     ``spectral``: :math:`\|W\|_2 = \sigma`; the mean signal is linear in the stable
     rank, unless sigma is ``depth-critical``, :math:`g\sqrt{m/r}`, which is
-    ``frobenius`` with ``fan_in`` by another name. ``gain="typical"`` keeps the mean
+    ``frobenius`` with ``fan_in`` by another name. Of ``gaussian`` the norms are random:
+    sigma is that of the factor on a matrix whose :math:`\|W\|_2` is about one, so that
+    :math:`\|W\|_2 = \sigma` up to its fluctuations. ``gain="typical"`` keeps the mean
     *logarithm* of the signal through relu (``typical-linear`` without): exact, but for
     ``slice`` and ``temper`` a mean over drawn singular values, whose standard error is
     3e-3 at a width of 3 and below 1e-3 from 16 on.
@@ -205,9 +207,17 @@ def _ensemble(
 ) -> Ensemble:
     own = profile is not None or spectrum in OWN_STABLE_RANK
     if own and fraction is None:
-        return ensemble(
-            m, n, stable_rank=stable_rank, spectrum=spectrum, profile=profile
-        )
+        try:
+            return ensemble(
+                m, n, stable_rank=stable_rank, spectrum=spectrum, profile=profile
+            )
+        except DomainError as error:
+            if spectrum != "orthogonal" or stable_rank is None:
+                raise
+            raise DomainError(
+                f"spectrum {spectrum!r} has a stable rank of its own, {min(m, n)} for "
+                f"a {m} x {n} matrix, got stable_rank={stable_rank!r}; leave it out"
+            ) from error
     # A wrong name before a wrong number.
     ensemble(m, n, stable_rank=1.0, spectrum=None if own else spectrum)
     r = target_rank(stable_rank, fraction, m, n)

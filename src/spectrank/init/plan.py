@@ -31,6 +31,7 @@ class Job:
         spectral_norm: Its scale.
         followed: Gain with its reason; None where sigma is a number.
         reason: Why the stable rank is not the one asked for; None where it is.
+        asked: The stable rank asked for; None for a spectrum that has its own.
     """
 
     site: Site
@@ -39,6 +40,7 @@ class Job:
     spectral_norm: float
     followed: Followed | None
     reason: str | None
+    asked: float | None
 
     @property
     def may_fail(self) -> bool:
@@ -115,7 +117,7 @@ def _jobs(
             word = names.get(activation, word)
         size = scale.spectral_norm(e, word, positions=blocks[0].positions)
         check_range(size, site.tensor.dtype)
-        yield Job(site, blocks, e, size, followed, rank.reason)
+        yield Job(site, blocks, e, size, followed, rank.reason, rank.asked)
 
 
 def _gain(

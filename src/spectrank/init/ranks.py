@@ -26,10 +26,17 @@ Requested = float | Mapping[str, float] | None
 @final
 @dataclass(frozen=True)
 class Rank:
-    """A stable rank for one matrix: what to ask for, and why it is not what was."""
+    """A stable rank for one matrix: what to ask for, and why it is not what was.
+
+    Attributes:
+        stable_rank: The target; None for a spectrum that has its own.
+        reason: Why it is not what was asked for; None where it is.
+        asked: What was asked for.
+    """
 
     stable_rank: float | None
     reason: str | None = None
+    asked: float | None = None
 
 
 def checked_request(stable_rank: Requested, fraction: object, spectrum: str) -> None:
@@ -143,7 +150,7 @@ def _by_name(site: Site, stable_rank: float, spectrum: str) -> list[Rank]:
     with naming(site.name):
         for block in site.blocks:
             ensemble(block.m, block.n, stable_rank=stable_rank, spectrum=spectrum)
-    return [Rank(stable_rank)] * len(site.blocks)
+    return [Rank(stable_rank, None, float(stable_rank))] * len(site.blocks)
 
 
 def _chosen(
@@ -223,7 +230,7 @@ def _shared(
     # Refuse here what no matrix can have, or what is no number.
     ensemble(*shapes[0], stable_rank=given[0], spectrum=spectrum)
     return [
-        Rank(r, _why(r, a, m, n, spectrum))
+        Rank(r, _why(r, a, m, n, spectrum), float(a))
         for r, a, (m, n) in zip(given, asked, shapes, strict=True)
     ]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import polars as pl
@@ -21,6 +21,7 @@ from spectrank.scanning.rows import matrix_rows
 METRICS = "stable_rank,participation_ratio,spectral_norm,frobenius_norm"
 """What is measured of every matrix."""
 
+_KEY = ("subject", "view", "m", "n", "dtype", "layer_type", "part", "index")
 _NEEDS: tuple[Need, ...] = ("frobenius", "sigma_max", "schatten4")
 TOLERANCES = {
     torch.float64: 1e-10,
@@ -39,15 +40,17 @@ COLUMNS: Mapping[str, Any] = {
 """Producer columns of the Table."""
 
 
-def block_rows(job: Job, block: Block) -> list[dict[str, Any]]:
+def block_rows(job: Job, block: Block, *, lowered: bool) -> list[dict[str, Any]]:
     """Measure one matrix as it is stored, against what was asked for.
 
     Args:
         job: What was drawn.
         block: Which of its matrices.
+        lowered: Whether some matrix of the model was given another stable rank than
+            was asked for.
 
     Returns:
-        One row a metric, and one for the gain.
+        One row a metric, rows of the target of the stable rank, one for the gain.
     """
     site, tensor = job.site, job.site.tensor
     weight = WeightMatrix(
@@ -74,21 +77,32 @@ def block_rows(job: Job, block: Block) -> list[dict[str, Any]]:
             reasons.append(job.reason)
         text = "; ".join(reason for reason in reasons if reason) or None
         rows.append({**row, **more, "reason": text})
+    # Beside what was achieved, where a view of the table is read from the left.
+    rows[1:1] = _asked_rows(rows[0], job, lowered)
     if job.followed is not None:
-        key = {k: rows[0][k] for k in ("subject", "view", "m", "n", "dtype", "part")}
-        rows.append(
-            {
-                **key,
-                "index": index,
-                "layer_type": site.layer_type,
-                "kind": "measurement",
-                "metric": "gain",
-                "value": job.followed.gain,
-                "status": "ok",
-                "reason": job.followed.reason,
-            }
-        )
+        followed = job.followed
+        rows.append(_beside(rows[0], "gain", followed.gain, followed.reason))
     return rows
+
+
+def _asked_rows(
+    row: Mapping[str, Any], job: Job, lowered: bool
+) -> Iterator[dict[str, Any]]:
+    if job.ensemble.stable_rank is None:
+        return
+    yield _beside(row, "stable_rank_target", job.ensemble.stable_rank, job.reason)
+    # Of every matrix as soon as one was lowered: a column that stands beside it.
+    if lowered and job.asked is not None:
+        yield _beside(row, "stable_rank_asked", job.asked, job.reason)
+
+
+def _beside(
+    row: Mapping[str, Any], metric: str, value: float, reason: str | None
+) -> dict[str, Any]:
+    """A number that was not measured, of the matrix of a row."""
+    key = {name: row[name] for name in _KEY}
+    more = {"kind": "measurement", "metric": metric, "value": value, "status": "ok"}
+    return {**key, **more, "reason": reason}
 
 
 def _targets(job: Job) -> dict[str, tuple[float | None, float | None]]:

@@ -22,9 +22,10 @@ from numbers import Real
 from typing import Literal, final, get_args
 
 from spectrank.errors import ArgumentTypeError, DomainError, UnknownNameError
+from spectrank.init.control.requests import check_positive
 from spectrank.init.typical import typical_spectral_norm
 from spectrank.linalg.ensembles.ensemble import Ensemble
-from spectrank.linalg.ensembles.requests import check_choice, check_norm
+from spectrank.linalg.ensembles.requests import check_choice
 from spectrank.random_nets.activations import GAINS, activation_gain
 
 Norm = Literal["frobenius", "spectral"]
@@ -104,14 +105,19 @@ def checked_scale(norm: str, mode: str, sigma: object) -> Scale:
             f"sigma={sigma!r} with norm={norm!r}; leave one of them out"
         )
     if isinstance(sigma, str):
-        check_choice("sigma", sigma, (DEPTH_CRITICAL,))
+        if sigma != DEPTH_CRITICAL:
+            raise UnknownNameError(
+                f"sigma is a positive number or {DEPTH_CRITICAL!r}, got {sigma!r}; "
+                "leave it out for that of a large Gaussian matrix"
+            )
         if mode != "fan_in":
             raise DomainError(
                 "sigma='depth-critical' keeps the forward signal, got "
                 f"mode={mode!r}; leave mode out, or give sigma as a number"
             )
         return Scale("spectral", "fan_in", "depth-critical")
-    size = None if sigma is None else check_norm("sigma", sigma)
+    hint = "leave it out for that of a large Gaussian matrix"
+    size = None if sigma is None else check_positive("sigma", sigma, hint)
     return Scale(norm, mode, size)  # type: ignore[arg-type]
 
 
@@ -135,7 +141,7 @@ def checked_gain(gain: object, scale: Scale, *, default: str) -> None:
                 "gain is a positive number or the name of an activation, got "
                 f"{gain!r}; e.g. gain='relu'"
             )
-        check_norm("gain", gain)
+        check_positive("gain", gain, "1 keeps the signal of a linear layer")
     elif gain not in (known := dict.fromkeys([default, *GAINS, *TYPICAL])):
         raise UnknownNameError(
             f"gain is a number or one of {', '.join(known)}, got {gain!r}; a number "

@@ -313,6 +313,26 @@ class Conv1D(nn.Module):
         return x @ self.weight
 
 
+@pytest.mark.parametrize(
+    ("batch", "options", "error", "words"),
+    [
+        (0, {"smoothness": 0}, DomainError, "finite, got 0; 1 is that of half"),
+        (0, {"loss": None}, DomainError, "of a loss, got None; pass loss='cross_"),
+        (0, {"select": []}, DomainError, "at least one pattern"),
+        ([5], {}, ArgumentTypeError, r"got int; pass unpack=, a function"),
+        (torch.zeros(4, 6).double(), {}, DomainError, r"target; pass unpack=$"),
+        (1, {}, DomainError, "got an index out of range: Target 5"),
+        (2, {}, DomainError, "batches with samples, got an empty one"),
+    ],
+)
+def test_errors_name_the_arguments_of_the_function(batch, options, error, words):
+    x, y = data()
+    batches = [(x, y), (x, torch.full_like(y, 5)), (x[:0], y[:0])]
+    batch = batches[batch] if isinstance(batch, int) else batch
+    with pytest.raises(error, match=words):
+        spectral_updates(mlp(), batch, **({"loss": "cross_entropy"} | options))
+
+
 def test_a_weight_stored_transposed_is_read_by_its_view():
     torch.manual_seed(0)
     model, (x, y) = nn.Sequential(Conv1D(5, 6), nn.ReLU(), Conv1D(3, 5)), data()

@@ -29,8 +29,8 @@ import torch
 from torch import Tensor
 
 from spectrank.errors import DomainError, ShapeError
+from spectrank.init.control.requests import check_positive
 from spectrank.linalg import Spectrum, Value, spectrum
-from spectrank.linalg.ensembles.requests import check_norm
 from spectrank.linalg.shapes import Matrix
 from spectrank.metrics import get_metric
 
@@ -245,7 +245,8 @@ def check_smoothness(smoothness: float) -> float:
     Returns:
         The same as a float.
     """
-    return check_norm("smoothness", smoothness)
+    hint = "1 is that of half the squared error in the last layer"
+    return check_positive("smoothness", smoothness, hint)
 
 
 def gradient_of(deltas: Tensor, inputs: Tensor) -> Tensor:

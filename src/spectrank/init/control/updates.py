@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from spectrank.errors import DomainError
+from spectrank.errors import ArgumentTypeError, DomainError, SpectrankError
 from spectrank.init.control.condition import (
     COLUMNS,
     DEFINITIONS,
@@ -84,7 +85,9 @@ def spectral_updates(
         The rows; ``index`` numbers the layers from 1.
 
     Raises:
-        DomainError: No batch, or none of the selected layers is linear.
+        ArgumentTypeError: An argument or a batch is of another type.
+        DomainError: No batch, an empty one, one that does not suit the model or the
+            loss, or none of the selected layers is linear.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
@@ -92,28 +95,27 @@ def spectral_updates(
         >>> table = spectral_updates(model, batch, loss="cross_entropy")
         >>> table.where(metric="spectral_update_ratio").frame["favoured"].len()
         2
-    """
+    """  # noqa: DOC502 - some are raised by the functions called
     beta = check_smoothness(smoothness)
     if max_batches is not None:
         check_count("max_batches", max_batches)
+    if loss is None:
+        raise DomainError(
+            "gradients are those of a loss, got None; pass loss='cross_entropy', an nn "
+            "loss or a callable that sums over samples"
+        )
     found = linear_layers(model, select)
     layers = [layer for layer in found if isinstance(layer, LinearLayer)]
     read: dict[str, list[Condition]] = {layer.path: [] for layer in layers}
     scales: dict[str, list[float]] = {layer.path: [] for layer in layers}
     described = describe_loss(loss)
-    taps = capture(
-        model,
-        list(read),
-        gradients="loss",
-        loss=loss,
-        mode=mode,
-        device=device,
-        unpack=unpack,
-    )
+    options: Any = {"mode": mode, "device": device, "unpack": unpack}
+    taps = capture(model, list(read), gradients="loss", loss=loss, **options)
     num_batches = 0
-    with taps:
+    with _own_words(), taps:
         for batch in taps.over(islice(_batches(data), max_batches)):
             num_batches += 1
+            _check_filled(batch)
             factor = _mean_factor(described, batch)
             for layer in layers:
                 condition = _read(layer, batch.calls(layer.path))
@@ -146,6 +148,33 @@ _NOT_RUN = (
     "the layer was not called as a module with a gradient in this pass, so neither its "
     "inputs nor its output gradients are known"
 )
+
+
+@contextmanager
+def _own_words() -> Iterator[None]:
+    """Errors of the pass, with the ways out that the caller has."""
+    try:
+        yield
+    except (ArgumentTypeError, DomainError) as error:
+        text = str(error)
+        if " to capture" not in text:
+            raise
+        kind: type[SpectrankError] = type(error)
+        raise kind(text.replace("= to capture", "=")) from error
+    except IndexError as error:
+        raise DomainError(
+            f"a batch must suit the model and the loss, got an index out of range: "
+            f"{error}; labels of cross_entropy lie below the number of outputs, tokens "
+            "below that of the embedding"
+        ) from error
+
+
+def _check_filled(batch: Batch) -> None:
+    if batch.num_samples == 0:
+        raise DomainError(
+            "gradients are read from batches with samples, got an empty one; leave it "
+            "out of the data"
+        )
 
 
 def _all_rows(
