@@ -120,3 +120,29 @@ def test_a_law_gives_the_networks_that_its_generator_gives() -> None:
                     linear.weight.copy_(W[k])
             alone = rows(count_pieces(net, line), metric, "count")
             assert [row["value"] for row in alone] == [v[k] for v in found]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_behind_one_relu_unit_the_curve_is_on_a_ray_and_only_dies(seed: int) -> None:
+    law = RandomMLP([5, 1, 4, 4, 2], spectrum="gaussian")
+    theory = predict(law)
+    generator = torch.Generator().manual_seed(seed)
+    table = count_pieces(
+        law, half_circle(5, generator), num_networks=150, generator=generator
+    )
+    # One change of sign; half of four units follow it; unless all four are dead.
+    truths = {
+        "pattern_changes": (1.0, 4.0 / 2.0, 4.0 / 2.0 * 15.0 / 16.0),
+        "new_kinks": (1.0, 0.0, 0.0),
+    }
+    for metric, values in truths.items():
+        for found, truth in zip(rows(table, metric), values, strict=True):
+            assert theory.value(found["subject"], metric) == pytest.approx(truth)
+            assert within(found, truth)
+        total = theory.value("network", metric)
+        assert total == pytest.approx(sum(values))
+
+
+def test_one_unit_with_a_slope_on_both_sides_leaves_kinks_undefined() -> None:
+    law = RandomMLP([5, 1, 4, 2], spectrum="gaussian", activation="leaky_relu")
+    assert math.isnan(predict(law).value("2.weight", "pattern_changes"))

@@ -19,7 +19,9 @@ def new_kinks(layers: Sequence[LayerLaw], slope: float) -> list[float]:
 
     relu: :math:`n_l \prod_{j<l} (1 - (n_j + 1) 2^{-n_j})`; with a slope above 0 no unit
     ever dies and it is n_l. NaN behind a layer of rank one with several outputs: there
-    the curve passes through zero and the angular length is not kept.
+    the curve passes through zero and the angular length is not kept. Not so behind a
+    single relu unit: from there on the curve lies on a ray, and no sign changes but
+    by dying.
     Source (derived): tests/propagation/theory/test_theory_golden.py.
 
     Args:
@@ -62,11 +64,12 @@ def _two_active(m: int, slope: float) -> float:
 def _counts(
     layers: Sequence[LayerLaw], kept: Sequence[float], slope: float
 ) -> list[float]:
-    counts, factor = [], 1.0
+    counts, factor, on_ray = [], 1.0, False
     for law, share in zip(layers[:-1], kept, strict=False):
         counts.append(law.m * factor)
-        # A single relu unit is right by the product: it never turns, it only dies.
+        # A single relu unit is right by the product: it never turns, it only dies. On
+        # the ray behind it rank one loses nothing: W h keeps its direction or is zero.
+        on_ray = on_ray or (law.m == 1 and slope == 0.0)
         lost = law.stable_rank == 1.0 or min(law.m, law.n) == 1
-        single = law.m == 1 and slope == 0.0
-        factor = math.nan if lost and not single else factor * share
+        factor = math.nan if lost and not on_ray else factor * share
     return counts
