@@ -12,7 +12,7 @@ from spectrank.linalg.ensembles.layer import LayerLaw
 from spectrank.linalg.ensembles.make import ensemble
 from spectrank.linalg.ensembles.profiles import tempered
 from spectrank.linalg.ensembles.slices import draw_slice
-from spectrank.linalg.ensembles.temper import gaussian_log_values
+from spectrank.linalg.ensembles.temper import drawn_log_values
 from spectrank.linalg.haar import make_draws
 
 # Wide layers self-average: as many values in all, but never too few draws.
@@ -44,7 +44,8 @@ def fixed_squares(law: LayerLaw) -> np.ndarray | None:
 def drawn_squares(law: LayerLaw) -> np.ndarray | None:
     """Independent draws of the squared singular values of ``slice`` and ``temper``.
 
-    The seed is fixed, so a law has one prediction; 24 to 256 draws.
+    The seed is fixed, so a law has one prediction; 24 to 256 draws, of ``temper`` those
+    that its a2 has: 8 of the largest.
 
     Args:
         law: Of one layer.
@@ -63,8 +64,7 @@ def _drawn(spectrum: str, m: int, p: int, r: float) -> np.ndarray:
     fewest, most = _NUM_DRAWS
     num = min(max(_NUM_VALUES // p, fewest), most)
     if spectrum == "temper":
-        rng = np.random.default_rng(_SEED)
-        drawn = tempered(gaussian_log_values(m, p, num, rng), r)
+        drawn = tempered(drawn_log_values(m, p)[:num], r)
     else:
         generator = torch.Generator().manual_seed(_SEED)
         draws = make_draws(generator, num=num, dtype=torch.float64, device=None)
