@@ -83,7 +83,9 @@ def test_nothing_that_arrives_is_no_number() -> None:
     for method in (Gains.second_moment, Gains.log_mean, Gains.log_variance):
         found = method(gains)
         assert math.isnan(found.value)
-        assert found.reason == "nothing arrives: every gain is zero"
+        # Zeros of float64 do not tell which of the two it is.
+        assert found.reason is not None
+        assert "nothing arrives, or amplitudes fall below the range" in found.reason
 
 
 def test_few_draws_of_a_heavy_tail_are_not_trusted() -> None:

@@ -180,6 +180,7 @@ def test_a_law_gives_the_quantities_that_were_asked_for() -> None:
         },
         "jacobian": {
             *("jacobian_gain", "jacobian_second_moment", "length_gain"),
+            *("log_jacobian_mean", "log_jacobian_variance"),
             "jacobian_eigenvalue_variance",
         },
     }
@@ -231,6 +232,16 @@ def test_heavy_tails_are_said_to_be_so() -> None:
     deep = row(table, "signal_second_moment", 20, "pre")
     assert deep["status"] == "not_converged"
     assert "read the logarithms" in deep["reason"]
+    # Only where there are some to read.
+    tails = {r["metric"] for r in table if "read the log" in (r["reason"] or "")}
+    assert tails == {
+        *("signal_gain", "signal_gain_per_neuron", "signal_second_moment"),
+        *("gradient_gain", "gradient_second_moment"),
+        *("jacobian_gain", "jacobian_second_moment"),
+    }
+    assert row(table, "log_jacobian_mean", 20)["status"] == "ok"
+    spread = [r for r in table if r["metric"] == "jacobian_eigenvalue_variance"]
+    assert "measure more of them" in spread[0]["reason"]
     assert row(table, "signal_gain", 20, "pre")["status"] == "not_converged"
     assert row(table, "log_signal_mean", 20, "pre")["status"] == "ok"
     assert row(table, "signal_second_moment", 1, "pre")["status"] == "ok"

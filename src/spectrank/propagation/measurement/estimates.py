@@ -24,6 +24,13 @@ from spectrank.linalg.shapes import Float64
 # A tail is called heavy where the relative variance exceeds this (1 for an exponential
 # law), and known where so many effective samples are in it.
 _HEAVY, _ENOUGH = 3.0, 100.0
+LOGS = "read the logarithms"
+MORE = "measure more of them"
+"""What to do about a heavy tail, where there are rows of logarithms and elsewhere."""
+_SILENT = (
+    "every gain is zero: nothing arrives, or amplitudes fall below the range of "
+    "floating-point numbers"
+)
 
 
 class Estimate(NamedTuple):
@@ -97,14 +104,21 @@ class Gains:
         s, offset = self._state()
         return _scaled(_delta(s, s.mean[5], {5: 1.0}), 0.5 * offset, None, True)
 
-    def second_moment(self) -> Estimate:
-        """E r^2 / (E r)^2, at least 1."""
+    def second_moment(self, *, advice: str = LOGS) -> Estimate:
+        """E r^2 / (E r)^2, at least 1.
+
+        Args:
+            advice: What to do where the tail is heavy.
+
+        Returns:
+            It.
+        """
         s, _ = self._state()
         m1, m2 = float(s.mean[0]), float(s.mean[1])
         if not m1 > 0.0:
-            return _none(s, "nothing arrives: every gain is zero")
+            return _none(s, _SILENT)
         found = _delta(s, m2 / m1**2, {0: -2.0 * m2 / m1**3, 1: 1.0 / m1**2})
-        caution, trusted = _told_by(s, 1, "the second moment")
+        caution, trusted = _told_by(s, 1, "the second moment", advice)
         return found._replace(reason=caution, trusted=trusted)
 
     def log_mean(self) -> Estimate:
@@ -112,7 +126,7 @@ class Gains:
         s, offset = self._state()
         alive, total = float(s.mean[2]), float(s.mean[3])
         if not alive > 0.0:
-            return _none(s, "nothing arrives: every gain is zero")
+            return _none(s, _SILENT)
         mean = total / alive
         found = _delta(s, mean + offset, {3: 1.0 / alive, 2: -mean / alive})
         return found._replace(reason=_dead(alive))
@@ -122,7 +136,7 @@ class Gains:
         s, _ = self._state()
         alive, total, square = (float(s.mean[k]) for k in (2, 3, 4))
         if not alive > 0.0:
-            return _none(s, "nothing arrives: every gain is zero")
+            return _none(s, _SILENT)
         mean, num = total / alive, s.count
         gradient = {
             4: 1.0 / alive,
@@ -171,7 +185,7 @@ class Traces:
             return _none(s, "every Jacobian is zero")
         m = self._num_outputs
         slopes = {0: -2.0 * m * b / a**3, 1: m / a**2}
-        reason, trusted = _told_by(s, 1, "the second trace")
+        reason, trusted = _told_by(s, 1, "the second trace", MORE)
         found = _delta(s, m * b / a**2 - 1.0, slopes)
         return found._replace(reason=reason or found.reason, trusted=trusted)
 
@@ -220,7 +234,9 @@ class Angles:
         return _ratio(s, 2, 3)
 
 
-def _told_by(s: MomentSummary, column: int, what: str) -> tuple[str | None, bool]:
+def _told_by(
+    s: MomentSummary, column: int, what: str, advice: str = LOGS
+) -> tuple[str | None, bool]:
     """Whether C clusters tell the mean of y >= 0, or a few of them make it.
 
     The effective number of clusters is (sum y)^2 / sum y^2: a few for a log-normal law
@@ -239,7 +255,7 @@ def _told_by(s: MomentSummary, column: int, what: str) -> tuple[str | None, bool
         return None, True
     return (
         f"{what} has a heavy tail: {effective:.3g} effective samples of {s.count} "
-        "tell it; read the logarithms",
+        f"tell it; {advice}",
         False,
     )
 

@@ -7,7 +7,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, final
 
-from spectrank.propagation.measurement.estimates import Angles, Estimate, Gains, Traces
+from spectrank.propagation.measurement.estimates import (
+    MORE,
+    Angles,
+    Estimate,
+    Gains,
+    Traces,
+)
 from spectrank.propagation.names import NETWORK
 
 Site = Literal["post", "pre"]
@@ -152,7 +158,7 @@ class Tally:
             yield "log_signal_mean", found.log_mean()
             yield "log_signal_variance", found.log_variance()
         elif quantity == "layer":
-            second = found.second_moment()
+            second = found.second_moment(advice=MORE)
             yield "layer_relative_variance", second._replace(value=second.value - 1.0)
         elif quantity == "gradient":
             yield "gradient_gain", found.mean()
@@ -165,6 +171,8 @@ class Tally:
             yield "length_gain", found.root_mean()
             yield "jacobian_gain", found.mean()
             yield "jacobian_second_moment", found.second_moment()
+            yield "log_jacobian_mean", found.log_mean()
+            yield "log_jacobian_variance", found.log_variance()
 
 
 def _times(mean: Estimate, factor: float) -> Estimate:
@@ -176,7 +184,12 @@ def _times(mean: Estimate, factor: float) -> Estimate:
     )
 
 
-_UNSITED = ("jacobian_gain", "jacobian_second_moment")
+_UNSITED = (
+    "jacobian_gain",
+    "jacobian_second_moment",
+    "log_jacobian_mean",
+    "log_jacobian_variance",
+)
 
 
 def _row(

@@ -129,6 +129,26 @@ NORM_NAMES = (
         DERIVED + NORMS,
     ),
     Name(
+        "log_jacobian_mean",
+        (),
+        "E log(|J u|^2/|u|^2) given J u != 0, J = d z_l/d x, u a fixed direction at "
+        "the input; the law of log_signal_mean, pre, where phi is positively "
+        "homogeneous",
+        "nats",
+        (-UNBOUNDED, UNBOUNDED),
+        DERIVED + "tests/propagation/theory/test_theory_networks.py",
+    ),
+    Name(
+        "log_jacobian_variance",
+        (),
+        "Var log(|J u|^2/|u|^2) given J u != 0, J = d z_l/d x, u a fixed direction at "
+        "the input; the law of log_signal_variance, pre, where phi is positively "
+        "homogeneous",
+        "nats^2",
+        (0.0, UNBOUNDED),
+        DERIVED + "tests/propagation/theory/test_theory_networks.py",
+    ),
+    Name(
         "jacobian_eigenvalue_variance",
         ("limit", "annealed"),
         "variance of the n_L eigenvalues of J J^T over their squared mean, J = df/dx. "

@@ -66,11 +66,17 @@ def exact_rows(
             yield from _norm_rows(layers, i, place, variant, moments, logs, below[i])
         yield from _layer_rows(layers, i, place, slope)
     yield from _backward_rows(layers, names, slope)
+    # J u passes coins of the same chances as z_l: its law is that of pre.
     for i, (name, moments) in enumerate(zip(names, pre, strict=True)):
-        place = partial(Cell, name, index=i + 1, reason=below[i].note)
-        size = _size(layers[i])
-        yield place("jacobian_gain").exp_row(moments.log_gain, **size)
-        yield place("jacobian_second_moment").exp_row(moments.log_second, **size)
+        place, size = partial(Cell, name, index=i + 1), _size(layers[i])
+        note = below[i].note
+        yield place("jacobian_gain", reason=note).exp_row(moments.log_gain, **size)
+        yield place("jacobian_second_moment", reason=note).exp_row(
+            moments.log_second, **size
+        )
+        route, reason = below[i].log_route(pre_logs[i].exact)
+        cell = partial(place, route=route, reason=reason)
+        yield from _log_rows(cell, "log_jacobian", pre_logs[i], size)
     yield from _network_rows(layers, slope)
     yield from _kink_rows(layers, names, slope)
 

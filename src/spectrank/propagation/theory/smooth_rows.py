@@ -25,6 +25,8 @@ _NO_THEORY = (
     "log_gradient_mean",
     "log_gradient_variance",
     "jacobian_second_moment",
+    "log_jacobian_mean",
+    "log_jacobian_variance",
     "jacobian_eigenvalue_variance",
 )
 
