@@ -11,7 +11,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from spectrank.errors import DomainError
+from spectrank.errors import ArgumentTypeError, DomainError
 from spectrank.propagation import capacity
 from spectrank.random_nets import RandomMLP
 from spectrank.table import Table
@@ -190,3 +190,11 @@ def test_bad_requests_are_refused() -> None:
         capacity({"w": torch.eye(2)}, margins=math.nan)
     with pytest.raises(DomainError, match="fraction"):
         capacity({"w": torch.eye(2)}, margin_quantile=10)
+
+
+def test_what_is_no_number_is_refused() -> None:
+    weights = {"w": torch.eye(2)}
+    with pytest.raises(ArgumentTypeError, match="margins are numbers, got str"):
+        capacity(weights, margins="a")
+    with pytest.raises(ArgumentTypeError, match="margin_quantile is a number"):
+        capacity(weights, margin_quantile="a")

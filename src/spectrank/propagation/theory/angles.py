@@ -13,6 +13,7 @@ from spectrank.errors import DomainError
 from spectrank.linalg.ensembles.layer import LayerLaw
 from spectrank.linalg.haar import haar_moments
 from spectrank.linalg.layer_moments.one_layer import mask_variance, mean_gain
+from spectrank.propagation.theory.numbers import check_number
 
 
 def kappa(law: LayerLaw) -> float:
@@ -168,7 +169,7 @@ def _masked(T1: float, T2: float, m: int, slope: float) -> tuple[float, float]:
     return g * g * T1 + v * diagonal, g * g * T2 + v * diagonal
 
 
-def check_cosine(cosine: float) -> float:
+def check_cosine(cosine: object) -> float:
     """Refuse what is no cosine.
 
     Args:
@@ -178,10 +179,13 @@ def check_cosine(cosine: float) -> float:
         The same.
 
     Raises:
+        ArgumentTypeError: If it is no number.
         DomainError: If it lies outside [-1, 1].
-    """
-    if not -1.0 <= cosine <= 1.0:
+    """  # noqa: DOC502 - the first is raised by the function called
+    way_out = "pass x.y / (|x| |y|), or a list of numbers"
+    value = check_number("a cosine", cosine, way_out)
+    if not -1.0 <= value <= 1.0:
         raise DomainError(
             f"a cosine lies in [-1, 1], got {cosine}; pass x.y / (|x| |y|)"
         )
-    return float(cosine)
+    return value

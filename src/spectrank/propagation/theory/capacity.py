@@ -11,7 +11,7 @@ import polars as pl
 import torch
 from torch import Tensor, nn
 
-from spectrank.errors import DomainError
+from spectrank.errors import ArgumentTypeError, DomainError
 from spectrank.model import Skip, WeightMatrix, describe, iter_weights
 from spectrank.propagation.names import COLUMNS, METRICS, NETWORK
 from spectrank.propagation.theory.layer_norms import (
@@ -19,6 +19,7 @@ from spectrank.propagation.theory.layer_norms import (
     law_norms,
     measured_norms,
 )
+from spectrank.propagation.theory.numbers import check_number
 from spectrank.propagation.theory.rows import LARGEST_LOG, SMALLEST_LOG, Row
 from spectrank.random_nets import RandomMLP
 from spectrank.table import Table
@@ -63,6 +64,7 @@ def capacity(
         of kind ``skip``.
 
     Raises:
+        ArgumentTypeError: If a margin or the quantile is of a type that is no number.
         CheckpointError: If a matrix cannot be read: a product needs them all.
         DomainError: If there is no matrix or a margin is not a number.
 
@@ -103,6 +105,7 @@ def capacity(
 
 
 def _margin(margins: float | Sequence[float] | Tensor | None, quantile: float) -> float:
+    check_number("margin_quantile", quantile, "0.5 is the median")
     if not 0.0 <= quantile <= 1.0:
         raise DomainError(
             f"margin_quantile is a fraction in [0, 1], got {quantile}; "
@@ -110,7 +113,13 @@ def _margin(margins: float | Sequence[float] | Tensor | None, quantile: float) -
         )
     if margins is None:
         return 1.0
-    values = torch.as_tensor(margins, dtype=torch.float64, device="cpu").flatten()
+    try:
+        values = torch.as_tensor(margins, dtype=torch.float64, device="cpu").flatten()
+    except (TypeError, ValueError) as error:
+        raise ArgumentTypeError(
+            f"margins are numbers, got {type(margins).__name__} that is none; pass "
+            "f(x)_y - max others, one number or a sequence"
+        ) from error
     if len(values) == 0 or not bool(values.isfinite().all()):
         raise DomainError(
             f"margins are finite numbers, at least one, got {len(values)} with "

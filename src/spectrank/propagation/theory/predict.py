@@ -11,6 +11,7 @@ from spectrank.linalg.ensembles.layer import LayerLaw
 from spectrank.propagation.names import COLUMNS, METRICS
 from spectrank.propagation.theory.angles import check_cosine
 from spectrank.propagation.theory.exact_rows import angle_rows, exact_rows
+from spectrank.propagation.theory.numbers import check_number
 from spectrank.propagation.theory.rows import Row, with_error
 from spectrank.propagation.theory.smooth_rows import smooth_rows
 from spectrank.random_nets import RandomMLP
@@ -24,7 +25,11 @@ def predict(
     cosine: float | Sequence[float] | None = None,
     input_mean_square: float = 1.0,
 ) -> Table:
-    """Theory of a random network, every metric of ``propagation.names`` by layer.
+    """Theory of a random network: signal, gradients, Jacobian, angles, kinks by layer.
+
+    The metrics of ``propagation.names`` but for those of one given network or curve:
+    capacity (see `capacity`), ``linear_pieces`` and ``affinity_defect`` (see
+    `count_pieces`).
 
     relu, leaky_relu and linear: exact at finite width, any widths and spectra (route
     ``exact``), but for the mean-field angle map and the Jacobian's limit. Numbers of
@@ -48,7 +53,8 @@ def predict(
         Table of kind ``measurement``, and ``skip`` where there is no theory.
 
     Raises:
-        ArgumentTypeError: If ``net`` is no RandomMLP.
+        ArgumentTypeError: If ``net`` is no RandomMLP, or a cosine or mean square no
+            number.
         DomainError: If a cosine lies outside [-1, 1], or the mean square is not
             positive.
 
@@ -63,6 +69,7 @@ def predict(
             f"predict takes the law of a random network, got {type(net).__name__}; "
             "make one with RandomMLP(widths, stable_rank=...), or measure the model"
         )
+    check_number("input_mean_square", input_mean_square, "pass |x|^2 / n_0")
     if not 0.0 < input_mean_square < math.inf:
         raise DomainError(
             "input_mean_square must be positive and finite, got "
@@ -108,8 +115,9 @@ def _rows(
 def _cosines(cosine: float | Sequence[float] | None) -> tuple[float, ...]:
     if cosine is None:
         return ()
-    values = cosine if isinstance(cosine, Sequence) else [cosine]
-    return tuple(check_cosine(c) for c in values)
+    if isinstance(cosine, Sequence):
+        return tuple(check_cosine(c) for c in cosine)
+    return (check_cosine(cosine),)
 
 
 def _with_error(row: Row, moved: Row) -> Row:
