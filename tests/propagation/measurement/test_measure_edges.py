@@ -6,11 +6,17 @@ from typing import Any
 
 import pytest
 import torch
-from propagation_rows import by_key, perceptron, randn, skips
-from torch import nn
+from propagation_rows import by_key, perceptron, randn, randomised, skips
+from torch import Tensor, nn
 
-from spectrank.errors import ArgumentTypeError, DomainError, ShapeError
+from spectrank.errors import (
+    ArgumentTypeError,
+    DomainError,
+    ShapeError,
+    UnknownNameError,
+)
 from spectrank.propagation import measure
+from spectrank.random_nets import RandomMLP
 
 
 def test_the_model_and_the_random_state_are_left_bit_for_bit() -> None:
@@ -46,8 +52,6 @@ def test_the_model_and_the_random_state_are_left_bit_for_bit() -> None:
 
 
 def test_arguments_out_of_range_are_refused() -> None:
-    from spectrank.random_nets import RandomMLP
-
     net, x = perceptron(), randn(4, 6)
     law = RandomMLP([6, 4], spectrum="gaussian")
     with pytest.raises(ArgumentTypeError, match="Module or a RandomMLP, got dict"):
@@ -75,6 +79,61 @@ def test_arguments_out_of_range_are_refused() -> None:
         measure(law, torch.zeros(6), num_networks=3)
     with pytest.raises(ArgumentTypeError, match="iterable of batches"):
         measure(net, 3)
+    with pytest.raises(UnknownNameError, match="'random', 'logits' or a tensor"):
+        measure(net, x, cotangents="logit")  # type: ignore[arg-type]
+    with pytest.raises(ArgumentTypeError, match=r"cotangents is .*, got int"):
+        measure(net, x, cotangents=1)  # type: ignore[arg-type]
+    for model, options in ((net, {}), (law, {"num_networks": 3})):
+        with pytest.raises(ArgumentTypeError, match=r"torch\.Generator, got int"):
+            measure(model, x, generator=4, **options)  # type: ignore[arg-type]
+
+
+def test_batches_without_samples_or_without_their_axis_are_refused() -> None:
+    net, x = perceptron(), randn(4, 6)
+    law = RandomMLP([6, 4], spectrum="gaussian")
+    for data in (x[:0], [x, x[:0]]):
+        with pytest.raises(DomainError, match=r"none in shape \(0, 6\)"):
+            measure(net, data)
+    with pytest.raises(DomainError, match=r"none in shape \(0, 6\)"):
+        measure(law, x[:0], num_networks=3)
+    with pytest.raises(ShapeError, match=r"add a batch axis: x\[None\]"):
+        measure(net, x[0])
+
+    class Scalars(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(1, 3)
+
+        def forward(self, t: Tensor) -> Tensor:
+            return self.layer(t[:, None])
+
+    # One number to a sample has one axis, rightly.
+    table = measure(randomised(Scalars()), x[0], quantities=["signal"])
+    assert by_key(table)["layer.weight", "signal_gain", "pre"]["num_samples"] == 6
+
+
+def test_inputs_of_another_precision_are_refused_with_the_dtype_to_pass() -> None:
+    net, x = perceptron(), randn(4, 6)
+    for model, data in ((net, x.float()), (perceptron().float(), x)):
+        with pytest.raises(
+            ArgumentTypeError, match=r"pass dtype=torch\.float"
+        ) as error:
+            measure(model, data)
+        assert isinstance(error.value.__cause__, RuntimeError)
+    assert by_key(measure(net, x.float(), dtype=torch.float64))
+
+    class Casting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = perceptron()[0]
+
+        def forward(self, t: Tensor) -> Tensor:
+            return self.layer(t.double())
+
+    # A model that converts on its own is not refused; its own errors are its own.
+    assert by_key(measure(Casting(), x.float(), quantities=["signal"]))
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        measure(net, x[:, :5])
 
 
 def test_an_output_that_is_not_a_number_is_said_to_be_so() -> None:
@@ -99,3 +158,42 @@ def test_samples_of_zeros_are_left_out_and_a_row_says_so() -> None:
         assert row["value"] == pytest.approx(plain["2.weight", metric, "pre"]["value"])
         assert row["num_samples"] == 5
     assert "left out" in skips(table)["network", "signal_gain", "input"]
+
+
+def test_inputs_of_zeros_alone_have_no_gain_but_a_jacobian() -> None:
+    net, zeros = perceptron(), torch.zeros(4, 6, dtype=torch.float64)
+    for data in (zeros, [zeros, zeros]):
+        with pytest.raises(DomainError, match="zeros alone"):
+            measure(net, data)
+    found = by_key(measure(net, zeros, quantities=["jacobian"]))
+    assert found["4.weight", "jacobian_gain", None]["value"] > 0.0
+    assert by_key(measure(net, [zeros, randn(4, 6)]))
+
+
+def test_reasons_name_no_option_of_other_functions() -> None:
+    class Branching(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(6, 6)
+
+        def forward(self, t: Tensor) -> Tensor:
+            h = self.layer(t)
+            return h if float(h.detach().sum()) > 0.0 else -h
+
+    table = measure(randomised(Branching()), randn(4, 6), quantities=["signal"])
+    reason = skips(table)["layer.weight", "signal_gain", "post"]
+    assert "no graph" in reason
+    assert "wiring" not in reason
+
+    class First(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(6, 6)
+
+        def forward(self, t: Tensor) -> Tensor:
+            return self.layer(t.movedim(1, 0)).movedim(0, 1)
+
+    table = measure(randomised(First()), randn(4, 3, 6), quantities=["signal"])
+    reason = skips(table)["layer.weight", "signal_gain", None]
+    assert "batch_axis=1" in reason
+    assert "capture" not in reason

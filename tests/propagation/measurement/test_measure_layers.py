@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from propagation_rows import by_key, perceptron, randn, randomised, skips, squares
 from torch import Tensor, nn
 
+from spectrank.errors import SpectrankWarning
 from spectrank.model.capture.unpack import ModelCall
 from spectrank.propagation import measure
 
@@ -110,3 +112,52 @@ def test_a_call_of_ones_own_is_measured() -> None:
     )
     plain = measure(net, x, quantities=["signal"])
     assert own.frame.equals(plain.frame)
+
+
+@pytest.mark.parametrize("cotangents", ["random", "logits"])
+def test_an_output_without_a_tensor_costs_the_gradients_alone(cotangents: Any) -> None:
+    class Named(nn.Module):
+        def __init__(self, net: nn.Module) -> None:
+            super().__init__()
+            self.net = net
+
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            return {"features": self.net(x)}
+
+    net, x = perceptron(), randn(6, 6)
+    batches = (part for part in x.split(2))
+    table = measure(Named(net), batches, cotangents=cotangents)
+    reason = skips(table)["network", "gradient_gain", None]
+    assert "the model gave dict; wrap it" in reason
+    plain = by_key(measure(net, list(x.split(2)), quantities=["signal", "angles"]))
+    found = by_key(table)
+    for (subject, metric, variant), row in plain.items():
+        own = subject if subject == "input" else f"net.{subject}"
+        value = found[own, metric, variant]["value"]
+        assert value == pytest.approx(row["value"], rel=1e-12)
+    assert ("net.4.weight", "jacobian_gain", None) in found
+
+
+def test_models_of_transformers_without_logits_are_measured() -> None:
+    transformers = pytest.importorskip("transformers")
+    small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    small["intermediate_size"] = 20
+    ids = torch.randint(0, 50, (4, 7), generator=torch.Generator().manual_seed(1))
+    pixels = randn(4, 3, 8, 8).float()
+    bert = transformers.BertModel(transformers.BertConfig(vocab_size=50, **small))
+    config = transformers.ViTConfig(image_size=8, patch_size=4, **small)
+    sizes = {"d_model": 16, "d_kv": 8, "d_ff": 20, "num_layers": 1, "num_heads": 2}
+    t5 = transformers.T5Model(transformers.T5Config(vocab_size=50, **sizes))
+    for model, batch in (
+        (bert, {"input_ids": ids}),
+        (transformers.ViTModel(config), {"pixel_values": pixels}),
+        (t5, {"input_ids": ids, "decoder_input_ids": ids}),
+    ):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SpectrankWarning)
+            table = measure(model, batch)
+        reason = skips(table)["network", "gradient_gain", None]
+        assert "the model gave" in reason
+        gains = [r for r in by_key(table).values() if r["metric"] == "signal_gain"]
+        assert len(gains) > 5
+        assert all(r["status"] == "ok" and r["value"] > 0.0 for r in gains)

@@ -8,6 +8,7 @@ from typing import Any, Literal, final
 import torch
 from torch import Tensor, nn
 
+from spectrank.errors import DomainError, ShapeError
 from spectrank.model import Batch, LayerBatch
 from spectrank.model.capture.choose import Choices
 from spectrank.model.capture.undisturbed import Mode, undisturbed
@@ -61,6 +62,8 @@ class Context:
                 name: _place(name, modules[name], i + 1) for i, name in enumerate(names)
             }
         self.call: ModelCall | None = None
+        # Until a sample comes that is not zero.
+        self.silent = True
 
     @property
     def samples_axis(self) -> int:
@@ -72,12 +75,22 @@ class Context:
         return quantity in self.request.quantities
 
     def unpack(self, raw: Any) -> ModelCall:
-        """Unpack a batch and remember the call."""
+        """Unpack a batch and remember the call; one without samples is refused."""
         own = self.request.unpack
         if own is not None:
             self.call = own(raw)
         else:
             self.call = unpack_batch(raw, self.model, keep_targets=False)
+        x = self.source()
+        if (
+            x is not None
+            and x.ndim > self.samples_axis
+            and not len(x.movedim(self.samples_axis, 0))
+        ):
+            raise DomainError(
+                "a batch must hold samples to measure, got none in shape "
+                f"{tuple(x.shape)}; leave empty batches out"
+            )
         return self.call
 
     def source(self) -> Tensor | None:
@@ -88,6 +101,27 @@ class Context:
         return next(
             (v for v in values if isinstance(v, Tensor) and v.is_floating_point()), None
         )
+
+    def check_samples(self, batch: Batch) -> None:
+        """Refuse one sample without a batch axis: its features are no samples.
+
+        Args:
+            batch: After the pass.
+
+        Raises:
+            ShapeError: A layer took the one axis of the input for its features.
+        """
+        x = self.source()
+        if x is None or x.ndim != 1:
+            return
+        for name in self.places:
+            taken = next((record.inputs for record in batch.calls(name)), None)
+            if taken is not None and taken.ndim == 1 and taken.is_floating_point():
+                raise ShapeError(
+                    "inputs have a batch axis before that of their features, got shape "
+                    f"{tuple(x.shape)}, which layer {name!r} takes for features; "
+                    "add a batch axis: x[None]"
+                )
 
     def only(self, batch: Batch, name: str, metric: str) -> LayerBatch | None:
         """The only call of a layer; else None and a skip row."""

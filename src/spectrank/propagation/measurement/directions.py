@@ -6,12 +6,45 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from spectrank.errors import DomainError, ShapeError
+from spectrank.errors import (
+    ArgumentTypeError,
+    DomainError,
+    ShapeError,
+    UnknownNameError,
+)
 from spectrank.model.capture.tensors import logits
+from spectrank.model.capture.unpack import ModelCall
 
 Cotangents = Literal["random", "logits"] | Tensor
+
+
+class NoOutput(DomainError):
+    """The model gives no tensor at which gradients could start."""
+
+
+def check_cotangents(cotangents: object) -> None:
+    """Refuse what is no choice of v.
+
+    Args:
+        cotangents: As given.
+
+    Raises:
+        ArgumentTypeError: It is neither a word nor a tensor.
+        UnknownNameError: It is another word.
+    """
+    if isinstance(cotangents, Tensor):
+        return
+    words = "'random', 'logits' or a tensor of the shape of one sample's output"
+    if not isinstance(cotangents, str):
+        raise ArgumentTypeError(
+            f"cotangents is {words}, got {type(cotangents).__name__}; pass one of them"
+        )
+    if cotangents not in {"random", "logits"}:
+        raise UnknownNameError(
+            f"cotangents is {words}, got {cotangents!r}; pass one of them"
+        )
 
 
 def directions(
@@ -55,17 +88,44 @@ def cotangent_loss(
     """
 
     def loss(output: Any, batch: Any) -> Tensor:
-        f = logits(output)
-        if f is None or not f.is_floating_point():
-            raise DomainError(
-                "gradients start at an output tensor of numbers, the model gave "
-                f"{type(output).__name__}; leave 'gradients' out of quantities="
-            )
+        f = _start(output)
         if isinstance(cotangents, Tensor):
             return (f * fixed(cotangents, f, samples_axis)).sum()
         return (f * directions(f, generator, samples_axis).to(f.dtype)).sum()
 
     return loss
+
+
+def logits_of(model: nn.Module, call: ModelCall) -> Tensor:
+    """Call the model for the gradients of every logit.
+
+    Args:
+        model: The user's model.
+        call: Of one batch.
+
+    Returns:
+        (N, c) or (N,) logits.
+
+    Raises:
+        ShapeError: They have further axes.
+    """
+    f = _start(model(*call.args, **call.kwargs))
+    if f.ndim > 2:
+        raise ShapeError(
+            "cotangents='logits' are those of an output (N, c), got shape "
+            f"{tuple(f.shape)}; pass cotangents='random' or one tensor"
+        )
+    return f
+
+
+def _start(output: Any) -> Tensor:
+    f = logits(output)
+    if f is None or not f.is_floating_point():
+        raise NoOutput(
+            "gradients start at a tensor of numbers, an output or its logits, the "
+            f"model gave {type(output).__name__}; wrap it to return one tensor"
+        )
+    return f
 
 
 def fixed(v: Tensor, f: Tensor, samples_axis: int) -> Tensor:

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from spectrank.errors import ArgumentTypeError, DomainError
-from spectrank.linalg.haar import check_count
+from spectrank.linalg.haar import check_count, check_generator
 from spectrank.model.capture.choose import Choices
 from spectrank.model.capture.unpack import Unpack
 from spectrank.propagation.measurement.context import Quantity, Request
-from spectrank.propagation.measurement.directions import Cotangents
+from spectrank.propagation.measurement.directions import Cotangents, check_cotangents
 from spectrank.propagation.measurement.models import measure_model
 from spectrank.propagation.measurement.networks import measure_networks
 from spectrank.propagation.measurement.tally import Tally
@@ -55,9 +55,9 @@ def measure(
       law), and the annealed ``squared_cosine`` at z_l.
     - ``gradient_gain`` |J_l^T v|^2/|v|^2 at the input of layer l, through layer l (a
       skip around it is another way), with its second moment, log mean and variance.
-    - ``jacobian_gain`` |J u|^2/|u|^2 of z_l along random u by forward mode, and
-      ``length_gain`` E|J u|/|u|, of a short straight piece of a curve; for a whole
-      curve `count_pieces`.
+    - ``jacobian_gain`` |J u|^2/|u|^2 of z_l along random u by forward mode, with its
+      second moment, log mean and variance, and ``length_gain`` E|J u|/|u|, of a short
+      straight piece of a curve; for a whole curve `count_pieces`.
     - of a law also ``jacobian_eigenvalue_variance`` of its networks' outputs at the
       first input, ``annealed``.
 
@@ -82,7 +82,9 @@ def measure(
         layers: As in `spectrank.capture`.
         num_directions: Random u and v per sample.
         cotangents: v at the output: ``random`` (uniform, of norm 1), ``logits`` (every
-            coordinate vector), or one tensor of the shape of a sample's output.
+            coordinate vector), or one tensor of the shape of a sample's output. The
+            output is the tensor that the model gives, its ``logits``, or the first
+            part of a tuple; without one a skip row stands for the gradients.
         generator: Source of directions, and of a law's weights; by default one seeded
             with 0, so that a call repeats.
         mode: In which the model runs.
@@ -96,9 +98,13 @@ def measure(
         module, ``sampled`` for a law.
 
     Raises:
-        ArgumentTypeError: ``model`` is neither, or a law's inputs are no tensor.
-        DomainError: An option outside its range, no batch, or an input of zeros.
-        ShapeError: Inputs or cotangents of another shape.
+        ArgumentTypeError: ``model`` is neither, a law's inputs are no tensor, inputs
+            have another dtype than the model, or an option is of another type.
+        DomainError: An option outside its range, no batch or no sample, or inputs that
+            are all zero.
+        ShapeError: Inputs or cotangents of another shape, or inputs of a module
+            without a batch axis.
+        UnknownNameError: ``cotangents`` is another word.
 
     Example:
         >>> import torch
@@ -109,7 +115,10 @@ def measure(
     """  # noqa: DOC502 - a part is raised by the functions called
     chosen = _quantities(quantities)
     check_count("num_directions", num_directions)
-    own = torch.Generator().manual_seed(0) if generator is None else generator
+    check_cotangents(cotangents)
+    own = torch.Generator().manual_seed(0)
+    if generator is not None:
+        own = check_generator(generator)
     options: dict[str, Any] = {
         "layers": layers,
         "num_directions": num_directions,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
-from spectrank.errors import DomainError
+from spectrank.errors import ArgumentTypeError, DomainError
 from spectrank.model import capture
 from spectrank.model.capture.choose import choose_layers
 from spectrank.model.capture.tensors import moved
@@ -18,10 +19,15 @@ from spectrank.propagation.measurement.derivatives import (
     add_gradients,
     add_tangents,
 )
-from spectrank.propagation.measurement.directions import cotangent_loss
+from spectrank.propagation.measurement.directions import (
+    NoOutput,
+    cotangent_loss,
+    logits_of,
+)
 from spectrank.propagation.measurement.signals import add_signals
 from spectrank.propagation.measurement.sites import find_sites
 from spectrank.propagation.measurement.tally import Tally
+from spectrank.propagation.names import NETWORK
 
 
 def measure_model(
@@ -36,8 +42,10 @@ def measure_model(
         tally: Filled.
 
     Raises:
-        DomainError: There is no batch.
-    """
+        ArgumentTypeError: Inputs of another precision than the model's.
+        DomainError: There is no batch, or all samples are zero.
+        RuntimeError: The model raised it for a reason of its own.
+    """  # noqa: DOC502 - a part is raised by the functions called
     names = [layer.name for layer in choose_layers(model, request.layers)]
     context = Context(model, names, request, tally)
     with RandomStream().active():
@@ -48,11 +56,41 @@ def measure_model(
             "there must be a batch to measure, the loader gave none; a generator that "
             "was read before is empty, pass the loader itself"
         )
-    _run(context, first, batches)
+    try:
+        _run(context, first, batches)
+    except NoOutput as error:
+        # Raised in the first batch, before anything of it was kept.
+        tally.skip(NETWORK, "gradient_gain", str(error))
+        others = request.quantities - {"gradients"}
+        context.request = replace(request, quantities=others)
+        if others:
+            _run(context, first, batches)
+    except RuntimeError as error:
+        _explain(context, error)
+        raise
+    if context.silent and (context.wants("signal") or context.wants("angles")):
+        raise DomainError(
+            "signal gains and angles are relative to the input, got samples of zeros "
+            "alone; pass other inputs, or quantities=['gradients', 'jacobian']"
+        )
+
+
+def _explain(context: Context, error: RuntimeError) -> None:
+    """Say so where the input's precision is why the model cannot run."""
+    x = context.source()
+    held = (*context.model.parameters(), *context.model.buffers())
+    own = next((p.dtype for p in held if p.is_floating_point()), None)
+    if x is None or own is None or x.dtype == own or "type" not in str(error).lower():
+        return
+    raise ArgumentTypeError(
+        f"inputs have the dtype of the model, here {own}, got {x.dtype}; pass "
+        f"dtype={own} to convert the inputs, or convert the model"
+    ) from error
 
 
 def _run(context: Context, first: Any, rest: Iterator[Any]) -> None:
     request = context.request
+    context.silent = True
     call = context.unpack(moved(first, request.device, request.dtype))
     sites = find_sites(context.model, list(context.places), call)
     activations = [a.module for a in sites.activations.values() if a.module]
@@ -71,6 +109,7 @@ def _run(context: Context, first: Any, rest: Iterator[Any]) -> None:
     moving = context.wants("jacobian")
     with taps:
         for batch in taps.over(_repeated(first, rest, repeats)):
+            context.check_samples(batch)
             if batch.index % repeats == 0:
                 gathered.flush()
                 add_signals(context, batch, sites)
@@ -86,7 +125,7 @@ def _gradient_options(context: Context) -> dict[str, Any]:
     if not context.wants("gradients"):
         return {}
     if isinstance(request.cotangents, str) and request.cotangents == "logits":
-        return {"gradients": "logits"}
+        return {"gradients": "logits", "forward": logits_of}
     loss = cotangent_loss(request.cotangents, request.generator, context.samples_axis)
     return {"gradients": "loss", "loss": loss}
 

@@ -46,13 +46,18 @@ def measure_networks(
 
     Raises:
         ShapeError: The inputs do not fit the law.
-        DomainError: An input is zero or not finite.
+        DomainError: There is no input, or one is zero or not finite.
     """
     inputs = x.detach().to(torch.float64).reshape(-1, x.shape[-1])
     if x.ndim > 2 or inputs.shape[1] != law.widths[0]:
         raise ShapeError(
             f"inputs of this law have {law.widths[0]} entries, got shape "
             f"{tuple(x.shape)}; pass (N, {law.widths[0]})"
+        )
+    if not len(inputs):
+        raise DomainError(
+            "there must be an input to measure, got none in shape "
+            f"{tuple(x.shape)}; pass (N, {law.widths[0]}), N at least 1"
         )
     size = inputs.abs().amax(1)
     if not bool(((size > 0) & size.isfinite()).all()):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from spectrank.errors import SpectrankError
 from spectrank.linalg.shapes import Float64
 from spectrank.model import LayerBatch
+from spectrank.propagation.measurement.wording import told
 
 
 def log_squares(
@@ -151,5 +152,5 @@ def readable(record: LayerBatch) -> str | None:
     try:
         record.row_samples(select="unmasked")
     except SpectrankError as error:
-        return str(error)
+        return told(error)
     return None

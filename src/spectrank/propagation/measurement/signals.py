@@ -35,6 +35,8 @@ def add_signals(context: Context, batch: Batch, sites: Sites) -> None:
         context.tally.skip(NETWORK, "signal_gain", reason)
         return
     log_x, size, inputs = reference
+    # NaN is no zero: its rows are nonfinite.
+    context.silent = context.silent and not bool((log_x != -torch.inf).any())
     if context.wants("angles") and inputs is not None:
         _add_pairs(context, Place("input", 0), "pre", inputs)
     for name, place in context.places.items():

@@ -13,6 +13,7 @@ from spectrank.errors import SpectrankError
 from spectrank.model.capture.undisturbed import undisturbed
 from spectrank.model.capture.unpack import ModelCall
 from spectrank.model.graph import Graph, Node, graph
+from spectrank.propagation.measurement.wording import told
 from spectrank.random_nets import activation_gain
 
 _MAPS: Mapping[str, Callable[..., Tensor]] = {
@@ -72,7 +73,7 @@ def find_sites(model: nn.Module, layers: list[str], call: ModelCall) -> Sites:
         with undisturbed(model, "eval"):
             found = graph(model, tuple(call.args), kwargs=dict(call.kwargs))
     except SpectrankError as error:
-        return Sites({}, frozenset(), {}, f"the model gives no graph: {error}")
+        return Sites({}, frozenset(), {}, f"the model gives no graph: {told(error)}")
     activations: dict[str, Activation] = {}
     outputs, reasons = set(), {}
     modules = dict(model.named_modules(remove_duplicate=False))
@@ -82,13 +83,13 @@ def find_sites(model: nn.Module, layers: list[str], call: ModelCall) -> Sites:
             times = f"{len(nodes)} nodes" if nodes else "no node"
             reasons[name] = f"the graph has {times} for this layer"
             continue
-        told = _follow(found, nodes[0], modules)
-        if isinstance(told, Activation):
-            activations[name] = told
-        elif told is None:
+        follower = _follow(found, nodes[0], modules)
+        if isinstance(follower, Activation):
+            activations[name] = follower
+        elif follower is None:
             outputs.add(name)
         else:
-            reasons[name] = told
+            reasons[name] = follower
     return Sites(activations, frozenset(outputs), reasons)
 
 
