@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import polars as pl
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from spectrank.errors import ArgumentTypeError, DomainError, ShapeError
 from spectrank.propagation import arc, count_pieces
@@ -78,8 +80,21 @@ def test_arguments_out_of_range_are_refused() -> None:
         count_pieces(net, torch.stack([LINE[0], LINE[1] * math.inf]))
     with pytest.raises(DomainError, match="may have 3 points"):
         count_pieces(net, LINE * 10.0, max_points=3)
-    with pytest.raises(DomainError, match="pass both"):
-        count_pieces(RandomMLP([6, 3, 2], spectrum="gaussian"), LINE)
+    law = RandomMLP([6, 3, 2], spectrum="gaussian")
+    with pytest.raises(DomainError, match="pass how many"):
+        count_pieces(law, LINE)
+    with pytest.raises(ArgumentTypeError, match=r"torch\.Generator, got int"):
+        count_pieces(law, LINE, num_networks=3, generator=4)  # type: ignore[arg-type]
+    array = LINE.numpy()
+    for call in (lambda: count_pieces(net, array), lambda: arc(array[0], array[1])):
+        with pytest.raises(ArgumentTypeError, match=r"got ndarray.*torch\.from_numpy"):
+            call()
+    with pytest.raises(ArgumentTypeError, match=r"tensor of torch\.int64.*double"):
+        arc(LINE[0].long(), LINE[1])
+    with pytest.raises(DomainError, match=r"shape \(5,\).*shape of a sample") as error:
+        count_pieces(net, LINE[:, :5])
+    # `graph` takes wiring=, this does not.
+    assert "wiring" not in str(error.value)
     with pytest.raises(DomainError, match="belong to a RandomMLP"):
         count_pieces(net, LINE, num_networks=3)
     x = LINE[0]
@@ -140,3 +155,67 @@ def test_blocks_of_points_do_not_change_the_counts(
     assert whole.where(variant="pattern").frame["value"].item() > 40
     for a, b in zip(whole, parts, strict=True):
         assert a["value"] == pytest.approx(b["value"], rel=1e-12, abs=1e-13)
+
+
+def test_a_law_without_a_generator_repeats_with_seed_zero() -> None:
+    law = RandomMLP([6, 5, 2], spectrum="gaussian")
+    drawn = count_pieces(
+        law, LINE, num_networks=3, generator=torch.Generator().manual_seed(0)
+    )
+    assert count_pieces(law, LINE, num_networks=3).frame.equals(drawn.frame)
+
+
+class Bounded(nn.Module):
+    """A weight whose computation bends, and on CPU branches on values."""
+
+    def __init__(self, *, branch: bool) -> None:
+        super().__init__()
+        self.branch = branch
+
+    def forward(self, W: Tensor) -> Tensor:
+        size = W.abs().max().clamp(min=0.1)
+        if self.branch and float(size.detach()) > 0.0:
+            return W.clamp(-0.3, 0.3)
+        return W / size
+
+
+@pytest.mark.parametrize("branch", [False, True])
+def test_a_parametrised_weight_is_the_constant_that_it_computes(branch: bool) -> None:
+    net = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU())
+    plain = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU())
+    generator = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for p in net.parameters():
+            p.copy_(torch.randn(p.shape, generator=generator))
+    plain.load_state_dict(net.state_dict())
+    first, last = Bounded(branch=branch), Bounded(branch=branch)
+    with torch.no_grad():
+        plain[0].weight.copy_(first(net[0].weight))
+        plain[2].weight.copy_(torch._weight_norm(net[2].weight, torch.ones(8, 1), 0))
+        plain[2].bias.copy_(last(net[2].bias))
+    parametrize.register_parametrization(net[0], "weight", first)
+    nn.utils.parametrizations.weight_norm(net[2])
+    with torch.no_grad():
+        net[2].parametrizations.weight.original0.fill_(1.0)
+    parametrize.register_parametrization(net[2], "bias", last)
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    frame = count_pieces(net, LINE).frame
+    assert frame.equals(count_pieces(plain, LINE).frame)
+    found = frame.filter((pl.col("variant") == "count") & (pl.col("index") == 1))
+    assert found["value"].min() >= 1.0
+    # The original is parametrised as before, and so is its class.
+    assert parametrize.is_parametrized(net[2], "bias")
+    assert all(torch.equal(before[k], v) for k, v in net.state_dict().items())
+    assert torch.equal(net(LINE), plain(LINE))
+
+
+def test_a_parametrisation_without_a_value_is_named_with_the_way_out() -> None:
+    class Broken(nn.Module):
+        def forward(self, W: Tensor) -> Tensor:
+            if not self.training:
+                raise RuntimeError("no value")
+            return W
+
+    net = nn.Sequential(nn.Linear(6, 4), nn.ReLU())
+    parametrize.register_parametrization(net[0], "weight", Broken(), unsafe=True)
+    refused(net, r"for 0\.weight: no value; call .*remove_parametrizations")

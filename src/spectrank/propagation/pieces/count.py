@@ -6,12 +6,13 @@ import torch
 from torch import Tensor, nn
 
 from spectrank.errors import ArgumentTypeError, DomainError
-from spectrank.linalg.haar import check_count
+from spectrank.linalg.haar import check_count, check_generator
 from spectrank.propagation.pieces.curves import Curve
 from spectrank.propagation.pieces.forward import Network
 from spectrank.propagation.pieces.plan import Plan, make_plan
 from spectrank.propagation.pieces.rows import piece_rows
 from spectrank.propagation.pieces.trace import CurveCount, count_curve
+from spectrank.propagation.pieces.weights import with_plain_weights
 from spectrank.random_nets import RandomMLP
 from spectrank.table import Table
 
@@ -36,7 +37,8 @@ def count_pieces(
     hide between grid points. Works layer by layer in float64, on any model that
     `spectrank.graph` reads and that consists of linear layers, convolutions, BatchNorm
     (evaluation mode), sums, reshapes, linear pools, ReLU, leaky and parametric ReLU,
-    abs, hardtanh, clamp, hardsigmoid, softshrink and max pools.
+    abs, hardtanh, clamp, hardsigmoid, softshrink and max pools. A parametrised weight
+    is a constant of the pass: its value in evaluation mode.
 
     Rows, one for each bend (``index`` 1, 2, ... in the order in which they run;
     ``subject`` the weight whose outputs it reads, or the step's own name where several
@@ -72,7 +74,8 @@ def count_pieces(
         curve: (V, *sample) vertices; see `arc` for a great circle.
         num_networks: Of a law, how many networks are drawn; rows are then means over
             networks with standard errors, ``values`` the numbers of each network.
-        generator: Of a law, source of its weights.
+        generator: Of a law, source of its weights; by default one seeded with 0, so
+            that a call repeats.
         max_points: Refuse a curve with more breakpoints.
         device: Where it runs; None for the device of the model.
 
@@ -80,7 +83,8 @@ def count_pieces(
         The rows, ``route`` ``events``.
 
     Raises:
-        ArgumentTypeError: ``model`` is neither a module nor a law.
+        ArgumentTypeError: ``model`` is neither a module nor a law, ``curve`` no
+            floating-point tensor, or ``generator`` none.
         ShapeError: ``curve`` has fewer than two vertices.
         DomainError: A node is not piecewise linear (it is named), the curve is not
             finite, or there are too many points.
@@ -100,11 +104,11 @@ def count_pieces(
     _check_networks(isinstance(model, RandomMLP), num_networks, generator)
     if isinstance(model, RandomMLP):
         assert num_networks is not None
-        assert generator is not None
-        where = torch.device(device or generator.device)
+        own = torch.Generator().manual_seed(0) if generator is None else generator
+        where = torch.device(device or own.device)
         line.vertices = line.vertices.to(where)
         plan, counts = _over_networks(
-            model, line, num_networks, generator, max_points=max_points
+            model, line, num_networks, own, max_points=max_points
         )
         layers = zip(model.parameter_names, model.layers, strict=True)
         shapes = {name: (layer.m, layer.n) for name, layer in layers}
@@ -116,11 +120,12 @@ def count_pieces(
         )
     held = next(iter((*model.parameters(), *model.buffers())), None)
     where = torch.device(device or ("cpu" if held is None else held.device))
-    plan = make_plan(model, _example(line, held))
+    plain = with_plain_weights(model)
+    plan = make_plan(plain, _example(line, held))
     line.vertices = line.vertices.to(where)
-    network = Network(model, plan, None, where)
+    network = Network(plain, plan, None, where)
     count = count_curve(network, line, max_points=max_points)
-    named = model.named_parameters(remove_duplicate=False)
+    named = plain.named_parameters(remove_duplicate=False)
     shapes = {name: (len(p), p[0].numel()) for name, p in named if p.ndim >= 2}
     return piece_rows(plan, [count], line, shapes, networks=False)
 
@@ -129,16 +134,18 @@ def _check_networks(
     law: bool, num_networks: int | None, generator: torch.Generator | None
 ) -> None:
     given = num_networks is not None or generator is not None
-    if law and (num_networks is None or generator is None):
+    if law and num_networks is None:
         raise DomainError(
             "a RandomMLP is a law, its pieces are counted over networks drawn from it, "
-            f"got num_networks={num_networks!r} and generator={generator!r}; pass both"
+            "got num_networks=None; pass how many"
         )
     if given and not law:
         raise DomainError(
             "num_networks and generator belong to a RandomMLP, got "
             f"num_networks={num_networks!r} with one given network; leave both out"
         )
+    if generator is not None:
+        check_generator(generator)
     if num_networks is not None:
         check_count("num_networks", num_networks)
         if num_networks < 2:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from typing import Any, final
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -56,10 +57,12 @@ def arc(
     """
     for given in (start, toward):
         if not isinstance(given, Tensor) or not given.is_floating_point():
-            what = getattr(given, "dtype", type(given).__name__)
+            tensor = isinstance(given, Tensor)
+            what = f"a tensor of {given.dtype}" if tensor else type(given).__name__
+            way = "convert it with .double()" if tensor else _convert(given)
             raise ArgumentTypeError(
                 "an arc goes from one floating-point vector toward another, got "
-                f"{what}; pass two tensors"
+                f"{what}; {way}"
             )
     if start.ndim != 1 or start.shape != toward.shape or len(start) < 2:
         raise ShapeError(
@@ -104,11 +107,15 @@ class Curve:
     """
 
     def __init__(self, vertices: Any) -> None:
-        if not isinstance(vertices, Tensor) or not vertices.is_floating_point():
-            what = getattr(vertices, "dtype", type(vertices).__name__)
+        if not isinstance(vertices, Tensor):
             raise ArgumentTypeError(
-                f"a curve is a floating-point tensor of vertices, got {what}; stack "
-                "the inputs to go through"
+                "a curve is a floating-point tensor of vertices, got "
+                f"{type(vertices).__name__}; {_convert(vertices)}"
+            )
+        if not vertices.is_floating_point():
+            raise ArgumentTypeError(
+                "a curve is a floating-point tensor of vertices, got a tensor of "
+                f"{vertices.dtype}; convert it with .double()"
             )
         if vertices.ndim < 2 or len(vertices) < 2:
             raise ShapeError(
@@ -166,3 +173,10 @@ class Curve:
         after = (segments + 1).clamp(max=len(self.vertices) - 1)
         t = t.reshape(-1, *[1] * (self.vertices.ndim - 1))
         return self.vertices[segments] * (1.0 - t) + self.vertices[after] * t
+
+
+def _convert(given: object) -> str:
+    """The way from something else to a tensor."""
+    if isinstance(given, np.ndarray):
+        return "convert it with torch.from_numpy"
+    return "stack the inputs to go through, torch.stack([x, y])"

@@ -60,8 +60,20 @@ def make_plan(model: nn.Module, example: Tensor) -> Plan:
     Raises:
         DomainError: A node is not piecewise linear, or the model gives no graph.
     """
-    with undisturbed(model, "eval"):
-        found = graph(model, (example,))
+    try:
+        with undisturbed(model, "eval"):
+            found = graph(model, (example,))
+    except DomainError as error:
+        if error.__cause__ is None:
+            raise
+        # Not its own way out: the links cannot be stated here.
+        told = str(error.__cause__).strip().splitlines() or [""]
+        raise DomainError(
+            "pieces are counted along the graph of the model, which torch.export did "
+            f"not trace for {type(model).__name__} at vertices of shape "
+            f"{tuple(example.shape[1:])}: {told[0][:200]}; pass vertices of the shape "
+            "of a sample, or a part of the model without data-dependent control flow"
+        ) from error
     nodes = {node.id: node for node in found.nodes}
     moving = _depends_on_input(found)
     steps = []
