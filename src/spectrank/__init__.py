@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from spectrank import linalg as linalg
     from spectrank import metrics as metrics
     from spectrank import model as model
+    from spectrank import ntk as ntk
     from spectrank import propagation as propagation
     from spectrank import report as report
     from spectrank import scanning as scanning
@@ -47,6 +48,7 @@ _MODULES = frozenset(
         "linalg",
         "metrics",
         "model",
+        "ntk",
         "propagation",
         "report",
         "scanning",
