@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, final
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -147,7 +148,9 @@ def target_outputs(
         ShapeError: If their number or that of the outputs is another.
         DomainError: If a class is not among the outputs or a value is not finite.
     """
-    y = torch.as_tensor(labels, device=device).detach()
+    # Not torch.as_tensor of a list, which would round its numbers to float32.
+    given = labels if isinstance(labels, Tensor) else np.asarray(labels)
+    y = torch.as_tensor(given, device=device).detach()
     if y.ndim not in {1, 2} or len(y) != num_samples:
         raise ShapeError(
             f"labels must be ({num_samples},) or ({num_samples}, c) for a kernel of "

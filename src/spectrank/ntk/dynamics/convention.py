@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any, Literal, final, get_args
+from typing import Any, Literal, cast, final, get_args
 
 import torch
 from torch import Tensor
@@ -123,7 +123,7 @@ def make_convention(loss: str, reduction: str, factor: Any) -> Convention:
         raise DomainError(
             f"factor must be positive and finite, got {factor}; 0.5 halves the loss"
         )
-    return Convention(loss, reduction, float(factor))
+    return Convention(cast("Loss", loss), cast("Reduction", reduction), float(factor))
 
 
 def largest_learning_rate(

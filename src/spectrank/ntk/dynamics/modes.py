@@ -34,7 +34,7 @@ def flow_factors(values: Tensor, times: Tensor, floor: float) -> tuple[Tensor, T
     reach = finite[:, None] * share
     if bool(ending.any()):
         resolved = values > floor
-        decay[ending] = torch.where(resolved, 0.0, 1.0)
+        decay[ending] = (~resolved).to(values.dtype)
         reach[ending] = torch.where(resolved, 1.0 / values, 0.0)
     return decay, reach
 

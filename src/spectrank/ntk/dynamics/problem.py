@@ -206,7 +206,7 @@ def _times(
     learning_rate: float | None,
     device: torch.device,
 ) -> Tensor:
-    t = torch.as_tensor(times, device=device).detach().to(torch.float64)
+    t = torch.as_tensor(times, dtype=torch.float64, device=device).detach()
     if t.ndim != 1 or len(t) == 0:
         raise ShapeError(
             f"times must be a list of at least one, got shape {tuple(t.shape)}; e.g. "
