@@ -14,7 +14,6 @@ import torch
 from spectrank.errors import ArgumentTypeError, DomainError
 from spectrank.linalg import ensemble
 from spectrank.linalg.ensembles.layer import layer_law
-from spectrank.linalg.ensembles.temper import gaussian_log_values
 from spectrank.linalg.layer_moments.log_norms import layer_log_norm
 from spectrank.propagation import METRICS, predict
 from spectrank.propagation.names import COLUMNS
@@ -293,24 +292,3 @@ def test_what_is_no_number_is_refused(options: dict) -> None:
         predict(net, **options)
     with pytest.raises(ArgumentTypeError, match="input_mean_square is a number"):
         predict(net, input_mean_square="a")
-
-
-def test_spectra_of_temper_are_drawn_once_for_all_layers_and_moments(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    sizes = []
-
-    def counted(m: int, n: int, num: int, rng: Any) -> torch.Tensor:
-        sizes.append((m, n, num))
-        return gaussian_log_values(m, n, num, rng)
-
-    monkeypatch.setattr(
-        "spectrank.linalg.ensembles.temper.gaussian_log_values", counted
-    )
-    # Sizes of no other test, as the memo outlives it.
-    table = predict(RandomMLP([601, 611, 601], stable_rank=[20, 30], spectrum="temper"))
-    assert sizes == [(611, 601, 27)]
-    for metric in ("signal_second_moment", "log_signal_mean"):
-        found = row(table, metric=metric, variant="pre", index=2)
-        # Few draws, and yet well known: a second moment here is 1.1.
-        assert 0.0 < found["standard_error"] < 2e-3
