@@ -16,6 +16,7 @@ def block_size(
     block: int | None,
     memory: int,
     *,
+    total: int,
     sample_bytes: int,
     cell_bytes: int,
 ) -> int:
@@ -24,6 +25,7 @@ def block_size(
     Args:
         block: Stated by the user; None to go by memory.
         memory: Bytes to work with beside the result.
+        total: Samples of both sides; of one where the kernel is symmetric.
         sample_bytes: What one sample of one side holds.
         cell_bytes: What one pair of samples holds of a kernel that is written block by
             block; 0 where there is no such buffer.
@@ -47,7 +49,8 @@ def block_size(
     if block is not None:
         return block
     # Half for the two sides, a quarter for a buffer, the rest for slices and tiles.
-    size = memory // (4 * max(1, sample_bytes))
+    held = memory // (2 * max(1, sample_bytes))
+    size = total if total <= held else held // 2
     if cell_bytes:
         size = min(size, int((memory / 4 / cell_bytes) ** 0.5))
     return max(1, size)

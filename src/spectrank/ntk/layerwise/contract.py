@@ -113,7 +113,8 @@ def add_by_positions(
             for group in range(groups):
                 gram = _gram(one, two, group, (r0, r1), (c0, c1))
                 left = one.g[:, r0:r1, group].flatten(1, 2)
-                right = two.g[:, c0:c1, group].flatten(1, 2)
+                # Once here, not for every row of logits.
+                right = two.g[:, c0:c1, group].flatten(1, 2).contiguous()
                 if trace:
                     _trace_tile(tile[0, :, 0], left, right, gram)
                 else:

@@ -2,34 +2,26 @@
 
     n  samples        c  logits of the model        k  logits that a kernel holds apart
 
-Two blocks are held at a time, with their graphs. Gradients by position are kept for
-all logits, as one product over all of them is faster; gradients that are summed into
-those of samples are used logit by logit where the kernel is a trace.
+Two blocks are held at a time, with their graphs; both sets are run as one where they
+fit in memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from math import prod
-from typing import Literal, final
 
+import torch
 from torch import Tensor, nn
 
 from spectrank.errors import DomainError, UnknownNameError
 from spectrank.ntk.checks import check_model
 from spectrank.ntk.layerwise.blocks import Blocks, block_size
-from spectrank.ntk.layerwise.contract import (
-    Factors,
-    add_by_gradients,
-    add_by_positions,
-    by_positions,
-)
-from spectrank.ntk.layerwise.passes import Side
+from spectrank.ntk.layerwise.pairs import Job, Outputs, add_pair, kept_groups
+from spectrank.ntk.layerwise.passes import Part, Side
 from spectrank.ntk.layerwise.rules import Group, make_groups
 from spectrank.ntk.layerwise.support import Support, supported
 
-Outputs = Literal["full", "trace", "sum_logits"]
 Progress = Callable[[int, int], object]
 
 DEFAULT_MEMORY = 512 << 20
@@ -82,7 +74,7 @@ def layerwise_kernel(
         ArgumentTypeError: The model returns no tensor.
     """  # noqa: DOC502 - some are raised by the functions called
     groups, support = _groups(model, x1, params, support)
-    job = _Job(model, groups, support, outputs)
+    job = Job(model, groups, support, outputs)
     kernels = _run(job, x1, x2, (block, memory), out, progress, apart=False)
     return kernels[()]
 
@@ -125,33 +117,12 @@ def layer_kernels(
         ArgumentTypeError: The model returns no tensor.
     """  # noqa: DOC502 - some are raised by the functions called
     groups, support = _groups(model, x1, params, support)
-    job = _Job(model, groups, support, outputs)
+    job = Job(model, groups, support, outputs)
     kernels = _run(job, x1, x2, (block, memory), None, None, apart=True)
     return {
         " + ".join(p for g in groups if g.layers == layers for p in g.params): kernel
         for layers, kernel in kernels.items()
     }
-
-
-@final
-@dataclass(frozen=True)
-class _Job:
-    model: nn.Module
-    groups: tuple[Group, ...]
-    support: Support
-    outputs: Outputs
-
-    @property
-    def trace(self) -> bool:
-        return self.outputs == "trace"
-
-    def side(self, x: Tensor) -> Side:
-        return Side(self.model, self.groups, self.support.axes, x)
-
-    def logits(self, side: Side) -> list[int | None]:
-        if self.outputs == "sum_logits":
-            return [None]
-        return list(range(side.num_outputs))
 
 
 def _groups(
@@ -180,7 +151,7 @@ def _groups(
 
 
 def _run(
-    job: _Job,
+    job: Job,
     x1: Tensor,
     x2: Tensor | None,
     limits: tuple[int | None, int | None],
@@ -192,9 +163,11 @@ def _run(
     """The kernel, or one per set of layers."""
     symmetric = x2 is None
     others = x1 if x2 is None else x2
-    memory = DEFAULT_MEMORY if limits[1] is None else limits[1]
+    block, given = limits
+    memory = DEFAULT_MEMORY if given is None else given
     first = job.side(x1[:1])
-    size = _block_size(job, first, limits[0], memory, buffered=out is not None)
+    total = len(x1) if symmetric else len(x1) + len(others)
+    size = _block_size(job, first, (block, memory), total, buffered=out is not None)
     full = job.outputs == "full"
     shape = (first.num_outputs if full else 1, len(x1), len(others))
     # Groups of the same layers share a kernel: a convolution and its bias.
@@ -208,16 +181,22 @@ def _run(
         for r in range(0, len(x1), size)
         for c in range(r if symmetric else 0, len(others), size)
     ]
-    one, at = first, -1
+    joint = not symmetric and len(pairs) == 1 and x1.shape[1:] == others.shape[1:]
+    one, at = Part.whole(first), -1
     for done, (r, c) in enumerate(pairs, start=1):
-        if at != r:
-            one, at = job.side(x1[r : r + size]), r
-        two = one if symmetric and c == r else job.side(others[c : c + size])
+        if joint:
+            # One run of both sets has half the passes.
+            one, two = Part.halves(job.side(torch.cat([x1, others])), len(x1))
+        else:
+            if at != r:
+                one, at = Part.whole(job.side(x1[r : r + size])), r
+            same = symmetric and c == r
+            two = one if same else Part.whole(job.side(others[c : c + size]))
         tiles = {
-            key: blocks.open(r, c, one.num_samples, two.num_samples)
+            key: blocks.open(r, c, len(one), len(two))
             for key, blocks in targets.items()
         }
-        _add_pair(job, [tiles[key] for key in keys], (one, two), memory // 4)
+        add_pair(job, [tiles[key] for key in keys], (one, two), memory // 4)
         for key, blocks in targets.items():
             blocks.close(tiles[key], r, c, diagonal=two is one)
         if progress is not None:
@@ -226,11 +205,16 @@ def _run(
 
 
 def _block_size(
-    job: _Job, one: Side, block: int | None, memory: int, *, buffered: bool
+    job: Job,
+    one: Side,
+    limits: tuple[int | None, int],
+    total: int,
+    *,
+    buffered: bool,
 ) -> int:
     """Samples of a block, judged by the first sample."""
     logits = len(job.logits(one))
-    kept = _kept(job, one)
+    kept = kept_groups(job, one)
     stacked = sum(
         prod(one.shapes[index]) * logits
         for index in range(len(job.groups))
@@ -239,92 +223,8 @@ def _block_size(
     item = one.like.element_size()
     held = logits if job.outputs == "full" else 1
     return block_size(
-        block,
-        memory,
+        *limits,
+        total=total,
         sample_bytes=one.num_bytes + stacked * item,
         cell_bytes=held**2 * item if buffered else 0,
     )
-
-
-def _kept(job: _Job, one: Side) -> frozenset[int]:
-    """Groups whose gradients are kept for all logits."""
-    every = range(len(job.groups))
-    return frozenset(every if not job.trace else _by_positions(job, one))
-
-
-def _by_positions(job: _Job, one: Side) -> frozenset[int]:
-    """Groups that are contracted by Grams over positions."""
-    logits = len(job.logits(one))
-    return frozenset(
-        index
-        for index in range(len(job.groups))
-        if by_positions(
-            one.inputs[index],
-            one.shapes[index],
-            num_rows=one.num_rows[index],
-            num_logits=logits,
-            num_pairs=logits if job.trace else logits**2,
-        )
-    )
-
-
-def _add_pair(
-    job: _Job, tiles: Sequence[Tensor], sides: tuple[Side, Side], memory: int
-) -> None:
-    """Add the kernel of a pair of blocks to one tile per group."""
-    one, two = sides
-    distinct = [one] if two is one else [one, two]
-    positions, kept = _by_positions(job, one), _kept(job, one)
-    streamed = [i for i in range(len(job.groups)) if i not in kept]
-    logits = job.logits(one)
-
-    def add(index: int, gradients: Sequence[Tensor]) -> None:
-        factors = [
-            Factors(side.inputs[index], g, side.num_rows[index])
-            for side, g in zip(distinct, gradients, strict=True)
-        ]
-        rule = add_by_positions if index in positions else add_by_gradients
-        rule(
-            tiles[index],
-            factors[0],
-            factors[-1],
-            trace=job.trace,
-            symmetric=two is one,
-            memory=memory,
-        )
-
-    for place, logit in enumerate(logits):
-        found = [
-            _backward(side, logit, (place, len(logits)), kept, streamed)
-            for side in distinct
-        ]
-        for index in streamed:
-            add(index, [gradients[index][None] for gradients in found])
-    if not streamed:
-        for side in distinct:
-            side.let_go()
-    for index in sorted(kept):
-        add(index, [side.stacked[index] for side in distinct])
-
-
-def _backward(
-    side: Side,
-    logit: int | None,
-    place: tuple[int, int],
-    kept: frozenset[int],
-    streamed: Sequence[int],
-) -> dict[int, Tensor]:
-    """Gradient factors of one logit; those that are kept go to the stacks."""
-    at, total = place
-    missing = [i for i in kept if i not in side.complete]
-    if not missing and not streamed:
-        return {}
-    found = side.gradients(logit, [*missing, *streamed])
-    for index in missing:
-        g = found.pop(index)
-        if at == 0:
-            side.stacked[index] = g.new_empty(total, *g.shape)
-        side.stacked[index][at] = g
-    if at + 1 == total:
-        side.complete |= kept
-    return found

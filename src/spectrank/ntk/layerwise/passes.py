@@ -7,6 +7,7 @@ derivative at a sample is that of the sample alone.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, final
 
 import torch
@@ -22,6 +23,7 @@ from spectrank.model.capture.undisturbed import (
     plain_execution,
     undisturbed,
 )
+from spectrank.ntk.layerwise.contract import Factors
 from spectrank.ntk.layerwise.factors import Axes, gradient_factor, input_factor
 from spectrank.ntk.layerwise.rules import EMBEDDING, Group
 
@@ -187,3 +189,61 @@ class Side:
         module: Any = self._calls[index][0].layer.module
         embedding = self._groups[index].rule == EMBEDDING
         return int(module.num_embeddings) if embedding else 0
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Some of the samples of a run: one side of a block of a kernel.
+
+    Attributes:
+        side: The run.
+        start: First sample.
+        stop: Behind the last.
+    """
+
+    side: Side
+    start: int
+    stop: int
+
+    @classmethod
+    def whole(cls, side: Side) -> Part:
+        """All samples of a run.
+
+        Args:
+            side: The run.
+
+        Returns:
+            The part.
+        """
+        return cls(side, 0, side.num_samples)
+
+    @classmethod
+    def halves(cls, side: Side, first: int) -> tuple[Part, Part]:
+        """The samples of two sets that were run as one.
+
+        Args:
+            side: The run.
+            first: Samples of the first set.
+
+        Returns:
+            The parts.
+        """
+        return cls(side, 0, first), cls(side, first, side.num_samples)
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def factors(self, index: int, gradients: Tensor) -> Factors:
+        """Both factors of a group.
+
+        Args:
+            index: Of the group.
+            gradients: Factor (k, n, R, T, q) of the whole run.
+
+        Returns:
+            Of the part.
+        """
+        h, rows = self.side.inputs[index], slice(self.start, self.stop)
+        g = gradients[:, rows]
+        return Factors(None if h is None else h[rows], g, self.side.num_rows[index])
