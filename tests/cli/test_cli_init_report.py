@@ -6,7 +6,7 @@ import subprocess
 import sys
 import warnings
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import unescape
 from typing import final
 
@@ -18,7 +18,7 @@ from torch import nn
 import spectrank as sr
 from spectrank.cli.app import main
 from spectrank.cli.init_report import init_report_command
-from spectrank.init.closeness import closeness
+from spectrank.init.closeness import closeness, report
 
 LONG = "encoder.layers.11.self_attention.query_projection.weight"
 
@@ -162,6 +162,50 @@ def test_a_damaged_file_is_one_message_and_exit_code_2_of_the_process(tmp_path):
     assert result.returncode == 2
     assert "bad.safetensors" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_factors_of_parametrised_weights_say_how_to_save_them(run, tmp_path):
+    model = nn.Sequential(
+        nn.utils.parametrizations.weight_norm(nn.Linear(8, 8)),
+        nn.utils.parametrizations.spectral_norm(nn.Linear(8, 8)),
+    )
+    path = tmp_path / "m.pt"
+    torch.save(model.state_dict(), path)
+    words = " ".join(run(path).stdout.split())
+    assert "5 skipped: factor of a parametrised weight" in words
+    assert "save after torch.nn.utils.parametrize.remove_parametrizations" in words
+    # The way out works, and a module needs none.
+    assert len(closeness(model).where(metric="at_initialisation").frame) == 2
+    for layer in model:
+        nn.utils.parametrize.remove_parametrizations(layer, "weight")
+    torch.save(model.state_dict(), path)
+    words = " ".join(run(path).stdout.split())
+    assert "2 matrices" in words
+    assert "factor of" not in words
+
+
+def test_without_the_bulk_a_large_rest_is_judged_by_its_participation_ratio(
+    run, tmp_path, monkeypatch
+):
+    path = tmp_path / "m.safetensors"
+    W = torch.diag(torch.cat([torch.tensor([3.0]), 1.0 / torch.arange(1.0, 64.0)]))
+    save_file({"w.weight": W}, path)
+
+    def rest(option):
+        text = " ".join(run(path, option, columns="300").stdout.split())
+        return text.partition("after the first singular value ")[2]
+
+    assert rest("--no-bulk") == rest("--bulk")
+    assert rest("--no-bulk").startswith("stable rank")
+
+    def norms_only(W, needs, **options):
+        # As of a large matrix.
+        return replace(sr.spectrum(W, needs, **options), sigma=None, sigma_error=None)
+
+    monkeypatch.setattr(report, "spectrum", norms_only)
+    assert rest("--no-bulk").startswith("participation ratio")
+    help_text = " ".join(run("--help", columns="300").stdout.split())
+    assert "norms alone for large matrices" in help_text
 
 
 def test_a_name_cannot_steer_the_terminal(run, tmp_path):

@@ -68,7 +68,11 @@ def init_report_command(
     ] = None,
     bulk: Annotated[
         bool,
-        typer.Option(help="All singular values; without, norms alone, the fast way."),
+        typer.Option(
+            help="All singular values. Without, norms alone for large matrices, the "
+            "fast way: the rest after the first value is judged by its participation "
+            "ratio only."
+        ),
     ] = True,
     seed: Annotated[int, typer.Option(help="Of the random matrices.")] = 0,
     out: Annotated[

@@ -131,17 +131,12 @@ def apply_(
         graph=wiring,
     )
     rows = _written(plans, generator)
-    by_name = (
-        {name: _plain(r) for name, r in stable_rank.items()}
-        if isinstance(stable_rank, Mapping)
-        else _plain(stable_rank)
-    )
     made = {
         **environment(),
         **defined(parse_metrics(METRICS)),
         "input": type(model).__name__,
         "settings": {
-            "stable_rank": by_name,
+            "stable_rank": _plain(stable_rank),
             "fraction": _plain(fraction),
             "spectrum": spectrum,
             "norm": norm,
@@ -154,8 +149,10 @@ def apply_(
     return Table.from_rows(rows, provenance=made, columns=COLUMNS)
 
 
-def _plain(x: Any) -> str | float | None:
-    """A word, or a number of any type as JSON has it."""
+def _plain(x: Any) -> Any:
+    """A word, or a number of any type as JSON has it, or such by name."""
+    if isinstance(x, Mapping):
+        return {name: _plain(value) for name, value in x.items()}
     return x if x is None or isinstance(x, str) else float(x)
 
 

@@ -23,6 +23,12 @@ from spectrank.scanning.rows import matrix_key, skip_row, unread_row
 from spectrank.table import Table
 
 DEFAULT_LEVEL = 1e-3
+_FACTOR = "factor of the parametrised weight"
+_FACTOR_HINT = (
+    "factor of a parametrised weight, which is not stored itself; save after "
+    "torch.nn.utils.parametrize.remove_parametrizations (weight_norm of old: "
+    "torch.nn.utils.remove_weight_norm), or pass the module"
+)
 
 
 def closeness(
@@ -72,8 +78,10 @@ def closeness(
         num_draws: Gaussian matrices drawn a shape, in O(min(m, n)) time and 16
             min(m, n) bytes each, 8 GiB at most; by default the fewest that reach the
             level, 2 / level, and 199 at least.
-        bulk: Whether to compute all singular values; without, norms alone, which say
-            nothing of the second singular value or the distance to noise.
+        bulk: Whether to compute all singular values of every matrix; without, only
+            where they come with the norms (up to an order of some hundreds): what
+            follows the first singular value of a larger matrix is judged by its
+            participation ratio, without its stable rank and the distance to noise.
         rtol: Largest relative width of the enclosure of the spectral norm.
         seed: Of the draws and the random starts.
         progress: Called with name, matrices done and matrices in all before each.
@@ -102,7 +110,9 @@ def closeness(
     check_room(weights, num_draws)
     info = describe(source)
     digest = InputHash(info.files)
-    report = _Report(Nulls(num_draws, seed), level, bulk, rtol, seed)
+    report = _Report(
+        Nulls(num_draws, seed), level, bulk, rtol, seed, info.kind != "module"
+    )
     devices: set[str] = set()
     rows = report.all_rows(weights, devices, progress)
     settings = {
@@ -132,6 +142,7 @@ class _Report:
     bulk: bool
     rtol: float
     seed: int
+    stored: bool
 
     def all_rows(
         self,
@@ -146,7 +157,7 @@ class _Report:
         done = 0
         for weight in weights:
             if isinstance(weight, Skip):
-                rows.append(_skipped(skip_row(weight)))
+                rows.append(_skipped(_with_hint(skip_row(weight), self.stored)))
                 continue
             if progress:
                 progress(weight.name, done, count)
@@ -184,6 +195,13 @@ class _Report:
 
 def _skipped(row: Row) -> Row:
     return _without_inferred(row) | {"metric": "closeness"}
+
+
+def _with_hint(row: Row, stored: bool) -> Row:
+    # Of a module the weight itself is looked at, from its factors.
+    if not (stored and str(row["reason"]).startswith(_FACTOR)):
+        return row
+    return row | {"reason": _FACTOR_HINT}
 
 
 def _without_inferred(row: Row) -> Row:

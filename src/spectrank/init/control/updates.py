@@ -96,14 +96,7 @@ def spectral_updates(
         >>> table.where(metric="spectral_update_ratio").frame["favoured"].len()
         2
     """  # noqa: DOC502 - some are raised by the functions called
-    beta = check_smoothness(smoothness)
-    if max_batches is not None:
-        check_count("max_batches", max_batches)
-    if loss is None:
-        raise DomainError(
-            "gradients are those of a loss, got None; pass loss='cross_entropy', an nn "
-            "loss or a callable that sums over samples"
-        )
+    beta = _checked(smoothness, max_batches, loss)
     found = linear_layers(model, select)
     layers = [layer for layer in found if isinstance(layer, LinearLayer)]
     read: dict[str, list[Condition]] = {layer.path: [] for layer in layers}
@@ -148,6 +141,17 @@ _NOT_RUN = (
     "the layer was not called as a module with a gradient in this pass, so neither its "
     "inputs nor its output gradients are known"
 )
+
+
+def _checked(smoothness: float, max_batches: int | None, loss: object) -> float:
+    if max_batches is not None:
+        check_count("max_batches", max_batches)
+    if loss is None:
+        raise DomainError(
+            "gradients are those of a loss, got None; pass loss='cross_entropy', an nn "
+            "loss or a callable that sums over samples"
+        )
+    return check_smoothness(smoothness)
 
 
 @contextmanager
