@@ -234,6 +234,29 @@ def test_a_kernel_and_the_time_have_one_scale(loss, scale):
     assert ratio * scale == pytest.approx(1.0, rel=1e-9)
 
 
+@pytest.mark.parametrize("loss", ["mse", "cross_entropy"])
+@pytest.mark.parametrize("learning_rate", [None, 0.5])
+def test_a_zero_kernel_trains_nothing_but_what_it_is_coupled_to(loss, learning_rate):
+    # Gradients stay as they are, so the test point moves on a line.
+    flow = gradient_flow(
+        torch.zeros(2, 2, dtype=torch.float64),
+        [0, 1],
+        [0, 4],
+        loss=loss,
+        reduction="sum",
+        factor=0.5,
+        K_test=torch.tensor([[1.0, 2.0]], dtype=torch.float64),
+        learning_rate=learning_rate,
+    )
+    assert flow.outputs[1].tolist() == [[0.0, 0.0], [0.0, 0.0]]
+    p = 0.0 if loss == "mse" else 0.5
+    rate, time = (1.0 if loss == "mse" else 0.5), 4.0 * (learning_rate or 1.0)
+    gradient = torch.tensor([[p - 1.0, p], [p, p - 1.0]], dtype=torch.float64)
+    want = -time * rate * torch.tensor([[1.0, 2.0]], dtype=torch.float64) @ gradient
+    torch.testing.assert_close(flow.test_outputs[1], want, rtol=1e-9, atol=0.0)
+    assert flow.largest_learning_rate == math.inf
+
+
 @pytest.mark.parametrize("value", [0.0, 1e-14, 1e-3, 0.7, 1.0, 1.9])
 @pytest.mark.parametrize("k", [1.0, 10.0, 100_000.0])
 def test_mode_factors_keep_their_digits(value, k):

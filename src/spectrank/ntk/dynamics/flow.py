@@ -154,7 +154,7 @@ def _squares(
 ) -> tuple[Tensor, Tensor | None]:
     """Outputs (T, n, c) and (T, m, c) by eigenmodes."""
     kernel, T = problem.kernel, len(problem.times)
-    rate = problem.rate * kernel.size
+    rate = problem.rate * problem.scale
     if problem.learning_rate is None:
         decay, reach = flow_factors(values, problem.times * rate, kernel.error)
     else:
@@ -175,7 +175,7 @@ def _squares(
 def _softmax(problem: Problem, rtol: float) -> tuple[Tensor, Tensor | None, str | None]:
     """Outputs (T, n, c) and (T, m, c) by the weights of the samples."""
     kernel = problem.kernel
-    rate = problem.rate * kernel.size
+    rate = problem.rate * problem.scale
     M = kernel.matrix.cpu().numpy()
     start, targets = problem.initial.cpu().numpy(), problem.targets.cpu().numpy()
     # The solver wants increasing times, the caller may have any.

@@ -69,6 +69,11 @@ class Problem:
         n, c = self.targets.shape
         return self.convention.rate(n, c)
 
+    @property
+    def scale(self) -> float:
+        """What all kernels are divided by; 1 for a zero kernel."""
+        return self.kernel.size or 1.0
+
     def test_losses(self, outputs: Tensor | None) -> Tensor | None:
         """Return losses of the test points, where they have labels.
 
