@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from spectrank.experiments.georgiev2021stable.kernel import means, variances, widths
+from spectrank.experiments.georgiev2021stable.kernel import (
+    flow,
+    means,
+    rate,
+    speed,
+    variances,
+    widths,
+)
+from spectrank.experiments.georgiev2021stable.kernel.descent import Halves
 from spectrank.experiments.georgiev2021stable.protocol import DIMENSIONS, Inputs, Size
 from spectrank.experiments.papers import Mode, Part
 
@@ -16,6 +24,10 @@ _DATA: Mapping[Mode, tuple[str, ...]] = MappingProxyType(
 _NUM_SEEDS: Mapping[Mode, int] = MappingProxyType({"quick": 10, "full": 20})
 _WIDTHS: Mapping[Mode, tuple[int, ...]] = MappingProxyType(
     {"quick": (32, 64, 128, 256), "full": (64, 128, 256, 512, 1024)}
+)
+_NUM_TRAINED = 48
+_FLOW_WIDTHS: Mapping[Mode, tuple[int, ...]] = MappingProxyType(
+    {"quick": (32, 64, 128, 256), "full": (64, 128, 256, 512)}
 )
 _WIDEST = 2048
 """On digits alone in the full run: half a second a network."""
@@ -52,4 +64,12 @@ def _parts(mode: Mode, inputs: Inputs) -> list[Part]:
         variances.depth(inputs, Size(num, 256)),
         widths.width(inputs, drawn, widths_),
     )
-    return [design.part() for design in designs]
+    halves = Halves(inputs.data, _NUM_TRAINED)
+    found = [
+        *(design.part() for design in designs),
+        flow.part(halves, flow.FlowSize(num, 8, _FLOW_WIDTHS[mode])),
+        rate.part(halves, rate.RateSize(num, 6)),
+    ]
+    if inputs.data in speed.TARGETS:
+        found.append(speed.part(speed.speed_cell(inputs.data)))
+    return found

@@ -32,7 +32,7 @@ _WIDTH = 32
 _DEPTH = 4
 _NAMES = ("flat", "mp-spike", "spike")
 _SHARED = 6.0
-_RATIOS = (8.0, 11.0, 16.0, 26.0)
+_RATIOS = (8.0, 13.0, 26.0)
 _DEPTHS = (3, 4, 5, 6)
 _DEEP_RATIO = 20.0
 _DEEP_WIDTH = 48
@@ -88,7 +88,8 @@ def depth(inputs: Inputs, size: Size) -> Design:
     """
     protocol = (
         f"{_text(inputs, listed(_DEPTHS), _DEEP_WIDTH)}; square weights "
-        f"spike of participation ratio {_DEEP_RATIO:g}; {size.text(inputs, recorded=_RECORDED)}"
+        f"spike of participation ratio {_DEEP_RATIO:g}; "
+        f"{size.text(inputs, recorded=_RECORDED)}"
     )
     rank = spectra.spike_stable_rank(_DEEP_RATIO, _DEEP_WIDTH)
     nets = [_net(inputs, num, "spike", rank, _DEEP_WIDTH) for num in _DEPTHS]
