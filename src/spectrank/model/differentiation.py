@@ -6,6 +6,7 @@ import importlib
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import nn
@@ -29,9 +30,9 @@ def load_forward_mode() -> None:
 def differentiable(model: nn.Module) -> Iterator[None]:
     """Run a model in the mode it is in, on kernels that have every derivative.
 
-    Fused attention has no forward mode and oneDNN's recurrent layer no second
-    derivative; both are switched off. The model, its buffers and the global random
-    state are put back on exit. No graph is recorded outside ``torch.func``.
+    Fused attention has no forward mode and the recurrent layers of oneDNN and cuDNN no
+    second derivative; these are switched off. The model, its buffers and the global
+    random state are put back on exit.
 
     Args:
         model: The user's model.
@@ -40,17 +41,30 @@ def differentiable(model: nn.Module) -> Iterator[None]:
         Nothing.
     """
     recurrent = any(isinstance(m, nn.RNNBase) for m in model.modules())
-    plain = torch.backends.mkldnn.flags(enabled=False) if recurrent else nullcontext()
     load_forward_mode()
     with (
         RandomStream().active(),
         torch.inference_mode(mode=False),
         undisturbed(model, None),
         plain_execution(model),
-        plain,
+        _plain_recurrence() if recurrent else nullcontext(),
         sdpa_kernel(SDPBackend.MATH),
         warnings.catch_warnings(),
     ):
         # A slow batching rule is still the right number.
         warnings.filterwarnings("ignore", message="There is a performance drop")
         yield
+
+
+@contextmanager
+def _plain_recurrence() -> Iterator[None]:
+    # The flags() of these modules would touch, and warn of, settings of TF32 as well.
+    backends: tuple[Any, ...] = (torch.backends.mkldnn, torch.backends.cudnn)
+    before = [backend.enabled for backend in backends]
+    for backend in backends:
+        backend.enabled = False
+    try:
+        yield
+    finally:
+        for backend, enabled in zip(backends, before, strict=True):
+            backend.enabled = enabled

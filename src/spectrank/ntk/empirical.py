@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from functools import partial
 
+import torch
 from torch import Tensor, nn
 
 from spectrank.model.differentiation import differentiable
@@ -82,18 +83,20 @@ def empirical(
         tensor([[ 5.,  1.],
                 [ 1., 10.]])
     """  # noqa: DOC502 - raised by the functions called
-    request = make_request(model, x1, x2, outputs, params)
-    check_memory(request.result_bytes, memory, block, out)
-    found = request.probe
-    target = Target(request.shape, found.dtype, found.device, out)
-    in_memory = request.result_bytes if out is None else 0
-    assignment = assign(request, method, block, memory, in_memory)
-    try:
-        _fill(request, assignment, target.tensor, block, progress)
-        return target.finish()
-    except BaseException:
-        target.abandon()
-        raise
+    # A tensor made in inference mode could not be written to by what leaves it.
+    with torch.inference_mode(mode=False), torch.no_grad():
+        request = make_request(model, x1, x2, outputs, params)
+        check_memory(request.result_bytes, memory, block, out)
+        found = request.probe
+        target = Target(request.shape, found.dtype, found.device, out)
+        in_memory = request.result_bytes if out is None else 0
+        assignment = assign(request, method, block, memory, in_memory)
+        try:
+            _fill(request, assignment, target.tensor, block, progress)
+            return target.finish()
+        except BaseException:
+            target.abandon()
+            raise
 
 
 def _fill(
@@ -105,18 +108,7 @@ def _fill(
 ) -> None:
     names = assignment.names("layerwise")
     if names:
-        layerwise_kernel(
-            request.model,
-            request.x1,
-            request.x2,
-            outputs=request.outputs,
-            params=frozenset(names),
-            block=block,
-            memory=assignment.working,
-            out=kernel,
-            progress=None if progress is None else partial(progress, "layerwise"),
-            support=assignment.support,
-        )
+        _fill_layerwise(request, assignment, kernel, block, progress)
     if assignment.layout is None:
         return
     for algorithm in ("jacobian", "products"):
@@ -134,3 +126,26 @@ def _fill(
                 products=algorithm == "products",
                 progress=None if progress is None else partial(progress, algorithm),
             )
+
+
+def _fill_layerwise(
+    request: Request,
+    assignment: Assignment,
+    kernel: Tensor,
+    block: int | None,
+    progress: Progress | None,
+) -> None:
+    # It differentiates by autograd, which the caller may have switched off.
+    with torch.enable_grad():
+        layerwise_kernel(
+            request.model,
+            request.x1,
+            request.x2,
+            outputs=request.outputs,
+            params=frozenset(assignment.names("layerwise")),
+            block=block,
+            memory=assignment.working,
+            out=kernel,
+            progress=None if progress is None else partial(progress, "layerwise"),
+            support=assignment.support,
+        )

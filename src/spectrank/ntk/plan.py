@@ -65,8 +65,8 @@ def plan(
     Example:
         >>> import torch
         >>> table = plan(nn.Linear(3, 2), torch.ones(4, 3), method="jacobian")
-        >>> table.row("weight", "ntk_operations")["route"]
-        'jacobian'
+        >>> table.where(metric="ntk_operations").frame["route"].to_list()
+        ['jacobian', 'jacobian']
     """  # noqa: DOC502 - raised by the functions called
     request = make_request(model, x1, x2, outputs, params)
     # A result above the ceiling would go to a file and take nothing of it.

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, final
 
+import torch
 from torch import Tensor, nn
 
 from spectrank.errors import ShapeError
@@ -112,9 +113,10 @@ def make_request(
     if x2 is not None:
         check_inputs(model, x2, "x2")
     names = choose_parameters(model, params)
+    first, second = _plain(x1), None if x2 is None else _plain(x2)
     with differentiable(model):
-        found = probe(model, x1)
-        other = found if x2 is None else probe(model, x2)
+        found = probe(model, first)
+        other = found if second is None else probe(model, second)
     if other.num_outputs != found.num_outputs or other.dtype != found.dtype:
         raise ShapeError(
             "both sets must have outputs of one kind, got "
@@ -122,5 +124,10 @@ def make_request(
             f"{other.dtype} for x2; pass inputs of one kind"
         )
     shapes = {n: tuple(p.shape) for n, p in model.named_parameters()}
-    second = None if x2 is None else x2.detach()
-    return Request(model, x1.detach(), second, outputs, names, shapes, found)
+    return Request(model, first, second, outputs, names, shapes, found)
+
+
+def _plain(x: Tensor) -> Tensor:
+    """Without history; a tensor of inference mode cannot be differentiated at."""
+    with torch.inference_mode(mode=False):
+        return x.clone() if x.is_inference() else x.detach()
