@@ -1,7 +1,7 @@
 """Golden kernels of infinitely wide nets from neural-tangents, an independent library.
 
-Run in an environment of its own: neural-tangents 0.6.5 (``--no-deps``) on jax = jaxlib =
-0.4.23, numpy 1.26.4, scipy 1.12.0, tensorflow-cpu 2.17.1, tf2jax 0.3.6. Writes
+Run in an environment of its own: neural-tangents 0.6.5 (``--no-deps``) on jax = jaxlib
+= 0.4.23, numpy 1.26.4, scipy 1.12.0, tensorflow-cpu 2.17.1, tf2jax 0.3.6. Writes
 ``golden.json`` beside this file. Images are (batch, channels, height, width) there.
 """
 

@@ -40,8 +40,8 @@ class Dual(ABC):
         """Return E phi(u) for variances q."""
 
 
-def determinant(k: Tensor, q_x: Tensor, q_y: Tensor) -> Tensor:
-    r""":math:`q_x q_y - k^2`, zero where it is rounding.
+def root(k: Tensor, q_x: Tensor, q_y: Tensor) -> Tensor:
+    r""":math:`\sqrt{q_x q_y - k^2}`, zero where it is rounding.
 
     Args:
         k: Covariances.
@@ -55,7 +55,7 @@ def determinant(k: Tensor, q_x: Tensor, q_y: Tensor) -> Tensor:
     norm = q_x.sqrt() * q_y.sqrt()
     cosine = torch.where(norm > 0.0, k / norm, torch.zeros_like(k))
     rest = (1.0 - cosine) * (1.0 + cosine)
-    return torch.where(rest > _SAME, rest, torch.zeros_like(rest)) * norm**2
+    return torch.where(rest > _SAME, rest, torch.zeros_like(rest)).sqrt() * norm
 
 
 @final
@@ -64,7 +64,9 @@ class Leaky(Dual):
     r"""max(u, 0) + a min(u, 0): relu at a = 0, the absolute value at a = -1.
 
     With s = sqrt(q_x q_y - k^2) and theta = atan2(s, k):
-    dual = (1-a)^2 (s + k (pi - theta)) / (2 pi) + a k, slope its derivative in k.
+    dual = (1-a)^2 (s + k (pi - theta)) / (2 pi) + a k, slope its derivative in k. Where
+    a variance is zero the neuron sits on the kink, and its derivative is torch's: a, or
+    0 for the absolute value.
     Source (derived): tests/ntk/infinite/test_infinite_duals.py.
 
     Attributes:
@@ -75,10 +77,11 @@ class Leaky(Dual):
 
     def pair(self, k: Tensor, q_x: Tensor, q_y: Tensor) -> tuple[Tensor, Tensor]:
         """Return dual and slope of pairs."""
-        s = determinant(k, q_x, q_y).sqrt()
+        s = root(k, q_x, q_y)
         share = (1.0 - self.slope) ** 2 / (2.0 * math.pi)
         left = math.pi - torch.atan2(s, k)
-        return share * (s + k * left) + self.slope * k, share * left + self.slope
+        value = share * (s + k * left) + self.slope * k
+        return value, self._at_zero(share * left + self.slope, q_x, q_y)
 
     def square(self, q: Tensor) -> Tensor:
         """Return E phi(u)^2."""
@@ -87,6 +90,14 @@ class Leaky(Dual):
     def mean(self, q: Tensor) -> Tensor:
         """Return E phi(u)."""
         return (1.0 - self.slope) * (q / (2.0 * math.pi)).sqrt()
+
+    def _at_zero(self, slope: Tensor, q_x: Tensor, q_y: Tensor) -> Tensor:
+        kink = 0.0 if self.slope == -1.0 else self.slope
+        mean = 0.5 * (1.0 + self.slope)
+        # Two Python numbers in torch.where would make float32 of them.
+        sides = [(q > 0.0).to(q) * (mean - kink) + kink for q in (q_x, q_y)]
+        alive = (q_x > 0.0) & (q_y > 0.0)
+        return torch.where(alive, slope, sides[0] * sides[1])
 
 
 @final
@@ -100,8 +111,9 @@ class Erf(Dual):
     def pair(self, k: Tensor, q_x: Tensor, q_y: Tensor) -> tuple[Tensor, Tensor]:
         """Return dual and slope of pairs."""
         # (1 + 2 q_x)(1 + 2 q_y) - 4 k^2, without the difference.
-        root = (1.0 + 2.0 * (q_x + q_y) + 4.0 * determinant(k, q_x, q_y)).sqrt()
-        return torch.atan2(2.0 * k, root) * (2.0 / math.pi), 4.0 / (math.pi * root)
+        rest = root(k, q_x, q_y) ** 2
+        other = (1.0 + 2.0 * (q_x + q_y) + 4.0 * rest).sqrt()
+        return torch.atan2(2.0 * k, other) * (2.0 / math.pi), 4.0 / (math.pi * other)
 
     def square(self, q: Tensor) -> Tensor:
         """Return E phi(u)^2."""
@@ -125,7 +137,7 @@ class Gelu(Dual):
 
     def pair(self, k: Tensor, q_x: Tensor, q_y: Tensor) -> tuple[Tensor, Tensor]:
         """Return dual and slope of pairs."""
-        rest = determinant(k, q_x, q_y)
+        rest = root(k, q_x, q_y) ** 2
         shrink = 1.0 / (1.0 + q_x) + 1.0 / (1.0 + q_y)
         return _gelu(k, rest, 1.0 + q_x + q_y + rest, shrink)
 
@@ -140,11 +152,11 @@ class Gelu(Dual):
 
 
 def _gelu(k: Tensor, rest: Tensor, d: Tensor, shrink: Tensor) -> tuple[Tensor, Tensor]:
-    root = d.sqrt()
-    angle = torch.atan2(k, root)
+    below = d.sqrt()
+    angle = torch.atan2(k, below)
     top = rest + k**2 * shrink
-    dual = 0.25 * k + (k * angle + top / root) / (2.0 * math.pi)
-    inner = angle + k * (2.0 * shrink - 1.0) / root + top * k / (d * root)
+    dual = 0.25 * k + (k * angle + top / below) / (2.0 * math.pi)
+    inner = angle + k * (2.0 * shrink - 1.0) / below + top * k / (d * below)
     return dual, 0.25 + inner / (2.0 * math.pi)
 
 

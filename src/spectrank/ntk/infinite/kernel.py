@@ -51,6 +51,8 @@ class Kernel:
         pairs: Ids after which covariances of different positions are needed.
         parametrisation: ``standard`` or ``ntk``.
         input_shape: Of one sample; None where it is not known before the first call.
+        relative_variance: Of K(x, x) around the limit at the widths of a law of random
+            nets, exact; None where there is no law, or no exact value.
     """
 
     nodes: tuple[Node, ...]
@@ -59,6 +61,7 @@ class Kernel:
     pairs: frozenset[str]
     parametrisation: Parametrisation
     input_shape: tuple[int, ...] | None = None
+    relative_variance: float | None = None
 
     def __call__(
         self, x: Tensor, y: Tensor | None = None, *, block: int | None = None
@@ -108,10 +111,11 @@ class Kernel:
 
         Returns:
             Kind ``law``: ``weight_variance`` and ``bias_variance`` of each layer; for a
-            `RandomMLP` also ``participation_ratio`` of each and the leading-order
-            relative variance of the kernel around the limit.
+            `RandomMLP` also ``participation_ratio`` of each and the
+            ``kernel_relative_variance`` of K(x, x) around the limit.
         """
-        return rows(list(self.scales.values()), self.parametrisation)
+        layers = list(self.scales.values())
+        return rows(layers, self.parametrisation, self.relative_variance)
 
     def __repr__(self) -> str:
         layers = ", ".join(f"{s.weight_variance:.4g}" for s in self.scales.values())

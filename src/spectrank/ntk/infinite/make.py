@@ -16,11 +16,11 @@ from spectrank.model.graph import Graph, graph
 from spectrank.ntk.infinite.affine import Parametrisation
 from spectrank.ntk.infinite.kernel import Kernel
 from spectrank.ntk.infinite.refusals import check_graph, needs_pairs, refusal
-from spectrank.ntk.infinite.rows import relative_variance
 from spectrank.ntk.infinite.scales import Scale, Variance, scales
+from spectrank.ntk.moments import moments
 from spectrank.ntk.parameters import choose_parameters
 from spectrank.random_nets import RandomMLP
-from spectrank.random_nets.activations import MODULES
+from spectrank.random_nets.activations import MODULES, SLOPES
 
 # Relative standard deviation of one half: the limit says little of a draw then.
 _RANDOM = 0.25
@@ -176,13 +176,14 @@ def _of_law(net: RandomMLP, parametrisation: Parametrisation) -> Kernel:
             found.layers, net.parameter_names, net.layers, strict=True
         )
     }
-    variance = relative_variance(list(owned.values()))
-    if variance > _RANDOM:
+    variance = None
+    if net.activation in SLOPES:
+        variance = float(moments(net).value("network", "kernel_relative_variance"))
+    if variance is not None and variance > _RANDOM:
         warnings.warn(
             f"the kernel of {net!r} scatters around this limit with a relative "
-            f"variance of about {variance:.2g}; it stays random however wide the net "
-            "where the participation ratio is bounded: see table(), and "
-            "spectrank.ntk.moments for the exact moments",
+            f"variance of {variance:.2g}; where the participation ratio is bounded it "
+            "stays random however wide the net: see table() and ntk.moments",
             SpectrankWarning,
             stacklevel=3,
         )
@@ -193,4 +194,5 @@ def _of_law(net: RandomMLP, parametrisation: Parametrisation) -> Kernel:
         pairs=frozenset(),
         parametrisation=parametrisation,
         input_shape=(net.widths[0],),
+        relative_variance=variance,
     )

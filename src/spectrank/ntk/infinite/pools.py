@@ -42,7 +42,7 @@ def pool(value: Data | Field, node: Node, *, full: bool) -> Data | Field:
 
     Raises:
         DomainError: It is of another kind, or averages the channels.
-    """
+    """  # noqa: DOC502 - raised by the functions called
     if node.op in {"mean", "sum"}:
         return _mean(value, node, full=full)
     step = _spatial(node)

@@ -1,10 +1,7 @@
-r"""Rows of the variances of every layer, and of what keeps the limit random.
+"""Rows of the variances of every layer, and of what keeps the limit random.
 
-At width n and participation ratio rho the kernel of a random net scatters around its
-limit with a relative variance of about sum_l (4 / (3 rho_l) + 1 / n_l) over its layers
-but the last (relu; shallow nets). It goes to zero with the width only if rho does not
-stay bounded.
-Source (derived): the exact moments of ``spectrank.ntk.moments``.
+The kernel of a random net scatters around its limit. Its relative variance goes to zero
+with the width only if the participation ratios of the layers do not stay bounded.
 """
 
 from __future__ import annotations
@@ -21,32 +18,16 @@ COLUMNS = {"m": pl.Int64, "n": pl.Int64}
 """Producer columns."""
 
 
-def relative_variance(scales: Sequence[Scale]) -> float:
-    r"""Leading order of the relative variance of the kernel around its limit.
-
-    :math:`\sum_l 4/(3\rho_l) + 1/n_l` over the layers but the last. Dimensionless; not
-    the exact value, which grows faster with depth.
-    Source (derived): tests/ntk/infinite/test_infinite_random_mlp.py.
-
-    Args:
-        scales: Of a law with participation ratios.
-
-    Returns:
-        The sum.
-    """
-    return sum(
-        4.0 / (3.0 * s.participation_ratio) + 1.0 / s.m
-        for s in scales[:-1]
-        if s.participation_ratio is not None
-    )
-
-
-def rows(scales: Sequence[Scale], parametrisation: str) -> Table:
+def rows(
+    scales: Sequence[Scale], parametrisation: str, relative_variance: float | None
+) -> Table:
     """Make the rows.
 
     Args:
         scales: Of every layer, in order.
         parametrisation: Of the kernel.
+        relative_variance: Of K(x, x) at the widths of a law of random nets; None where
+            there is no law, or no exact value.
 
     Returns:
         A Table of kind ``law``.
@@ -62,16 +43,24 @@ def rows(scales: Sequence[Scale], parametrisation: str) -> Table:
             rho = {"metric": "participation_ratio", "value": s.participation_ratio}
             found.append({**common, **rho})
     if any(s.participation_ratio is not None for s in scales):
-        found.append(
-            {
-                "kind": "law",
-                "subject": "network",
-                "metric": "ntk_relative_variance",
-                "variant": parametrisation,
-                "value": relative_variance(scales),
-                "status": "ok",
-                "reason": "leading order; does not vanish with the width where the "
-                "participation ratio stays bounded: the kernel stays random then",
-            }
-        )
+        found.append(_scatter(relative_variance))
     return Table.from_rows(found, columns=COLUMNS)
+
+
+def _scatter(relative_variance: float | None) -> dict[str, Any]:
+    row = {"kind": "law", "subject": "network", "metric": "kernel_relative_variance"}
+    if relative_variance is None:
+        return row | {
+            "kind": "skip",
+            "status": "skipped",
+            "reason": "exact for relu, leaky_relu and linear only; measure it by "
+            "empirical kernels of sampled nets",
+        }
+    return row | {
+        "value": relative_variance,
+        "status": "ok",
+        "route": "exact",
+        "reason": "of K(x, x) at these widths, around the limit; where the "
+        "participation ratio stays bounded it does not vanish with the width, and the "
+        "kernel stays random",
+    }

@@ -31,8 +31,8 @@ _FIRST, _MOST = 64, 2048
 _TOLERANCE = 1e-13
 # Entries of phi on the nodes at a time: 32 MiB.
 _CHUNK = 1 << 22
-# Steepest step of phi(sqrt(q) z) that the nodes resolve.
-_STEEPEST = 1e3
+# Variances beyond it would ask for rules of gigabytes.
+_LARGEST = 1e3
 
 
 @final
@@ -97,17 +97,19 @@ class Smooth(Dual):
 
 
 def _step(num: int, q: Tensor) -> float:
-    """A power of two, so that few rules serve all blocks."""
-    # The highest polynomial oscillates with sqrt(num) radians a unit, and what is as
-    # wide as one in u is as wide as 1 / sqrt(q) in z.
-    steepness = max(2.0, 10.0 * math.sqrt(float(q.max())), 1.3 * math.sqrt(num))
-    if steepness > _STEEPEST:
+    """Step of the nodes: a power of two, so that few rules serve all blocks."""
+    variance = float(q.max())
+    if variance > _LARGEST:
         raise DomainError(
-            f"the variance of a pre-activation before a smooth map is at most "
-            f"{(_STEEPEST / 10.0) ** 2:g}, got {float(q.max()):.3g}; state a smaller "
-            "weight_variance, or use Erf or ReLU"
+            "the variance of a pre-activation before a smooth map is at most "
+            f"{_LARGEST:g}, got {variance:.3g}; state a smaller weight_variance, or "
+            "use Erf or ReLU"
         )
-    return 2.0 ** -math.ceil(math.log2(4.0 * max(steepness, 4.0)) - 1e-9)
+    # Frequencies up to which the sum must be exact: of the highest polynomial, of the
+    # density, and of a map whose transform falls like exp(-w pi / 4), as that of
+    # tanh(2 u): 1e-16 at 46 a unit of sqrt(q).
+    frequency = math.sqrt(num) + 10.0 + 46.0 * math.sqrt(variance)
+    return 2.0 ** math.floor(math.log2(2.0 * math.pi / frequency))
 
 
 @lru_cache(maxsize=8)
