@@ -91,11 +91,9 @@ class KernelOperator(LinearOperator):  # type: ignore[misc]
         per = request.probe.num_outputs if request.outputs == "full" else 1
         size = len(request.x1) * per
         # A vector takes its image in parameter space twice (made and added up), and
-        # what a block of samples keeps.
-        self._vectors = max(1, working // (4 * row))
-        kept = max(1, request.probe.activation_bytes * 4)
-        fit = max(1, working // (2 * kept * self._vectors))
-        self._samples = block if block is not None else fit
+        # what a block of samples keeps. More than 64 at once buy nothing.
+        self._vectors = min(64, max(1, working // (4 * row)))
+        self._working, self._block = working, block
         super().__init__(np.dtype(np.float64), (size, size))
 
     def _matvec(self, v: NDArray[Any]) -> NDArray[Any]:
@@ -140,7 +138,9 @@ class KernelOperator(LinearOperator):  # type: ignore[misc]
     def _through(self, products: VectorProducts, u: Tensor) -> Tensor:
         """J J^T u for u (r, n, c)."""
         x = self._request.x1
-        parts = slices(len(x), self._samples)
+        kept = 8 * max(1, self._request.probe.activation_bytes) * len(u)
+        fit = max(1, self._working // kept) if self._block is None else self._block
+        parts = slices(len(x), fit)
         total: Direction = {}
         for part in parts:
             for name, found in products.pull(x[part], u[:, part]).items():

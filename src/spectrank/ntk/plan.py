@@ -9,7 +9,7 @@ import polars as pl
 from torch import Tensor, nn
 
 from spectrank.ntk.assign import Assignment, Choice, Method, assign
-from spectrank.ntk.memory import DEFAULT_MEMORY
+from spectrank.ntk.memory import DEFAULT_MEMORY, check_memory
 from spectrank.ntk.request import Outputs, Request, make_request
 from spectrank.table import Table
 
@@ -69,6 +69,7 @@ def plan(
         ['jacobian', 'jacobian']
     """  # noqa: DOC502 - raised by the functions called
     request = make_request(model, x1, x2, outputs, params)
+    check_memory(0, memory, block, None)
     # A result above the ceiling would go to a file and take nothing of it.
     ceiling = DEFAULT_MEMORY if memory is None else memory
     held = request.result_bytes if request.result_bytes < ceiling else 0
