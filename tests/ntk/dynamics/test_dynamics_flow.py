@@ -19,6 +19,7 @@ from spectrank.errors import (
 )
 from spectrank.ntk.dynamics import gradient_flow
 from spectrank.ntk.dynamics.modes import flow_factors, step_factors
+from spectrank.ntk.dynamics.softmax import solve_weights
 
 N, M, C = 4, 3, 2
 TIMES = [0.0, 0.3, 2.0, 11.0]
@@ -158,6 +159,35 @@ def test_cross_entropy_follows_another_solver_in_the_space_of_outputs(
     truth = [solved.y[:, i] for i in (1, 0, 2, 1)]
     # The stated tolerance of the solver is 1e-8 a step.
     s.check(flow, truth, rel=3e-7, at=times)
+
+
+def test_many_outputs_take_the_explicit_solver_to_the_same_weights():
+    s = Setting(shared=True)
+    request = (s.K.numpy(), s.f[:N].numpy(), s.Y.numpy(), np.array([0.0, 1.0, 20.0]))
+    found, words = solve_weights(*request, 1e-9, largest_dense=0)
+    implicit, _ = solve_weights(*request, 1e-9)
+    assert words is None
+    assert not np.array_equal(found, implicit)
+    np.testing.assert_allclose(found, implicit, rtol=0.0, atol=1e-7)
+
+
+def test_a_solver_that_gives_up_is_a_status_and_not_a_number(monkeypatch):
+    def give_up(*args, **options):
+        solution = solve_ivp(*args, **options)
+        solution.y, solution.success = solution.y[:, :1], False
+        solution.message = "Required step size is too small"
+        return solution
+
+    monkeypatch.setattr("spectrank.ntk.dynamics.softmax.solve_ivp", give_up)
+    flow = Setting(shared=True).predict([0.0, 1.0, 2.0], loss="cross_entropy")
+    assert (flow.status, flow.reason) == (
+        "not_converged",
+        "Required step size is too small",
+    )
+    assert torch.isfinite(flow.outputs[0]).all()
+    assert torch.isnan(flow.outputs[1:]).all()
+    rows = list(flow.table().where(metric="loss"))
+    assert [row["status"] for row in rows] == ["ok"] + ["not_converged"] * 2
 
 
 @pytest.mark.parametrize("k", [1e-3, 1.0, 1e4])

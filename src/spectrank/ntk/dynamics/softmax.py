@@ -4,7 +4,8 @@ r"""Cross-entropy in the kernel regime: one equation for the weights of the samp
 
 r the rate of the loss. Test points follow from a and cost nothing. There is no closed
 form; the solver is LSODA, which turns from Adams to implicit BDF where the modes of the
-kernel are stiff.
+kernel are stiff. Its workspace is dense, (n c)^2, so that above 4096 outputs in all the
+explicit DOP853 takes its place, whose steps are bounded by the stiffest mode.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from scipy.integrate import solve_ivp
 
 # Of the tolerance that is relative; a starts at 0.
 _ABSOLUTE = 1e-2
+# Outputs n c of a dense workspace: 128 MiB, and as much for the Jacobian.
+_LARGEST_DENSE = 4096
 
 
 def solve_weights(
@@ -24,6 +27,8 @@ def solve_weights(
     targets: np.ndarray,
     times: np.ndarray,
     rtol: float,
+    *,
+    largest_dense: int = _LARGEST_DENSE,
 ) -> tuple[np.ndarray, str | None]:
     """Weights of the samples at increasing times.
 
@@ -33,6 +38,7 @@ def solve_weights(
         targets: (n, c) probabilities.
         times: (T,) increasing, s.
         rtol: Relative tolerance of the solver.
+        largest_dense: Outputs n c up to which the implicit solver is taken.
 
     Returns:
         (T, n, c), NaN from where the solver gave up; and its words, None if it did not.
@@ -51,6 +57,8 @@ def solve_weights(
         p = softmax(initial - apply(M, a.reshape(shape)))
         return -_curved(p, M)
 
+    dense = initial.size <= largest_dense
+    method = {"method": "LSODA", "jac": jacobian} if dense else {"method": "DOP853"}
     with warnings.catch_warnings():
         # Of LSODA; its words are returned.
         warnings.simplefilter("ignore", UserWarning)
@@ -58,11 +66,10 @@ def solve_weights(
             slope,
             (0.0, float(times[-1])),
             np.zeros(initial.size),
-            method="LSODA",
             t_eval=times,
-            jac=jacobian,
             rtol=rtol,
             atol=_ABSOLUTE * rtol,
+            **method,
         )
     reached = solution.y.T.reshape(-1, *shape)
     found[: len(reached)] = reached
