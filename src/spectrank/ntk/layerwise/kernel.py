@@ -73,9 +73,11 @@ def layerwise_kernel(
         ShapeError: The outputs are not (batch, classes), or ``out`` does not fit.
         ArgumentTypeError: The model returns no tensor.
     """  # noqa: DOC502 - some are raised by the functions called
-    groups, support = _groups(model, x1, params, support)
-    job = Job(model, groups, support, outputs)
-    kernels = _run(job, x1, x2, (block, memory), out, progress, apart=False)
+    # No graph can be built on a tensor of inference mode, and none is wanted outside.
+    with torch.inference_mode(mode=False), torch.no_grad():
+        groups, support = _groups(model, x1, params, support)
+        job = Job(model, groups, support, outputs)
+        kernels = _run(job, x1, x2, (block, memory), out, progress, apart=False)
     return kernels[()]
 
 
@@ -116,9 +118,10 @@ def layer_kernels(
         ShapeError: The outputs are not (batch, classes).
         ArgumentTypeError: The model returns no tensor.
     """  # noqa: DOC502 - some are raised by the functions called
-    groups, support = _groups(model, x1, params, support)
-    job = Job(model, groups, support, outputs)
-    kernels = _run(job, x1, x2, (block, memory), None, None, apart=True)
+    with torch.inference_mode(mode=False), torch.no_grad():
+        groups, support = _groups(model, x1, params, support)
+        job = Job(model, groups, support, outputs)
+        kernels = _run(job, x1, x2, (block, memory), None, None, apart=True)
     return {
         " + ".join(p for g in groups if g.layers == layers for p in g.params): kernel
         for layers, kernel in kernels.items()

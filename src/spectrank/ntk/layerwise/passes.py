@@ -147,8 +147,11 @@ class Side:
         taps: dict[int, Tensor] = {}
         for index in groups:
             taps.update((id(c), c.tap) for c in self._calls[index])
-        scalar = (self._outputs if logit is None else self._outputs[:, logit]).sum()
         found: dict[int, Tensor | None] = dict.fromkeys(taps)
+        # The sum needs a graph even where the caller wants none.
+        with torch.enable_grad():
+            chosen = self._outputs if logit is None else self._outputs[:, logit]
+            scalar = chosen.sum()
         if taps and scalar.requires_grad:
             values = torch.autograd.grad(
                 scalar, list(taps.values()), retain_graph=True, allow_unused=True

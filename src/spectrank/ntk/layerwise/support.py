@@ -85,10 +85,8 @@ def supported(model: nn.Module, x: Tensor) -> Support:
     by_layer, found = _probe(model, groups, probe)
     axes = {name: _axis(calls) for name, calls in by_layer.items()}
     for group in groups:
-        reason = _reason(group, by_layer, axes, found)
-        if reason is not None:
-            for name in group.params:
-                rules[name], reasons[name] = None, reason
+        for name, reason in _refusals(group, by_layer, axes, found).items():
+            rules[name], reasons[name] = None, reason
     return Support(
         rules, reasons, {n: axis for n, axis in axes.items() if axis is not None}
     )
@@ -114,12 +112,13 @@ def _probe(
         some = outputs[list(_WEIGHTED)]
         steps = torch.arange(1, some.numel() + 1, device=x.device)
         scalar = (some * torch.cos(steps).to(some.dtype).view_as(some)).sum()
-        taps = [call for name in layers for call in calls[name]]
+        every = [call for name in layers for call in calls[name]]
+        taps = [call for call in every if call.differentiable]
         (values,) = differentiate(
             [scalar], [*(call.tap for call in taps), *copies.values()]
         )
     by_call = {id(call): v for call, v in zip(taps, values, strict=False)}
-    by_layer = {n: [(c, by_call[id(c)]) for c in calls[n]] for n in layers}
+    by_layer = {n: [(c, by_call.get(id(c))) for c in calls[n]] for n in layers}
     return by_layer, dict(zip(copies, values[len(taps) :], strict=True))
 
 
@@ -151,23 +150,19 @@ def _score(calls: Probed, axis: int) -> int:
     return seen
 
 
-def _reason(
+def _refusals(
     group: Group,
     by_layer: Mapping[str, Probed],
     axes: Mapping[str, int | None],
     found: Mapping[str, Tensor | None],
-) -> str | None:
-    """Why the rule of a group does not hold; None where it does."""
+) -> dict[str, str]:
+    """Parameters of a group whose rule does not hold, and why."""
     pairs = [pair for name in group.layers for pair in by_layer[name]]
-    if not pairs:
-        return "its layer is not called in the forward pass"
-    if any(not call.differentiable for call, _ in pairs):
-        return "its layer runs without gradients"
+    reason = _reason_of_calls(group, pairs, axes)
+    if reason is not None:
+        return dict.fromkeys(group.params, reason)
     known = {name: axis for name, axis in axes.items() if axis is not None}
-    if any(name not in known for name in group.layers):
-        return "what its layer gives is not one part per sample"
-    if any(known[n] == 1 and group.rule == CONV for n in group.layers):
-        return "a convolution must have the samples first"
+    refused = {}
     for name, ruled in _ruled(group, pairs, known).items():
         true = found[name]
         true = torch.zeros_like(ruled) if true is None else true.detach()
@@ -175,10 +170,25 @@ def _reason(
         size = torch.linalg.vector_norm(true) + torch.linalg.vector_norm(ruled)
         # The root of the rounding unit: a use that is missed changes the first digit.
         if not bool(error <= torch.finfo(true.dtype).eps ** 0.5 * size):
-            return (
+            refused[name] = (
                 "its gradient is not that of the calls of its layer; it is used "
                 "without it as well"
             )
+    return refused
+
+
+def _reason_of_calls(
+    group: Group, pairs: Probed, axes: Mapping[str, int | None]
+) -> str | None:
+    """Why the calls of a group serve no rule; None where they do."""
+    if not pairs:
+        return "its layer is not called in the forward pass"
+    if any(not call.differentiable for call, _ in pairs):
+        return "its layer runs without gradients"
+    if any(axes[name] is None for name in group.layers):
+        return "what its layer gives is not one part per sample"
+    if group.rule == CONV and any(axes[name] == 1 for name in group.layers):
+        return "a convolution must have the samples first"
     return None
 
 
