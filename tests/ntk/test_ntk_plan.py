@@ -1,5 +1,6 @@
 """The plan: every parameter once, with the algorithm that then computes it."""
 
+import importlib
 import math
 
 import pytest
@@ -7,7 +8,6 @@ import torch
 from ntk_models import MODELS, make
 from torch import nn
 
-import spectrank.ntk.empirical as front
 from spectrank.ntk.assign import assign
 from spectrank.ntk.cost import (
     Job,
@@ -18,6 +18,9 @@ from spectrank.ntk.cost import (
 )
 from spectrank.ntk.plan import plan
 from spectrank.ntk.request import make_request
+
+# The package has a function of that name.
+front = importlib.import_module("spectrank.ntk.empirical")
 
 
 def only(table, subject, metric):
@@ -133,6 +136,8 @@ def test_costs_are_the_counted_operations():
     assert jacobian_cost(job, 7) == 2 * 7 * 60
     # Gram of inputs 2 * 4 * 15 pairs of samples, of gradients 2 * 6 * 60.
     assert layerwise_cost(job, (6, 4), 1) == 2 * 4 * 15 + 2 * 6 * 60
+    # A bias has the gradients alone.
+    assert layerwise_cost(job, (6,), 1) == 2 * 6 * 60
     # 9 positions: 81 times; forming gradients 2 * 24 * (9 * 16 rows + 60) is cheaper.
     assert layerwise_cost(job, (6, 4), 9) == 2 * 24 * (9 * 16 + 60)
     assert backward_cost(job) == 100 * (2 * 16 + 8)
@@ -141,6 +146,13 @@ def test_costs_are_the_counted_operations():
     # Ten of sixteen pairs of samples, two outputs each.
     assert jacobian_cost(trace, 7) == 2 * 7 * 20
     assert jacobian_cost(Job(4, 4, 2, "sum_logits", True, 1.0), 7) == 2 * 7 * 10
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn", "shared", "twice"])
+def test_a_model_of_supported_layers_needs_no_jacobian(name):
+    model, x, _ = make(name)
+    rows = plan(model, x).where(kind="measurement", metric="ntk_operations")
+    assert {r["route"] for r in rows} == {"layerwise"}
 
 
 def test_auto_takes_products_where_they_count_less():

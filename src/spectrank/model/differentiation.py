@@ -32,7 +32,7 @@ def differentiable(model: nn.Module) -> Iterator[None]:
 
     Fused attention has no forward mode and the recurrent layers of oneDNN and cuDNN no
     second derivative; these are switched off. The model, its buffers and the global
-    random state are put back on exit.
+    random state are put back on exit. Forward mode needs ``load_forward_mode`` before.
 
     Args:
         model: The user's model.
@@ -41,7 +41,6 @@ def differentiable(model: nn.Module) -> Iterator[None]:
         Nothing.
     """
     recurrent = any(isinstance(m, nn.RNNBase) for m in model.modules())
-    load_forward_mode()
     with (
         RandomStream().active(),
         torch.inference_mode(mode=False),

@@ -13,6 +13,7 @@ from spectrank.ntk.dynamics import gradient_flow as gradient_flow
 from spectrank.ntk.dynamics import largest_learning_rate as largest_learning_rate
 from spectrank.ntk.dynamics import linearize as linearize
 from spectrank.ntk.empirical import empirical as empirical
+from spectrank.ntk.infinite import infinite_width as infinite_width
 from spectrank.ntk.moments import moments as moments
 from spectrank.ntk.operator import operator as operator
 from spectrank.ntk.plan import plan as plan

@@ -78,8 +78,8 @@ def assign(
     """Choose the algorithms.
 
     ``auto`` takes the layerwise contraction where a rule exists and counts no more
-    operations than the Jacobian; the rest goes to the cheaper of Jacobian contraction
-    and products, together, since they share their passes.
+    operations than a Jacobian with its passes; the rest goes to the cheaper of Jacobian
+    contraction and products, together, since they share their passes.
 
     Args:
         request: What is to be computed.
@@ -146,11 +146,16 @@ def _refuse_unsupported(request: Request, support: Support) -> None:
 
 
 def _by_cost(request: Request, support: Support) -> dict[str, str]:
+    job = request.job
+    # A Jacobian needs its own backward passes, in which it forms the gradients that
+    # the rule forms for itself where that is cheaper than Grams.
+    passes = backward_cost(job)
     return {
         name: "layerwise"
         for name in request.params
         if support[name] is not None
-        and _layerwise(request, name) <= jacobian_cost(request.job, request.numel(name))
+        and _layerwise(request, name)
+        <= jacobian_cost(job, request.numel(name)) + passes
     }
 
 
@@ -220,7 +225,7 @@ def _choice(
     elif algorithm == "layerwise":
         reason = (
             f"the rule {rule} takes {cost:.2g} operations, "
-            f"the Jacobian {by_jacobian:.2g}"
+            f"the Jacobian {by_jacobian:.2g} and its passes"
         )
     elif rule is None:
         assert support is not None

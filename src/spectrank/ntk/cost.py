@@ -63,7 +63,7 @@ def layerwise_cost(job: Job, shape: tuple[int, ...], positions: int) -> float:
 
     Args:
         job: Sizes of the kernel.
-        shape: Of the parameter; a vector has d = 1.
+        shape: Of the parameter; the Gram of inputs of a vector is known.
         positions: S, how often it is applied to a sample.
 
     Returns:
@@ -71,7 +71,8 @@ def layerwise_cost(job: Job, shape: tuple[int, ...], positions: int) -> float:
     """
     m, d, s = shape[0] if shape else 1, _columns(shape), max(positions, 1)
     samples = job.n1 * job.n2 * job.share
-    gram = 2.0 * s * s * (d * samples + m * job.pairs)
+    inputs = d * samples if len(shape) > 1 else 0.0
+    gram = 2.0 * s * s * (inputs + m * job.pairs)
     r1, r2 = job.rows
     direct = 2.0 * m * d * (s * (r1 + (0 if job.symmetric else r2)) + job.pairs)
     return min(gram, direct)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.func import jvp, vjp, vmap
 
+from spectrank.model.differentiation import load_forward_mode
 from spectrank.ntk.jacobian.rows import Rows
 
 Direction = dict[str, Tensor]
@@ -29,6 +30,7 @@ class VectorProducts:
     """
 
     def __init__(self, rows: Rows) -> None:
+        load_forward_mode()
         self._rows = rows
         self._pulls: list[_Way] = [
             lambda x, u: vmap(lambda one: self._backward(x, one))(u),
