@@ -10,23 +10,19 @@ from __future__ import annotations
 import json
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
-import jax
 import numpy as np
-
-jax.config.update("jax_enable_x64", True)
-
-from neural_tangents import stax  # noqa: E402 - after the precision is set
 
 W_STD, B_STD, WIDTH = 1.3, 0.4, 24
 PACKAGES = ("neural-tangents", "jax", "jaxlib", "numpy", "scipy")
 
 
-def dense(kind: str, width: int = WIDTH) -> tuple:
+def dense(stax: Any, kind: str, width: int = WIDTH) -> tuple:
     return stax.Dense(width, W_std=W_STD, b_std=B_STD, parameterization=kind)
 
 
-def conv(kind: str, padding: str = "SAME", stride: int = 1) -> tuple:
+def conv(stax: Any, kind: str, padding: str = "SAME", stride: int = 1) -> tuple:
     return stax.Conv(
         WIDTH,
         (3, 3),
@@ -38,7 +34,7 @@ def conv(kind: str, padding: str = "SAME", stride: int = 1) -> tuple:
     )
 
 
-def skip(*layers: tuple) -> tuple:
+def skip(stax: Any, *layers: tuple) -> tuple:
     return stax.serial(
         stax.FanOut(2),
         stax.parallel(stax.Identity(), stax.serial(*layers)),
@@ -46,7 +42,7 @@ def skip(*layers: tuple) -> tuple:
     )
 
 
-def dense_nets(kind: str) -> dict[str, tuple]:
+def dense_nets(stax: Any, kind: str) -> dict[str, tuple]:
     maps = {
         "relu": stax.Relu(),
         "leaky_relu": stax.LeakyRelu(0.2),
@@ -57,57 +53,80 @@ def dense_nets(kind: str) -> dict[str, tuple]:
         "cos": stax.Cos(),
     }
     nets = {
-        f"fc_{name}": (dense(kind), phi, dense(kind), phi, dense(kind, 1))
+        f"fc_{name}": (
+            dense(stax, kind),
+            phi,
+            dense(stax, kind),
+            phi,
+            dense(stax, kind, 1),
+        )
         for name, phi in maps.items()
     }
     nets["fc_residual"] = (
-        dense(kind),
-        skip(stax.Relu(), dense(kind)),
-        skip(stax.Erf(), dense(kind), stax.Gelu(), dense(kind)),
+        dense(stax, kind),
+        skip(stax, stax.Relu(), dense(stax, kind)),
+        skip(stax, stax.Erf(), dense(stax, kind), stax.Gelu(), dense(stax, kind)),
         stax.Relu(),
-        dense(kind, 1),
+        dense(stax, kind, 1),
     )
     nets["fc_layer_norm"] = (
-        dense(kind),
+        dense(stax, kind),
         stax.LayerNorm(eps=1e-5),
         stax.Relu(),
-        dense(kind),
+        dense(stax, kind),
         stax.LayerNorm(eps=1e-5),
         stax.Erf(),
-        dense(kind, 1),
+        dense(stax, kind, 1),
     )
     return nets
 
 
-def image_nets(kind: str) -> dict[str, tuple]:
-    relu, out = stax.Relu(), dense(kind, 1)
+def image_nets(stax: Any, kind: str) -> dict[str, tuple]:
+    relu, out = stax.Relu(), dense(stax, kind, 1)
     end = (stax.Flatten(), out)
     pool = stax.AvgPool((2, 2), (2, 2), "VALID")
     everywhere = (stax.GlobalAvgPool(), out)
     return {
-        "conv_flatten": (conv(kind), relu, conv(kind, stride=2), stax.Gelu(), *end),
-        "conv_circular": (conv(kind, "CIRCULAR"), relu, conv(kind, "CIRCULAR"), *end),
-        "conv_valid": (conv(kind, "VALID"), stax.Erf(), *end),
-        "conv_avg_pool": (conv(kind), relu, pool, conv(kind), relu, *end),
-        "conv_global": (conv(kind), relu, conv(kind, stride=2), relu, *everywhere),
-        "conv_circular_global": (
-            conv(kind, "CIRCULAR"),
+        "conv_flatten": (
+            conv(stax, kind),
+            relu,
+            conv(stax, kind, stride=2),
             stax.Gelu(),
-            conv(kind, "CIRCULAR"),
+            *end,
+        ),
+        "conv_circular": (
+            conv(stax, kind, "CIRCULAR"),
+            relu,
+            conv(stax, kind, "CIRCULAR"),
+            *end,
+        ),
+        "conv_valid": (conv(stax, kind, "VALID"), stax.Erf(), *end),
+        "conv_avg_pool": (conv(stax, kind), relu, pool, conv(stax, kind), relu, *end),
+        "conv_global": (
+            conv(stax, kind),
+            relu,
+            conv(stax, kind, stride=2),
+            relu,
+            *everywhere,
+        ),
+        "conv_circular_global": (
+            conv(stax, kind, "CIRCULAR"),
+            stax.Gelu(),
+            conv(stax, kind, "CIRCULAR"),
             stax.Erf(),
             *everywhere,
         ),
         "conv_residual": (
-            conv(kind),
-            skip(relu, conv(kind), relu, conv(kind)),
+            conv(stax, kind),
+            skip(stax, relu, conv(stax, kind), relu, conv(stax, kind)),
             relu,
             *everywhere,
         ),
         "conv_layer_norm": (
-            conv(kind),
+            conv(stax, kind),
             stax.LayerNorm(axis=-1, eps=1e-5),
             relu,
-            conv(kind),
+            conv(stax, kind),
             stax.LayerNorm(axis=(1, 2, 3), eps=1e-5),
             relu,
             *end,
@@ -117,6 +136,12 @@ def image_nets(kind: str) -> dict[str, tuple]:
 
 def main() -> None:
     """Write the kernels of every net, in both parametrisations."""
+    # In here: the tests of this folder are collected where jax is not.
+    import jax
+
+    jax.config.update("jax_enable_x64", True)
+    from neural_tangents import stax
+
     draws = np.random.default_rng(0)
     dense_x = np.round(draws.standard_normal((4, 3)), 3)
     dense_y = np.round(draws.standard_normal((2, 3)), 3)
@@ -134,7 +159,10 @@ def main() -> None:
         "kernels": {},
     }
     for kind in ("standard", "ntk"):
-        for name, layers in {**dense_nets(kind), **image_nets(kind)}.items():
+        for name, layers in {
+            **dense_nets(stax, kind),
+            **image_nets(stax, kind),
+        }.items():
             kernel = stax.serial(*layers)[2]
             x, y = (dense_x, dense_y) if name[:2] == "fc" else (image_x, image_y)
             if name[:2] != "fc":

@@ -126,21 +126,19 @@ def test_finite_kernels_approach_the_limit_like_the_root_of_the_width(
 ) -> None:
     make, shape = _NETS[name]
     x, widths, num = _points(shape), (16, 48, 144), 48
+    nets = [make(n) for n in widths]
+    limits = [_limit(net, x) for net in nets]
     slopes = []
     for seed in _SEEDS:
         generator = torch.Generator().manual_seed(seed)
         errors = []
-        for n in widths:
-            net = make(n)
-            limit = _limit(net, x)
+        for net, limit in zip(nets, limits, strict=True):
             found = _kernels(net, _draws(net, num, generator, (_W, _B)), x)
-            errors.append(
-                float(((found - limit) / limit.norm()).square().mean()) ** 0.5
-            )
+            relative = (found - limit) / limit.norm()
+            errors.append(math.sqrt(float(relative.square().mean())))
         slopes.append(_slope(widths, errors))
     mean, error = _mean_and_error(slopes)
     # The terms beyond the first are as large as a tenth of the slope at these widths.
-    print(name, slopes, mean, error)  # noqa
     assert abs(mean + 0.5) <= 4.0 * error + 0.05
     assert error < 0.1
 

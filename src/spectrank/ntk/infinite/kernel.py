@@ -79,7 +79,7 @@ class Kernel:
 
         Raises:
             ArgumentTypeError: An input is no real tensor.
-            DomainError: An input is not finite, or ``block`` is below one.
+            DomainError: An input or a kernel is not finite, or ``block`` is below 1.
             ShapeError: An input is of another shape.
         """  # noqa: DOC502 - some are raised by the functions called
         x = self._checked("x", x)
@@ -104,15 +104,21 @@ class Kernel:
                         found = _symmetric(found) if i == j else found
                         whole[j : j + size, i : i + size] = found.T
                     whole[i : i + size, j : j + size] = found
+        if not bool(nngp.isfinite().all() and ntk.isfinite().all()):
+            raise DomainError(
+                "kernels must lie in the range of float64, got entries that are not "
+                f"finite for inputs of up to {float(x.abs().max()):.3g}; scale the "
+                "inputs or the variances"
+            )
         return nngp, ntk
 
     def table(self) -> Table:
         """Rows of the variances of every layer, and of what keeps the limit random.
 
         Returns:
-            Kind ``law``: ``weight_variance`` and ``bias_variance`` of each layer; for a
-            `RandomMLP` also ``participation_ratio`` of each and the
-            ``kernel_relative_variance`` of K(x, x) around the limit.
+            ``weight_variance`` and ``bias_variance`` of each layer; for a `RandomMLP`
+            also ``participation_ratio`` of each and the ``kernel_relative_variance`` of
+            K(x, x) around the limit.
         """
         layers = list(self.scales.values())
         return rows(layers, self.parametrisation, self.relative_variance)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from operator import attrgetter
@@ -86,7 +87,7 @@ def infinite_width(
         ... )
         >>> nngp, ntk = k(torch.eye(2))
         >>> [[round(float(v), 4) for v in row] for row in ntk]
-        [[4.0, 0.6366], [0.6366, 4.0]]
+        [[2.0, 0.3183], [0.3183, 2.0]]
     """  # noqa: DOC502 - some are raised by the functions called
     check_choice("parametrisation", parametrisation, get_args(Parametrisation))
     if isinstance(model, RandomMLP):
@@ -117,8 +118,8 @@ def infinite_width(
     )
     if shape is not None:
         # Refusals that depend on shapes come here, not in the first call.
-        zeros = torch.zeros(1, *shape[1:], dtype=torch.float64)
-        kernel(zeros)
+        probe = torch.linspace(-1.0, 1.0, math.prod(shape[1:]), dtype=torch.float64)
+        kernel(probe.reshape(1, *shape[1:]))
     return kernel
 
 

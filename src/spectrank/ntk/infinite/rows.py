@@ -30,11 +30,17 @@ def rows(
             there is no law, or no exact value.
 
     Returns:
-        A Table of kind ``law``.
+        A Table of kind ``measurement``.
     """
     found: list[dict[str, Any]] = []
     for s in scales:
-        common = {"kind": "law", "subject": s.name, "m": s.m, "n": s.n, "status": "ok"}
+        common = {
+            "kind": "measurement",
+            "subject": s.name,
+            "m": s.m,
+            "n": s.n,
+            "status": "ok",
+        }
         common["variant"] = parametrisation
         weight = {"metric": "weight_variance", "value": s.weight_variance}
         found.append({**common, **weight, "route": s.route})
@@ -48,7 +54,8 @@ def rows(
 
 
 def _scatter(relative_variance: float | None) -> dict[str, Any]:
-    row = {"kind": "law", "subject": "network", "metric": "kernel_relative_variance"}
+    row = {"kind": "measurement", "subject": "network"}
+    row["metric"] = "kernel_relative_variance"
     if relative_variance is None:
         return row | {
             "kind": "skip",
