@@ -1,15 +1,14 @@
-"""The linearised model: its law, its training, and beside the training of wide nets."""
+"""The linearised model: its law, its training and what it refuses."""
 
 import copy
 import math
 
 import pytest
 import torch
+from ntk_models import brute_force, jacobian
 from torch import nn
-from torch.func import functional_call, jacrev
 
 from spectrank.errors import ArgumentTypeError, DomainError, UnknownNameError
-from spectrank.ntk.analysis import velocity
 from spectrank.ntk.dynamics import gradient_flow, linearize
 
 F64 = torch.float64
@@ -38,20 +37,6 @@ def points(num, seed=5):
     return torch.randn(num, 3, dtype=F64, generator=generator(seed))
 
 
-def jacobian(model, x, names=None):
-    """Dense (b, c, P) by torch.func, independent of forward mode and of the module."""
-    params = {k: p.detach() for k, p in model.named_parameters()}
-    chosen = {k: p for k, p in params.items() if names is None or k in names}
-    J = jacrev(lambda p: functional_call(model, params | p, (x,)))(chosen)
-    return torch.cat([j.flatten(2) for j in J.values()], 2)
-
-
-def kernel(model, x1, x2=None, names=None):
-    A = jacobian(model, x1, names)
-    B = A if x2 is None else jacobian(model, x2, names)
-    return torch.einsum("aip,bjp->abij", A, B)
-
-
 def moved(linear, seed=3, size=0.3):
     g = generator(seed)
     with torch.no_grad():
@@ -78,7 +63,8 @@ def test_it_is_the_first_order_of_a_dense_jacobian():
         (p - q).flatten()
         for p, q in zip(linear.model.parameters(), model.parameters(), strict=True)
     ]
-    want = model(x) + jacobian(model, x) @ torch.cat(step)
+    names = [name for name, _ in model.named_parameters()]
+    want = model(x) + jacobian(model, x, names) @ torch.cat(step)
     torch.testing.assert_close(linear(x), want, rtol=1e-12, atol=1e-13)
     # And no more than that: the model itself has moved elsewhere.
     assert float((linear.model(x) - want).detach().abs().max()) > 1e-2
@@ -93,7 +79,7 @@ def test_its_kernel_is_that_of_the_model_wherever_it_is():
         rows.append(torch.cat([g.flatten() for g in grads]))
     J = torch.stack(rows).reshape(4, 2, -1)
     got = torch.einsum("aip,bjp->abij", J, J)
-    torch.testing.assert_close(got, kernel(model, x), rtol=1e-11, atol=1e-12)
+    torch.testing.assert_close(got, brute_force(model, x), rtol=1e-11, atol=1e-12)
 
 
 LOSSES = {"mse": nn.MSELoss(), "cross_entropy": nn.CrossEntropyLoss()}
@@ -108,12 +94,12 @@ def test_its_training_by_gradient_descent_is_kernel_gradient_descent(loss, param
     target = labels if loss == "cross_entropy" else torch.eye(2).double()[labels]
     names = linear.trained
     flow = gradient_flow(
-        kernel(model, x, names=names),
+        brute_force(model, x, params=names),
         labels,
         [0, 1, 50, 200],
         loss=loss,
         initial=model(x),
-        K_test=kernel(model, x_test, x, names),
+        K_test=brute_force(model, x_test, x, params=names),
         initial_test=model(x_test),
         learning_rate=0.05,
     )
@@ -142,7 +128,7 @@ def test_its_training_by_gradient_descent_is_kernel_gradient_descent(loss, param
 
 def test_small_steps_approach_the_continuous_flow_like_the_step():
     model, x, labels = mlp(), points(6), torch.tensor([0, 1, 1, 0, 1, 0])
-    K, f = kernel(model, x), model(x)
+    K, f = brute_force(model, x), model(x)
     truth = gradient_flow(K, labels, [2.0], initial=f).outputs[0]
     gaps = []
     for steps in (200, 400):
@@ -262,69 +248,3 @@ def test_what_cannot_be_linearised_is_refused():
         linearize(points)
     with pytest.raises(UnknownNameError, match=r"'9\.\*' matches none"):
         linearize(mlp(), "9.*")
-
-
-# Beside the training of the network itself. NTK parametrisation, so that one learning
-# rate serves every width.
-
-
-class Wide(nn.Module):
-    """Two hidden layers, f = W3 phi(W2 phi(W1 x) / sqrt n) / sqrt n."""
-
-    def __init__(self, width, seed):
-        super().__init__()
-        g = generator(seed)
-        shapes = (width, 3), (width, width), (1, width)
-        self.weights = nn.ParameterList(
-            torch.randn(s, dtype=F64, generator=g) for s in shapes
-        )
-
-    def forward(self, x):
-        h = x
-        for i, W in enumerate(self.weights):
-            h = h @ W.T / math.sqrt(W.shape[1])
-            h = torch.tanh(h) if i < 2 else h
-        return h
-
-
-def trained_beside_prediction(width, seed, steps=60):
-    """Largest error of predicted outputs over training, and the kernel's distance."""
-    model, x = Wide(width, seed), points(5)
-    y = torch.tensor([1.0, -1.0, 1.0, -1.0, 0.5], dtype=F64)[:, None]
-    K0, rate = kernel(model, x), 1.0
-    flow = gradient_flow(
-        K0, y, list(range(steps + 1)), initial=model(x), learning_rate=rate
-    )
-    worst = 0.0
-    for k in range(steps + 1):
-        outputs = model(x)
-        worst = max(worst, float((outputs - flow.outputs[k]).detach().abs().max()))
-        loss = nn.functional.mse_loss(outputs, y)
-        grads = torch.autograd.grad(loss, list(model.parameters()))
-        with torch.no_grad():
-            for p, g in zip(model.parameters(), grads, strict=True):
-                p.sub_(rate * g)
-    moved_by = velocity(K0, kernel(model, x), elapsed=steps)
-    assert float(flow.losses[-1]) < 0.3 * float(flow.losses[0])
-    return worst, moved_by.value("kernel", "relative_change")
-
-
-def test_the_error_of_the_prediction_falls_with_the_width():
-    widths, seeds = (32, 128, 512), (1, 2, 3)
-    logs = torch.tensor(
-        [[trained_beside_prediction(w, s) for s in seeds] for w in widths]
-    ).log()
-    mean = logs.mean(1)
-    x = torch.tensor(widths, dtype=torch.float64).log()
-    for i, what in enumerate(("outputs", "kernel")):
-        slopes = [
-            float(((x - x.mean()) * (logs[:, s, i] - logs[:, s, i].mean())).sum())
-            / float((x - x.mean()).square().sum())
-            for s in range(len(seeds))
-        ]
-        slope = sum(slopes) / len(slopes)
-        # At least like n^(-1/2), the proved rate; 1/n is what is seen.
-        assert slope < -0.5, (what, slopes)
-        assert float(mean[2, i]) < float(mean[1, i]) < float(mean[0, i])
-    # The stated closeness at width 512, outputs of size one.
-    assert float(logs[2, :, 0].exp().max()) < 0.1
