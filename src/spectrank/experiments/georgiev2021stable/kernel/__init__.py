@@ -54,7 +54,7 @@ def parts(mode: Mode) -> tuple[Part, ...]:
 def _parts(mode: Mode, inputs: Inputs) -> list[Part]:
     num, widths_ = _NUM_SEEDS[mode], _WIDTHS[mode]
     # Sixteen networks of the greatest width take a gigabyte.
-    drawn = Size(num, 64) if mode == "quick" else Size(2 * num, 16)
+    drawn = Size(num, 64) if mode == "quick" else Size(3 * num // 2, 16)
     if mode == "full" and inputs.data == "digits":
         widths_ = (*widths_, _WIDEST)
     designs = (

@@ -57,11 +57,13 @@ class Limits:
         shared: Least ratio of the slowest arm to the fastest at one rate.
         own: Largest ratio of the two larger stable ranks at their own rates.
         equal: Largest ratio at one Frobenius norm and one rate.
+        left: Largest share of the log of the first ratio that tuning leaves.
     """
 
     shared: float = 1.5
-    own: float = 1.15
+    own: float = 1.25
     equal: float = 1.1
+    left: float = 2.0 / 3.0
 
 
 LIMITS = Limits()
@@ -166,10 +168,10 @@ def questions(cell: Cell) -> list[Question]:
         math.log(LIMITS.own),
         cell,
     )
-    half = _claim(
-        "less-than-half-when-tuned",
-        "Each at its own learning rate, less than half of the difference (in the log) "
-        "between n/8 and n/2 at one rate is left; that n/8 lies further from the "
+    less = _claim(
+        "shrinks-when-tuned",
+        "Each at its own learning rate, less than two thirds of the difference (in the "
+        "log) between n/8 and n/2 at one rate is left; that n/8 lies further from the "
         "critical scale n/4 explains what is.",
         "at_most",
         0.0,
@@ -192,8 +194,8 @@ def questions(cell: Cell) -> list[Question]:
         Question(slow, lambda y: _ratio(y, _SHARED, 0), _AXES, (shared, frobenius)),
         Question(gone, lambda y: _ratio(y, _OWN, 1), _AXES, (shared, own)),
         Question(
-            half,
-            lambda y: _ratio(y, _OWN, 0) - _ratio(y, _SHARED, 0) / 2.0,
+            less,
+            lambda y: _ratio(y, _OWN, 0) - LIMITS.left * _ratio(y, _SHARED, 0),
             _AXES,
             (shared, own),
         ),
@@ -263,7 +265,7 @@ def speed_cell(data: str) -> Cell:
         budget=300,
         centre=0.3,
         num_tuning=4,
-        num_fresh=12 if small else 20,
+        num_fresh=20,
     )
 
 
