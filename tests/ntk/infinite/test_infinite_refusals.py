@@ -112,8 +112,20 @@ def test_a_layer_norm_that_has_learned_is_refused() -> None:
 
 
 def test_an_output_whose_kernel_stays_random_is_refused() -> None:
-    for last in (nn.ReLU(), nn.LayerNorm(6)):
-        net = nn.Sequential(nn.Linear(4, 6), last)
+    class Beside(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.layer(x)
+
+    for net in (
+        nn.Sequential(nn.Linear(4, 6), nn.ReLU()),
+        nn.Sequential(nn.Linear(4, 6), nn.LayerNorm(6)),
+        nn.Sequential(nn.ReLU()).append(nn.Linear(4, 4)).append(nn.Tanh()),
+        Beside(),
+    ):
         with pytest.raises(DomainError, match=r"end the model with a layer"):
             infinite_width(net, _X)
     with pytest.raises(DomainError, match=r"must be \(batch, classes\)"):

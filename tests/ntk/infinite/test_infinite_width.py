@@ -209,6 +209,53 @@ def test_inputs_before_the_first_layer_are_taken_as_numbers() -> None:
     torch.testing.assert_close(ntk, y @ y.T, rtol=1e-13, atol=1e-15)
 
 
+def test_scaled_and_shifted_outputs_scale_both_kernels() -> None:
+    class Net(nn.Module):
+        def __init__(self, net: nn.Module) -> None:
+            super().__init__()
+            self.net = net
+
+        def forward(self, x: Tensor) -> Tensor:
+            return 3.0 - self.net(x) / 2.0
+
+    net, x = _mlp(), _points(3, 3)
+    scaled = infinite_width(Net(net), x.float())(x)
+    for found, plain in zip(scaled, infinite_width(net)(x), strict=True):
+        torch.testing.assert_close(found, plain / 4.0, rtol=1e-14, atol=0.0)
+
+
+@pytest.mark.parametrize(
+    "phi", [torch.relu, torch.tanh, torch.erf, nn.functional.gelu, torch.abs]
+)
+def test_scalings_around_a_map_are_variances_of_the_layers_around_it(phi: Any) -> None:
+    class Net(nn.Module):
+        def __init__(self, before: float, after: float) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(3, 8), nn.Linear(8, 1)
+            self.before, self.after = before, after
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.b(self.after * phi(self.before * self.a(x)))
+
+    x = _points(3, 3)
+    scaled = infinite_width(
+        Net(0.5, -3.0),
+        x.float(),
+        parametrisation="ntk",
+        weight_variance=2.0,
+        bias_variance={"a.*": 0.4, "b.*": 0.1},
+    )
+    plain = infinite_width(
+        Net(1.0, 1.0),
+        x.float(),
+        parametrisation="ntk",
+        weight_variance={"a.*": 0.5, "b.*": 18.0},
+        bias_variance=0.1,
+    )
+    for found, expected in zip(scaled(x), plain(x), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=0.0)
+
+
 def test_only_what_leads_to_a_pool_keeps_pairs_of_positions() -> None:
     net = nn.Sequential(
         nn.Conv2d(1, 4, 3), nn.AvgPool2d(2), nn.Conv2d(4, 4, 2), nn.ReLU(), nn.Flatten()

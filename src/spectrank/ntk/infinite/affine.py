@@ -28,10 +28,10 @@ from spectrank.ntk.infinite.field import (
     Data,
     Field,
     as_diagonal,
-    as_field,
     on_blocks,
     settled,
 )
+from spectrank.ntk.infinite.inputs import as_field
 from spectrank.ntk.infinite.maps import NO_MAP
 from spectrank.ntk.infinite.positions import (
     dropped,

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, final
 
 import torch
@@ -22,11 +22,12 @@ from spectrank.linalg.shapes import Float64
 from spectrank.model.graph import Node
 from spectrank.ntk.infinite.affine import Parametrisation, convolution, linear
 from spectrank.ntk.infinite.field import Data, Field, settled
+from spectrank.ntk.infinite.moves import reshape
 from spectrank.ntk.infinite.pools import pool
 from spectrank.ntk.infinite.refusals import refusal
 from spectrank.ntk.infinite.rows import rows
 from spectrank.ntk.infinite.scales import Scale
-from spectrank.ntk.infinite.steps import elementwise, layer_norm, reshape, total
+from spectrank.ntk.infinite.steps import elementwise, layer_norm, total
 
 if TYPE_CHECKING:
     from spectrank.table import Table
@@ -178,12 +179,16 @@ class Kernel:
             values[node.id] = self._step(node, [values[i] for i in node.inputs], x, y)
         last = self.nodes[-1]
         value = values[last.inputs[0] if last.kind == "output" else last.id]
-        if isinstance(value, Data) or (value := settled(value)).limit is not None:
-            what = "no layer" if isinstance(value, Data) else value.limit
+        if isinstance(value, Field):
+            # A number added to the outputs moves no covariance.
+            value = settled(replace(value, map=replace(value.map, shift=0.0)))
+        if isinstance(value, Data) or value.limit or not value.gaussian:
+            what = None if isinstance(value, Data) else value.limit
             raise DomainError(
                 "the output of an infinite-width kernel is that of a linear layer or "
-                f"convolution, as its kernel is random otherwise, got {what} after the "
-                "last one; end the model with a layer"
+                f"convolution, as its kernel is random otherwise, got "
+                f"{what or 'inputs'} after or beside the last one; end the model with "
+                "a layer"
             )
         if value.xy.numel() != len(x) * len(y):
             raise DomainError(
