@@ -9,7 +9,7 @@ from torch import nn
 
 from spectrank.ntk.operator import operator
 
-NAMES = ("cnn", "shared", "encoder", "lstm")
+NAMES = ("cnn", "shared", "encoder", "lstm", "no_forward_mode")
 
 
 def dense(model, x, outputs):

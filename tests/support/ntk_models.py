@@ -82,6 +82,36 @@ class Recurrent(nn.Module):
         return self.last(self.cell(x)[0][:, -1])
 
 
+class Square(torch.autograd.Function):
+    """A square whose author wrote no forward mode."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x):
+        return x * x
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (x,) = ctx.saved_tensors
+        return 2 * x * gradient
+
+
+class Squares(nn.Module):
+    """A network whose activation has no forward mode."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 5), nn.Linear(5, 2)
+
+    def forward(self, x):
+        return self.last(Square.apply(self.first(x)))
+
+
 class Branching(nn.Module):
     """Control flow that depends on the data: no vmap takes it."""
 
@@ -156,6 +186,7 @@ MODELS = {
     "encoder": (encoder, {"shape": (5, 5), "tokens": 7}),
     "gru": (lambda: Recurrent(nn.GRU), {"shape": (4, 3, 3)}),
     "lstm": (lambda: Recurrent(nn.LSTM), {"shape": (4, 3, 3)}),
+    "no_forward_mode": (Squares, VECTORS),
     "branching": (Branching, {"shape": (6, 3)}),
 }
 

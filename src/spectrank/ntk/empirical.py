@@ -135,17 +135,15 @@ def _fill_layerwise(
     block: int | None,
     progress: Progress | None,
 ) -> None:
-    # It differentiates by autograd, which the caller may have switched off.
-    with torch.enable_grad():
-        layerwise_kernel(
-            request.model,
-            request.x1,
-            request.x2,
-            outputs=request.outputs,
-            params=frozenset(assignment.names("layerwise")),
-            block=block,
-            memory=assignment.working,
-            out=kernel,
-            progress=None if progress is None else partial(progress, "layerwise"),
-            support=assignment.support,
-        )
+    layerwise_kernel(
+        request.model,
+        request.x1,
+        request.x2,
+        outputs=request.outputs,
+        params=frozenset(assignment.names("layerwise")),
+        block=block,
+        memory=assignment.working,
+        out=kernel,
+        progress=None if progress is None else partial(progress, "layerwise"),
+        support=assignment.support,
+    )
