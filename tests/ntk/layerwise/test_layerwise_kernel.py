@@ -304,7 +304,7 @@ def test_output_projection_of_attention_has_a_rule(batch_first: bool) -> None:
     mode=st.sampled_from(["zeros", "circular", "reflect", "replicate"]),
     bias=st.booleans(),
 )
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=15, deadline=None, derandomize=True)
 def test_any_convolution(
     n, channels, groups, kernel, stride, padding, dilation, mode, bias
 ) -> None:
@@ -335,7 +335,7 @@ def test_any_convolution(
     outputs=st.sampled_from(OUTPUTS),
     block=st.integers(1, 6),
 )
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=15, deadline=None, derandomize=True)
 def test_any_perceptron(n, widths, positions, bias, outputs, block) -> None:
     torch.manual_seed(4)
     layers = []
@@ -368,8 +368,9 @@ def test_kernel_is_exactly_symmetric_and_positive(name: str, limits: dict) -> No
 
 
 def test_tiles_of_a_large_symmetric_kernel() -> None:
-    # 1,100 samples cross the tiles of the mirror and of the products.
-    model = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 2))
+    # 1,100 samples cross the tiles of the mirror and of the products; a hidden layer
+    # of 40 is contracted by positions.
+    model = nn.Sequential(nn.Linear(2, 40), nn.Tanh(), nn.Linear(40, 2))
     x = torch.randn(1100, 2)
     names = frozenset(supported(model, x))
     found = layerwise_kernel(model, x, outputs="trace", params=names)

@@ -60,7 +60,8 @@ def layerwise_kernel(
         out: Where to write, (n1, n2, c, c) or (n1, n2); what it holds is lost. It may
             be mapped from a file.
         progress: Called with the blocks done and their number.
-        support: Of this model, where it is known.
+        support: Of this model, where it is known; else 7 samples are run to find it,
+            whatever ``memory``.
 
     Returns:
         ``out``, or a tensor of its shape. A full one is a view of (c, n1, c, n2):
