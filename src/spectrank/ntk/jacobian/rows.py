@@ -23,9 +23,6 @@ class Rows:
     Args:
         model: To be used inside ``differentiable``.
         params: Names of the parameters.
-
-    Attributes:
-        num_calls: How often rows were computed.
     """
 
     def __init__(self, model: nn.Module, params: Sequence[str]) -> None:
@@ -34,7 +31,6 @@ class Rows:
         self._moving = {name: values[name] for name in params}
         self._fixed = {n: v for n, v in values.items() if n not in self._moving}
         self._batched = True
-        self.num_calls = 0
 
     def __call__(self, x: Tensor, cotangents: Tensor) -> dict[str, Tensor]:
         """Rows of a block.
@@ -49,7 +45,6 @@ class Rows:
         Raises:
             OutOfMemoryError: The block does not fit on the device.
         """
-        self.num_calls += 1
         if self._batched:
             try:
                 return self._flat(vmap(self._one, (0, None))(x, cotangents))
