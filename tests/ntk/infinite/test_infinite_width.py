@@ -256,6 +256,69 @@ def test_scalings_around_a_map_are_variances_of_the_layers_around_it(phi: Any) -
         torch.testing.assert_close(found, expected, rtol=1e-12, atol=0.0)
 
 
+class _Sum(nn.Module):
+    """Maps of two layers, neither of mean zero, and a number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(3, 8), nn.Linear(3, 8), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = 2.0 * torch.relu(self.a(x)) + torch.sigmoid(self.b(x))
+        return self.c(0.5 * h + 1.0)
+
+
+@pytest.mark.parametrize(
+    ("make", "shape"),
+    [(_Sum, (3,)), (lambda: nn.Sequential(*_pooled()[:6]), (1, 6, 5))],
+)
+def test_variances_that_norms_divide_by_are_the_diagonal_of_the_kernel(
+    make: Any, shape: tuple[int, ...]
+) -> None:
+    net = nn.Sequential(make(), nn.LayerNorm(8, eps=0.0), nn.Linear(8, 1))
+    x = _points(3, *shape)
+    kernel = infinite_width(net, x.float(), weight_variance=1.5, bias_variance=0.0)
+    for found in (kernel(x)[0], kernel(x, x.clone())[0]):
+        expected = torch.full((3,), 1.5, dtype=torch.float64)
+        torch.testing.assert_close(found.diagonal(), expected, rtol=1e-13, atol=0.0)
+
+
+def test_second_moment_of_a_sum_of_maps_by_hand() -> None:
+    x = _points(2, 3)
+    kernel = infinite_width(_Sum(), x.float(), weight_variance=1.0, bias_variance=0.0)
+    z = torch.randn(
+        400_000, 2, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64
+    )
+    u = (z / math.sqrt(3.0)) @ x.T
+    h = torch.relu(u[:, 0]) + 0.5 * torch.sigmoid(u[:, 1]) + 1.0
+    products = h[:, 0] * h[:, 1]
+    error = float(products.std()) / math.sqrt(len(products))
+    assert abs(float(products.mean() - kernel(x)[0][0, 1])) <= 4.0 * error
+
+
+@pytest.mark.parametrize("pooled", [True, False])
+def test_zeros_put_beside_an_image_are_zeros_of_the_convolution(pooled: bool) -> None:
+    def net(*first: nn.Module) -> nn.Sequential:
+        end = (nn.AdaptiveAvgPool2d(1),) if pooled else ()
+        size = 4 if pooled else 4 * 20
+        return nn.Sequential(
+            nn.Conv2d(1, 4, 1),
+            *first,
+            nn.ReLU(),
+            *end,
+            nn.Flatten(),
+            nn.Linear(size, 1),
+        )
+
+    x = _points(2, 1, 5, 4)
+    own = net(nn.Conv2d(4, 4, 3, padding=1))
+    beside = net(nn.ZeroPad2d(1), nn.Conv2d(4, 4, 3))
+    options = {"weight_variance": 1.5, "bias_variance": 0.2}
+    pair = [infinite_width(n, x.float(), **options)(x) for n in (own, beside)]
+    for found, expected in zip(*pair, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-13, atol=0.0)
+
+
 def test_only_what_leads_to_a_pool_keeps_pairs_of_positions() -> None:
     net = nn.Sequential(
         nn.Conv2d(1, 4, 3), nn.AvgPool2d(2), nn.Conv2d(4, 4, 2), nn.ReLU(), nn.Flatten()

@@ -181,7 +181,8 @@ def layer_norm(value: Value, node: Node, affine: Mapping[str, bool]) -> Value:
         raise DomainError(
             refusal(node, "it normalises positions alone", "normalise the channels")
         )
-    ids.remove(CHANNEL)
+    # Pooled and flattened, a position of size one is none.
+    ids = [i for i in ids if i != CHANNEL and field.sizes[i] > 1]
     deviations = [
         _deviation(field, q, mean, ids, eps)
         for q, mean in zip(field.variances(), (field.mean_x, field.mean_y), strict=True)
