@@ -8,7 +8,12 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
-from spectrank.experiments.georgiev2021stable import convergence, mean_signal, signal
+from spectrank.experiments.georgiev2021stable import (
+    convergence,
+    kernel,
+    mean_signal,
+    signal,
+)
 from spectrank.experiments.papers import Mode, Paper, Part
 
 
@@ -16,6 +21,7 @@ def _parts(mode: Mode) -> tuple[Part, ...]:
     return (
         *mean_signal.parts(mode),
         *signal.parts(mode),
+        *kernel.parts(mode),
         *convergence.parts(mode),
     )
 
@@ -30,7 +36,7 @@ PAPER = Paper(
         {
             "quick": "bundled digits, a few minutes on two cores",
             "full": "digits, MNIST, Fashion-MNIST and CIFAR-10, more seeds and the "
-            "study of convergence, up to three hours on two cores, 3 GB",
+            "study of convergence, about three hours on two cores, 3 GB",
         }
     ),
 )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -21,6 +19,7 @@ from spectrank.model.capture.undisturbed import (
     undisturbed,
 )
 from spectrank.model.capture.unpack import ModelCall
+from spectrank.model.differentiation import load_forward_mode
 
 
 def tangents(
@@ -69,13 +68,6 @@ def tangents(
         with _watched(model, names, seen):
             model(*args, **kwargs)
     return seen
-
-
-def load_forward_mode() -> None:
-    """Load what torch loads at the first dual number, with a deprecation of its own."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        importlib.import_module("torch._decomp.decompositions_for_jvp")
 
 
 @contextmanager
