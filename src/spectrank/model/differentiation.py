@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.func import vjp
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from spectrank.model.capture.undisturbed import (
@@ -18,12 +19,37 @@ from spectrank.model.capture.undisturbed import (
     undisturbed,
 )
 
+Tangent = dict[str, Tensor]
+"""Name of a parameter to a tensor of its shape."""
+
 
 def load_forward_mode() -> None:
     """Load what torch loads at the first dual number, with a deprecation of its own."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         importlib.import_module("torch._decomp.decompositions_for_jvp")
+
+
+def twice_backward(
+    f: Callable[[Tangent], Tensor], at: Tangent, along: Tangent
+) -> tuple[Tensor, Tensor]:
+    r"""Value and directional derivative J t where f has no forward mode.
+
+    :math:`u \mapsto J^T u` is linear, and J t is its derivative along t: two backward
+    passes. Differentiable in ``along``.
+
+    Args:
+        f: Function of named tensors.
+        at: Where.
+        along: t, of the same names and shapes.
+
+    Returns:
+        f(at) and J t.
+    """
+    value = f(at)
+    pull = vjp(lambda u: vjp(f, at)[1](u)[0], torch.zeros_like(value))[1]
+    found: Tensor = pull(along)[0]
+    return value, found
 
 
 @contextmanager

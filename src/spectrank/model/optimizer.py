@@ -95,6 +95,7 @@ def read_optimizer(
         UnknownNameError: ``as_type`` is not one of the known classes.
 
     Example:
+        >>> import torch
         >>> layer = torch.nn.Linear(3, 2)
         >>> sgd = torch.optim.SGD(layer.parameters(), lr=0.1, weight_decay=1e-3)
         >>> [

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, final
 
+import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jvp
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from spectrank.model.capture.undisturbed import plain_execution
-from spectrank.model.differentiation import load_forward_mode
+from spectrank.model.differentiation import Tangent, load_forward_mode, twice_backward
 from spectrank.ntk.checks import check_model
 from spectrank.ntk.parameters import choose_parameters
 
@@ -24,7 +25,8 @@ class Linearized(nn.Module):
     Affine in its parameters p, exactly f at p = p_0, and with a constant tangent
     kernel, that of f at p_0. Its parameters are those of a copy of the model, under the
     same names with ``model.`` before; the ones that are not trained stay at p_0 and
-    require no gradient. One forward-mode pass a call, no Jacobian.
+    require no gradient. One forward-mode pass a call (two
+    backward passes where a step has none), no Jacobian.
 
     Attributes:
         model: Copy of the user's model, whose trained parameters are p.
@@ -89,13 +91,26 @@ class Linearized(nn.Module):
             warnings.catch_warnings(),
         ):
             warnings.filterwarnings("ignore", message="There is a performance drop")
-            pair = jvp(outputs, (self.anchors(),), (self.displacement(),))
+            pair = _first_order(outputs, self.anchors(), self.displacement())
         first_order: Tensor = pair[0] + pair[1]
         return first_order
 
     def extra_repr(self) -> str:
         """Return how many parameters are trained."""
         return f"{len(self.trained)} trained parameters, affine in them"
+
+
+def _first_order(
+    f: Callable[[Tangent], Tensor], at: Tangent, along: Tangent
+) -> tuple[Tensor, Tensor]:
+    try:
+        pair = jvp(f, (at,), (along,))
+    except (RuntimeError, NotImplementedError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        # A step without forward mode; what is wrong otherwise fails here too.
+        return twice_backward(f, at, along)
+    return pair[0], pair[1]
 
 
 def linearize(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.func import jvp, vjp, vmap
 
-from spectrank.model.differentiation import load_forward_mode
+from spectrank.model.differentiation import load_forward_mode, twice_backward
 from spectrank.ntk.jacobian.rows import Rows
 
 Direction = dict[str, Tensor]
@@ -81,10 +81,8 @@ class VectorProducts:
         return found
 
     def _twice_backward(self, x: Tensor, direction: Direction) -> Tensor:
-        like = self._rows.outputs(self._rows.values, x)
-        second = vjp(lambda u: self._backward(x, u), torch.zeros_like(like))[1]
-        found: Tensor = second(direction)[0]
-        return found
+        values = self._rows.values
+        return twice_backward(lambda p: self._rows.outputs(p, x), values, direction)[1]
 
 
 def _first_that_works(ways: list[_Way], x: Tensor, vectors: Any) -> Any:
