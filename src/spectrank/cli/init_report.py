@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from spectrank.cli.options import Html, Out, Quiet, Select, Source, View
 from spectrank.cli.outputs import (
     check_targets,
     parse_view,
@@ -43,22 +43,9 @@ _STATES = {
 
 
 def init_report_command(
-    source: Annotated[
-        str,
-        typer.Argument(
-            help="A .safetensors, .pt, .pth, .bin or .ckpt file, or a folder of them."
-        ),
-    ],
-    select: Annotated[
-        list[str] | None,
-        typer.Option(help="Glob pattern on names, e.g. '*.mlp.*'. Repeatable."),
-    ] = None,
-    view: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="PATTERN=VIEW where the view is not to be inferred. Repeatable."
-        ),
-    ] = None,
+    source: Source,
+    select: Select = None,
+    view: View = None,
     level: Annotated[
         float, typer.Option(help="Probability of a false alarm, a layer and a check.")
     ] = 1e-3,
@@ -75,16 +62,9 @@ def init_report_command(
         ),
     ] = True,
     seed: Annotated[int, typer.Option(help="Of the random matrices.")] = 0,
-    out: Annotated[
-        list[Path] | None,
-        typer.Option(help="Write the table: .parquet, .json or .csv. Repeatable."),
-    ] = None,
-    html: Annotated[
-        Path | None, typer.Option(help="Write a self-contained HTML page.")
-    ] = None,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="No table, no progress bar.")
-    ] = False,
+    out: Out = None,
+    html: Html = None,
+    quiet: Quiet = False,
 ) -> None:
     """Say of every layer whether it is still at its initialisation, and what is not."""
     from rich.console import Console

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from spectrank.cli.options import Html, Out
 from spectrank.cli.outputs import check_targets, with_command, write_outputs
 
 if TYPE_CHECKING:
@@ -42,13 +43,8 @@ def reproduce_command(
             help="All data sets and more seeds, or bundled data in a few minutes.",
         ),
     ] = False,
-    html: Annotated[
-        Path | None, typer.Option(help="Write a self-contained HTML page.")
-    ] = None,
-    out: Annotated[
-        list[Path] | None,
-        typer.Option(help="Write the table: .parquet, .json or .csv. Repeatable."),
-    ] = None,
+    html: Html = None,
+    out: Out = None,
     seed: Annotated[int, typer.Option(help="Base seed of all random streams.")] = 0,
     cache: Annotated[
         Path | None,

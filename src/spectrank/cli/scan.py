@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from spectrank.cli.options import Html, Out, Quiet, Select, Source, View
 from spectrank.cli.outputs import (
     check_targets,
     parse_view,
@@ -23,12 +23,7 @@ if TYPE_CHECKING:
 
 
 def scan_command(
-    source: Annotated[
-        str,
-        typer.Argument(
-            help="A .safetensors, .pt, .pth, .bin or .ckpt file, or a folder of them."
-        ),
-    ],
+    source: Source,
     metrics: Annotated[
         str | None,
         typer.Option(
@@ -37,16 +32,8 @@ def scan_command(
             "fast way. Default: all.",
         ),
     ] = None,
-    select: Annotated[
-        list[str] | None,
-        typer.Option(help="Glob pattern on names, e.g. '*.mlp.*'. Repeatable."),
-    ] = None,
-    view: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="PATTERN=VIEW where the view is not to be inferred. Repeatable."
-        ),
-    ] = None,
+    select: Select = None,
+    view: View = None,
     rtol: Annotated[
         float, typer.Option(help="Relative width of the spectral norm's enclosure.")
     ] = 1e-4,
@@ -54,13 +41,8 @@ def scan_command(
         str, typer.Option(help="Upper ends: probabilistic or deterministic.")
     ] = "probabilistic",
     seed: Annotated[int, typer.Option(help="Of the random starts.")] = 0,
-    out: Annotated[
-        list[Path] | None,
-        typer.Option(help="Write the table: .parquet, .json or .csv. Repeatable."),
-    ] = None,
-    html: Annotated[
-        Path | None, typer.Option(help="Write a self-contained HTML page.")
-    ] = None,
+    out: Out = None,
+    html: Html = None,
     fail_if: Annotated[
         list[str] | None,
         typer.Option(
@@ -70,9 +52,7 @@ def scan_command(
     spectra: Annotated[
         bool, typer.Option(help="Keep the full spectra in the table.")
     ] = True,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="No table, no progress bar.")
-    ] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Measure every weight matrix of a checkpoint.
 

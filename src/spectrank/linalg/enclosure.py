@@ -72,7 +72,7 @@ def enclose_sigma_max(
         )
         if not run.converged:
             return None
-        value, frobenius = _with_rounding(
+        value, frobenius = with_rounding(
             operand, run, start, dtype, failure_probability
         )
         if value is not None and value.relative_width <= rtol * (1.0 + 1e-6):
@@ -170,7 +170,7 @@ def gram_product(operand: Operand, dtype: torch.dtype) -> Callable[[Tensor], Ten
     return product
 
 
-def _with_rounding(
+def with_rounding(
     operand: Operand,
     run: LanczosRun,
     start: Tensor,

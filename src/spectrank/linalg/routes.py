@@ -158,7 +158,7 @@ class Route:
         error: Tensor | None,
         route: str,
     ) -> Spectrum:
-        unscaled = _times(sigma_max, self.operand)
+        unscaled = times(sigma_max, self.operand)
         if math.isinf(unscaled.value) or math.isinf(
             self.operand.unscale(frobenius.value)
         ):
@@ -167,16 +167,16 @@ class Route:
         exponent = self.operand.exponent
         return Spectrum(
             shape=self.shape,
-            frobenius=_times(frobenius, self.operand),
+            frobenius=times(frobenius, self.operand),
             sigma_max=unscaled,
-            schatten4=None if schatten4 is None else _times(schatten4, self.operand),
+            schatten4=None if schatten4 is None else times(schatten4, self.operand),
             sigma=None if sigma is None else ldexp(sigma, exponent),
             sigma_error=None if error is None else ldexp(error, exponent) + _TINY,
             route=route,
         )
 
 
-def _times(value: Value, operand: Operand) -> Value:
+def times(value: Value, operand: Operand) -> Value:
     """Undo the scaling, exactly unless the result leaves float64's range."""
     u = operand.unscale
     lower, upper = u(value.lower), u(value.upper)

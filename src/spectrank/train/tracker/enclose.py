@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from spectrank.linalg.enclosure import _with_rounding, gram_product, start_vector
+from spectrank.linalg.enclosure import gram_product, start_vector, with_rounding
 from spectrank.linalg.lanczos import lanczos
 from spectrank.linalg.measure import spectrum
 from spectrank.linalg.operand import Operand, make_operand
-from spectrank.linalg.routes import _times
+from spectrank.linalg.routes import times
 from spectrank.linalg.shapes import Matrix
 from spectrank.linalg.spectrum import Spectrum
 from spectrank.linalg.value import Value
@@ -72,7 +72,7 @@ def enclose(
             failure_probability=failure_probability,
             max_steps=min(_MAX_STEPS, operand.cols - 1),
         )
-        top, frobenius = _with_rounding(operand, run, start, dtype, failure_probability)
+        top, frobenius = with_rounding(operand, run, start, dtype, failure_probability)
         if not run.converged or top is None:
             continue
         if top.relative_width <= rtol:
@@ -87,8 +87,8 @@ def _norms(
 ) -> Spectrum:
     return Spectrum(
         shape=(W.shape[0], W.shape[1]),
-        frobenius=_times(frobenius, operand),
-        sigma_max=_times(top, operand),
+        frobenius=times(frobenius, operand),
+        sigma_max=times(top, operand),
         schatten4=None,
         sigma=None,
         sigma_error=None,

@@ -7,7 +7,7 @@ predicts it as well only where the kernel is not random: not at a bounded stable
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import final
 
@@ -16,7 +16,7 @@ import numpy as np
 from spectrank.experiments.claims import Claim, Relation
 from spectrank.experiments.georgiev2021stable.claims import KEY
 from spectrank.experiments.georgiev2021stable.estimates import slopes
-from spectrank.experiments.georgiev2021stable.figures import axes, listed
+from spectrank.experiments.georgiev2021stable.figures import listed
 from spectrank.experiments.georgiev2021stable.kernel.claims import ours
 from spectrank.experiments.georgiev2021stable.kernel.descent import (
     Halves,
@@ -25,13 +25,14 @@ from spectrank.experiments.georgiev2021stable.kernel.descent import (
     start,
 )
 from spectrank.experiments.georgiev2021stable.kernel.nets import Net, hidden_net
+from spectrank.experiments.georgiev2021stable.kernel.trained import trained_part
 from spectrank.experiments.georgiev2021stable.protocol import DIMENSIONS
 from spectrank.experiments.georgiev2021stable.signal.questions import (
     Axes,
     Line,
     Question,
 )
-from spectrank.experiments.papers import Part, PartResult, Tick
+from spectrank.experiments.papers import Part, Tick
 from spectrank.experiments.seeds import derive_generator
 
 _DEPTH = 3
@@ -79,15 +80,14 @@ def part(halves: Halves, size: FlowSize) -> Part:
     nets = _nets(halves, size)
     asked = questions(halves, size)
 
-    def run(seed: int, tick: Tick) -> PartResult:
-        recorded = measure(nets, halves, size, seed, (KEY, name), tick)
-        rows = [row for question in asked for row in question.rows(recorded, seed)]
-        checksums = {halves.data: dict(halves.sha256)}
-        return PartResult(tuple(rows), figures(asked), checksums)
+    def record(seed: int, tick: Tick) -> np.ndarray:
+        return measure(nets, halves, size, seed, (KEY, name), tick)
 
-    return Part(
-        name=name,
-        claims=tuple(question.claim for question in asked),
+    return trained_part(
+        name,
+        halves,
+        asked,
+        record,
         settings={
             "halves": asdict(halves),
             "size": asdict(size),
@@ -96,7 +96,6 @@ def part(halves: Halves, size: FlowSize) -> Part:
             "num_losses": _NUM_LOSSES,
         },
         num_steps=size.num_seeds * len(nets),
-        run=run,
     )
 
 
@@ -259,19 +258,3 @@ def _claim(
         tolerance=0.0,
         relation=relation,
     )
-
-
-def figures(questions: Sequence[Question]) -> dict[str, Mapping[str, str]]:
-    """Return titles and axes of the figures of questions.
-
-    Args:
-        questions: Whose.
-
-    Returns:
-        Claim key to them.
-    """
-    found: dict[str, Mapping[str, str]] = {}
-    for each in questions:
-        a = each.axes
-        found |= axes(each.claim, a.x, y=a.y, x_scale=a.x_scale, y_scale=a.y_scale)
-    return found

@@ -27,15 +27,15 @@ from spectrank.experiments.georgiev2021stable.kernel.descent import (
     predicted_losses,
     start,
 )
-from spectrank.experiments.georgiev2021stable.kernel.flow import figures
 from spectrank.experiments.georgiev2021stable.kernel.nets import Net, hidden_net
+from spectrank.experiments.georgiev2021stable.kernel.trained import trained_part
 from spectrank.experiments.georgiev2021stable.protocol import DIMENSIONS
 from spectrank.experiments.georgiev2021stable.signal.questions import (
     Axes,
     Line,
     Question,
 )
-from spectrank.experiments.papers import Part, PartResult, Tick
+from spectrank.experiments.papers import Part, Tick
 from spectrank.experiments.seeds import derive_generator
 
 _DEPTH = 4
@@ -85,15 +85,14 @@ def part(halves: Halves, size: RateSize) -> Part:
     nets = networks(halves)
     asked = questions(nets, halves, size)
 
-    def run(seed: int, tick: Tick) -> PartResult:
-        recorded = measure(nets, halves, size, seed, (KEY, name), tick)
-        rows = [row for question in asked for row in question.rows(recorded, seed)]
-        checksums = {halves.data: dict(halves.sha256)}
-        return PartResult(tuple(rows), figures(asked), checksums)
+    def record(seed: int, tick: Tick) -> np.ndarray:
+        return measure(nets, halves, size, seed, (KEY, name), tick)
 
-    return Part(
-        name=name,
-        claims=tuple(question.claim for question in asked),
+    return trained_part(
+        name,
+        halves,
+        asked,
+        record,
         settings={
             "halves": asdict(halves),
             "size": asdict(size),
@@ -104,7 +103,6 @@ def part(halves: Halves, size: RateSize) -> Part:
             "num_losses": _NUM_LOSSES,
         },
         num_steps=size.num_seeds * 2,
-        run=run,
     )
 
 

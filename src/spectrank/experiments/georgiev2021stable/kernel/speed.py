@@ -24,11 +24,11 @@ from spectrank.experiments.georgiev2021stable.convergence.training import (
     train,
 )
 from spectrank.experiments.georgiev2021stable.kernel.claims import ours
-from spectrank.experiments.georgiev2021stable.kernel.flow import figures
 from spectrank.experiments.georgiev2021stable.signal.questions import (
     Axes,
     Line,
     Question,
+    figures_of,
 )
 from spectrank.experiments.papers import Part, PartResult, Tick
 
@@ -84,7 +84,7 @@ def part(cell: Cell) -> Part:
         recorded = measure(cell, seed, tick)
         rows = [row for question in asked for row in question.rows(recorded, seed)]
         checksums = {cell.images.data: dict(cell.images.sha256)}
-        return PartResult(tuple(rows), figures(asked), checksums)
+        return PartResult(tuple(rows), figures_of(asked), checksums)
 
     return Part(
         name=f"kernel-speed-{cell.images.data}",

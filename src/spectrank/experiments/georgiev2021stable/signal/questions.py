@@ -125,10 +125,6 @@ def design(
     def answer(recorded: np.ndarray, seed: int) -> list[Row]:
         return [row for each in questions for row in each.rows(recorded, seed)]
 
-    figures: dict[str, Mapping[str, str]] = {}
-    for each in questions:
-        a = each.axes
-        figures |= axes(each.claim, a.x, y=a.y, x_scale=a.x_scale, y_scale=a.y_scale)
     return Design(
         name=name,
         inputs=inputs,
@@ -136,6 +132,22 @@ def design(
         points=tuple(points),
         claims=tuple(each.claim for each in questions),
         answer=answer,
-        figures=figures,
+        figures=figures_of(questions),
         observe=observe,
     )
+
+
+def figures_of(questions: Sequence[Question]) -> dict[str, Mapping[str, str]]:
+    """Return titles and axes of the figures of questions.
+
+    Args:
+        questions: Whose.
+
+    Returns:
+        Claim key to them.
+    """
+    found: dict[str, Mapping[str, str]] = {}
+    for each in questions:
+        a = each.axes
+        found |= axes(each.claim, a.x, y=a.y, x_scale=a.x_scale, y_scale=a.y_scale)
+    return found

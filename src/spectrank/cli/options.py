@@ -1,0 +1,31 @@
+"""Arguments and options that commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Source = Annotated[
+    str,
+    typer.Argument(
+        help="A .safetensors, .pt, .pth, .bin or .ckpt file, or a folder of them."
+    ),
+]
+Select = Annotated[
+    list[str] | None,
+    typer.Option(help="Glob pattern on names, e.g. '*.mlp.*'. Repeatable."),
+]
+View = Annotated[
+    list[str] | None,
+    typer.Option(help="PATTERN=VIEW where the view is not to be inferred. Repeatable."),
+]
+Out = Annotated[
+    list[Path] | None,
+    typer.Option(help="Write the table: .parquet, .json or .csv. Repeatable."),
+]
+Html = Annotated[Path | None, typer.Option(help="Write a self-contained HTML page.")]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", help="No table, no progress bar.")
+]
