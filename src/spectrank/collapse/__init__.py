@@ -1,0 +1,1 @@
+"""Neural collapse and the rank of trained layers: measured, bounded, forecast."""
