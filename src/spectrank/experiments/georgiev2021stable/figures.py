@@ -1,4 +1,4 @@
-"""Points and axes of the claims' figures, and names of networks."""
+"""Figures of the mean signal, and what they share with those of other papers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from spectrank.experiments.claims import Claim
-from spectrank.experiments.verdicts import Row, figure_point
+from spectrank.experiments.figures import axes as shared_axes
+from spectrank.experiments.figures import curve as curve
+from spectrank.experiments.figures import listed as listed
+from spectrank.experiments.verdicts import Row
 
 METRIC = "mean_signal"
 """The mean over networks of |h_L|^2 / |x|^2."""
@@ -34,45 +37,8 @@ def line(
     Returns:
         One row a point.
     """
-    return curve(claim, series, x, signals.mean(-1), expected, seed)
-
-
-def curve(
-    claim: Claim,
-    series: str,
-    x: Sequence[float] | np.ndarray,
-    estimates: np.ndarray,
-    expected: Sequence[float] | np.ndarray | None,
-    seed: int,
-    *,
-    metric: str = METRIC,
-) -> list[Row]:
-    """Return the points of one line: estimates with interval, and prediction.
-
-    Args:
-        claim: Whose figure.
-        series: Label of the line.
-        x: (P,) abscissae.
-        estimates: (R, P), independent over the seeds.
-        expected: (P,) predictions; None where there are none.
-        seed: Base seed.
-        metric: Name of what is measured.
-
-    Returns:
-        One row a point.
-    """
-    return [
-        figure_point(
-            claim,
-            metric=metric,
-            series=series,
-            x=float(x[i]),
-            estimates=estimates[:, i],
-            predicted=None if expected is None else float(expected[i]),
-            seed=seed,
-        )
-        for i in range(len(x))
-    ]
+    means = signals.mean(-1)
+    return curve(claim, series, x, means, expected, seed, metric=METRIC)
 
 
 def axes(
@@ -83,7 +49,7 @@ def axes(
     x_scale: str = "log",
     y_scale: str = "log",
 ) -> dict[str, Mapping[str, str]]:
-    """Return the title and axes of a claim's figure.
+    """Return the title and axes of a claim's figure; the ordinate is the mean signal.
 
     Args:
         claim: Whose figure.
@@ -95,25 +61,4 @@ def axes(
     Returns:
         The claim's key to them.
     """
-    return {
-        claim.key: {
-            "title": claim.statement,
-            "x": x,
-            "y": y,
-            "x_scale": x_scale,
-            "y_scale": y_scale,
-        }
-    }
-
-
-def listed(numbers: Sequence[float], separator: str = ", ") -> str:
-    """Return numbers as text.
-
-    Args:
-        numbers: The numbers.
-        separator: Between them.
-
-    Returns:
-        Such as ``2, 1.5, 2.5``.
-    """
-    return separator.join(f"{x:g}" for x in numbers)
+    return shared_axes(claim, x, y=y, x_scale=x_scale, y_scale=y_scale)

@@ -8,11 +8,8 @@ from typing import Any
 import numpy as np
 
 from spectrank.experiments.georgiev2021stable.kernel.descent import Halves
-from spectrank.experiments.georgiev2021stable.signal.questions import (
-    Question,
-    figures_of,
-)
-from spectrank.experiments.papers import Part, PartResult, Tick
+from spectrank.experiments.papers import Part, Tick
+from spectrank.experiments.questions import Question, question_part
 
 
 def trained_part(
@@ -37,17 +34,11 @@ def trained_part(
     Returns:
         The part.
     """
-
-    def run(seed: int, tick: Tick) -> PartResult:
-        recorded = record(seed, tick)
-        rows = [row for question in asked for row in question.rows(recorded, seed)]
-        checksums = {halves.data: dict(halves.sha256)}
-        return PartResult(tuple(rows), figures_of(asked), checksums)
-
-    return Part(
-        name=name,
-        claims=tuple(question.claim for question in asked),
+    return question_part(
+        name,
+        asked,
+        record,
         settings=settings,
         num_steps=num_steps,
-        run=run,
+        data=lambda: {halves.data: dict(halves.sha256)},
     )
