@@ -14,8 +14,8 @@ import pytest
 import torch
 from PIL import Image
 
+from spectrank import extras
 from spectrank.errors import DomainError, ShapeError, SpectrankError, UnknownNameError
-from spectrank.experiments import extras
 from spectrank.experiments.data import DataError, Dataset, files, load
 from spectrank.experiments.data.catalogue import CIFAR10, FASHION_MNIST, MNIST
 from spectrank.experiments.data.digits import DIGITS_SHA256

@@ -11,8 +11,8 @@ import time
 import optuna
 import pytest
 
+from spectrank import extras
 from spectrank.errors import DomainError, ShapeError
-from spectrank.experiments import extras
 from spectrank.experiments.arms import ArmStudy
 from spectrank.experiments.storage import claim_mark, is_mine, is_stale, open_storage
 from spectrank.experiments.study import tune

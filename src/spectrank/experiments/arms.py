@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, final
 
 from spectrank.errors import DomainError
-from spectrank.experiments.extras import need
 from spectrank.experiments.seeds import derive_seed
 from spectrank.experiments.storage import (
     Storage,
@@ -18,6 +17,7 @@ from spectrank.experiments.storage import (
     is_stale,
     quiet,
 )
+from spectrank.extras import need
 
 State = Literal["complete", "diverged", "failed", "running"]
 

@@ -15,9 +15,9 @@ from typing import Any, final
 from spectrank.errors import SpectrankWarning, TableError
 from spectrank.experiments.claims import COLUMNS
 from spectrank.experiments.data import DataError
-from spectrank.experiments.extras import MissingExtraError
 from spectrank.experiments.papers import Mode, Paper, Part, check_mode, get_paper
 from spectrank.experiments.verdicts import not_applicable
+from spectrank.extras import MissingExtraError
 from spectrank.scanning.provenance import environment
 from spectrank.table import Table
 

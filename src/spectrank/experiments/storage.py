@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, final
 
 from spectrank.errors import DomainError
-from spectrank.experiments.extras import need
+from spectrank.extras import need
 
 # Seconds for which a writer waits for another to let go of the SQLite file.
 _LOCK_TIMEOUT = 120.0

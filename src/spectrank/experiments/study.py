@@ -21,10 +21,10 @@ from typing import Any, Literal, final
 
 from spectrank.errors import DomainError, ShapeError
 from spectrank.experiments.arms import ArmStudy
-from spectrank.experiments.extras import need
 from spectrank.experiments.seeds import derive_seed
 from spectrank.experiments.storage import open_storage
 from spectrank.experiments.tuning import Tuning, summarise
+from spectrank.extras import need
 
 Direction = Literal["minimize", "maximize"]
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from spectrank.experiments.data.dataset import DataError, Dataset, tensor_digest
-from spectrank.experiments.extras import need
+from spectrank.extras import need
 
 DIGITS_SHA256 = "87ff0c9e40dc7e2c0e34e7257799c2e3f3aec1a016363bb11cad869ec428a826"
 """Of the 1797 x 64 pixels as bytes, then the labels as bytes, as bundled."""

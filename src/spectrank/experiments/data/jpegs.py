@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from spectrank.experiments.data.dataset import DataError
-from spectrank.experiments.extras import need
+from spectrank.extras import need
 
 
 def decode_jpegs(archive: bytes) -> tuple[Tensor, Tensor]:
