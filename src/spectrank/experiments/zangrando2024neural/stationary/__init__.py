@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 from spectrank.experiments.papers import Mode, Part
+from spectrank.experiments.zangrando2024neural.stationary import toy_questions
+from spectrank.experiments.zangrando2024neural.stationary.toy import ToySize
+
+_TOY: Mapping[Mode, ToySize] = MappingProxyType(
+    {"quick": ToySize(5, 3), "full": ToySize(20, 5)}
+)
 
 
 def parts(mode: Mode) -> tuple[Part, ...]:
@@ -14,5 +23,4 @@ def parts(mode: Mode) -> tuple[Part, ...]:
     Returns:
         The parts.
     """
-    del mode
-    return ()
+    return (toy_questions.part(_TOY[mode]),)
