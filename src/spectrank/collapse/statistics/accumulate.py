@@ -1,0 +1,333 @@
+"""The accumulators of one weight matrix, fed with the calls of its layers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, final
+
+import torch
+from torch import Tensor
+
+from spectrank.collapse.statistics.cells import coarsen, join
+from spectrank.collapse.statistics.keep import Parts, RowKeeper
+from spectrank.collapse.statistics.labels import BatchTargets
+from spectrank.collapse.statistics.layer import (
+    LayerStatistics,
+    Minibatch,
+    minibatch_of,
+)
+from spectrank.collapse.statistics.rows import (
+    CallRows,
+    call_rows,
+    row_positions,
+    row_predictions,
+)
+from spectrank.collapse.statistics.sites import Site
+from spectrank.errors import DomainError
+from spectrank.linalg.moments import (
+    ClassMoments,
+    ClassSummary,
+    CrossMoments,
+    CrossSummary,
+)
+from spectrank.model import Batch, LayerBatch
+
+Scatter = Literal["full", "trace"]
+Moments = CrossMoments | ClassMoments
+
+
+@final
+@dataclass(frozen=True)
+class Settings:
+    """What every layer of a pass shares.
+
+    Attributes:
+        num_classes: K; None for regression.
+        graded: Whether there are output gradients.
+        scatter: Of the inputs.
+        scatter_out: Of the output gradients.
+        precision: Of the products.
+        positions: Whether (class, position) cells are looked for.
+        ignored: Label that means none.
+        capacity: Number of rows to keep.
+        keep_gradients: Whether output gradients are kept beside the rows.
+        seed: Of the rows that are kept.
+    """
+
+    num_classes: int | None
+    graded: bool
+    scatter: Scatter
+    scatter_out: Scatter
+    precision: Literal["float64", "float32"]
+    positions: bool
+    ignored: int
+    capacity: int
+    keep_gradients: bool
+    seed: int
+
+
+@final
+class LayerAccumulator:
+    """Sums of one weight matrix over the batches of a pass.
+
+    Args:
+        site: The layer.
+        settings: Of the pass.
+        device: Where the sums live.
+    """
+
+    def __init__(self, site: Site, settings: Settings, device: torch.device) -> None:
+        self.site, self.settings, self.device = site, settings, device
+        self.cells: Moments | None = None
+        self.rest: Moments | None = None
+        self.keeper = RowKeeper(settings.capacity, seed=settings.seed)
+        # Positions of each use, settled on the first batch; None without such cells.
+        self._positions: tuple[int, ...] | None = None
+        self._minibatch: Minibatch | None = None
+
+    def update(self, batch: Batch, targets: BatchTargets) -> None:
+        """Take in every call of the layer, and of those that share its weight.
+
+        Args:
+            batch: Of the pass.
+            targets: Of the batch.
+        """
+        records = [r for name in self.site.uses for r in batch.calls(name)]
+        s = self.settings
+        calls = [
+            call_rows(self.site, r, batch, targets, graded=s.graded, ignored=s.ignored)
+            for r in records
+        ]
+        if self.cells is None:
+            self._start(calls, batch, targets)
+        for use, rows in enumerate(calls):
+            self._add(use, rows)
+        if s.graded and self._minibatch is None and calls:
+            self._minibatch = minibatch_of(
+                [(c.gradients, c.inputs) for c in calls if c.gradients is not None]
+            )
+        if calls:
+            self._keep(records[0], calls[0], batch, targets)
+
+    def compute(self, divisor: float) -> LayerStatistics | None:
+        """Return the statistics so far.
+
+        Args:
+            divisor: F of the whole pass.
+
+        Returns:
+            The statistics; None where the layer never ran.
+        """
+        if self.cells is None:
+            return None
+        features, cross, fine = self._summaries()
+        return LayerStatistics(
+            name=self.site.name,
+            uses=self.site.uses,
+            weight_name=self.site.weight_name,
+            view=self.site.view,
+            layer_type=type(self.site.module).__name__,
+            parametrised=self.site.parametrised,
+            weight=self.site.weight(),
+            cells="none" if self._single else "classes",
+            num_classes=self.settings.num_classes,
+            features=features,
+            cross=cross,
+            position_cross=fine,
+            num_positions=self.num_positions,
+            divisor=divisor,
+            kept=self.keeper.compute(),
+            minibatch=self._minibatch,
+        )
+
+    @property
+    def num_positions(self) -> int:
+        """Number of positions, over all uses, that have cells of their own; or 1."""
+        return 1 if self._positions is None else sum(self._positions)
+
+    def make_moments(self, num_cells: int) -> Moments:
+        """Return empty accumulators of this layer.
+
+        Args:
+            num_cells: Number of cells.
+
+        Returns:
+            Both sides with their products, or the inputs alone without gradients.
+        """
+        s = self.settings
+        m, n = self.site.shape
+        if not s.graded:
+            return ClassMoments(
+                num_cells,
+                n,
+                scatter=s.scatter,
+                precision=s.precision,
+                device=self.device,
+            )
+        return CrossMoments(
+            num_cells,
+            m,
+            n,
+            scatter_in=s.scatter,
+            scatter_out=s.scatter_out,
+            precision=s.precision,
+            device=self.device,
+        )
+
+    def open(self, num_positions: int) -> None:
+        """Make the accumulators of the cells where there are none.
+
+        Args:
+            num_positions: As another process has found them.
+        """
+        if self.cells is None:
+            if self._positions is None and num_positions > 1:
+                self._positions = (num_positions,)
+            size = (self.settings.num_classes or 1) * num_positions
+            self.cells = self.make_moments(size)
+
+    @property
+    def _single(self) -> bool:
+        return self.settings.num_classes is None
+
+    def _start(
+        self, calls: Sequence[CallRows], batch: Batch, targets: BatchTargets
+    ) -> None:
+        if not calls:
+            return
+        s = self.settings
+        if s.positions and s.graded and s.num_classes is not None:
+            self._positions = self._fine(calls, batch, targets, s.num_classes)
+        self.open(self.num_positions)
+
+    def _fine(
+        self,
+        calls: Sequence[CallRows],
+        batch: Batch,
+        targets: BatchTargets,
+        num_classes: int,
+    ) -> tuple[int, ...] | None:
+        if targets.labels is None or targets.labels.ndim != 1:
+            return None
+        found = [row_positions(rows, batch.num_samples) for rows in calls]
+        counts = tuple(p for p in found if p is not None)
+        total = sum(counts)
+        if len(counts) < len(found) or total <= 1:
+            return None
+        return counts if num_classes * total < min(self.site.shape) else None
+
+    def _add(self, use: int, rows: CallRows) -> None:
+        labels, labelled = rows.labels, rows.labelled
+        if self._single:
+            labels = torch.zeros(len(rows.inputs), dtype=torch.int64)
+        elif labels is None:
+            self._feed_rest(rows, None)
+            return
+        assert self.cells is not None
+        if self._positions is not None:
+            labels = self._cell_numbers(use, labels)
+        if labelled is None:
+            _feed(self.cells, rows.gradients, rows.inputs, labels)
+            return
+        _feed(
+            self.cells,
+            None if rows.gradients is None else rows.gradients[labelled],
+            rows.inputs[labelled],
+            labels[labelled],
+        )
+        self._feed_rest(rows, ~labelled)
+
+    def _feed_rest(self, rows: CallRows, chosen: Tensor | None) -> None:
+        if rows.gradients is None:
+            return
+        if self.rest is None:
+            self.rest = self.make_moments(1)
+        pick = slice(None) if chosen is None else chosen
+        inputs = rows.inputs[pick]
+        labels = torch.zeros(len(inputs), dtype=torch.int64)
+        _feed(self.rest, rows.gradients[pick], inputs, labels)
+
+    def _cell_numbers(self, use: int, labels: Tensor) -> Tensor:
+        assert self._positions is not None
+        counts = self._positions
+        if use >= len(counts) or len(labels) % counts[use]:
+            raise DomainError(
+                "(class, position) cells need the same positions in every batch, "
+                f"{self.site.name} had {counts} in the first and others later; "
+                "pass positions=False"
+            )
+        place = torch.arange(len(labels), device=labels.device) % counts[use]
+        return labels * self.num_positions + sum(counts[:use]) + place
+
+    def _keep(
+        self, record: LayerBatch, rows: CallRows, batch: Batch, targets: BatchTargets
+    ) -> None:
+        if not self.settings.capacity:
+            return
+        parts = _whole_inputs(record, targets) if self.site.unfolds else None
+        chosen = None
+        if not self.site.unfolds:
+            parts, chosen = self._row_parts(record, rows, targets), rows.labelled
+        elif targets.labels is not None:
+            chosen = targets.labels != self.settings.ignored
+        if parts is None:
+            return
+        if chosen is not None:
+            parts = {name: part[chosen] for name, part in parts.items()}
+        self.keeper.update(parts)
+
+    def _row_parts(
+        self, record: LayerBatch, rows: CallRows, targets: BatchTargets
+    ) -> Parts | None:
+        parts: Parts = {"rows": rows.inputs}
+        if self.settings.keep_gradients and rows.gradients is not None:
+            parts["gradients"] = rows.gradients
+        if not self._single:
+            if rows.labels is None:
+                return None
+            parts["labels"] = rows.labels
+            chosen = row_predictions(record, rows, targets)
+            return parts if chosen is None else parts | {"predictions": chosen}
+        parts["labels"] = torch.zeros(len(rows.inputs), dtype=torch.int64)
+        if rows.samples is not None and targets.values is not None:
+            parts["targets"] = targets.values[rows.samples.to(targets.values.device)]
+        return parts
+
+    def _summaries(
+        self,
+    ) -> tuple[ClassSummary, CrossSummary | None, CrossSummary | None]:
+        if isinstance(self.cells, ClassMoments):
+            return self.cells.compute(), None, None
+        assert isinstance(self.cells, CrossMoments)
+        found = self.cells.compute()
+        rest = self.rest.compute() if isinstance(self.rest, CrossMoments) else None
+        fine = None
+        if self._positions is not None:
+            size = len(found.inputs.counts)
+            fine = found if rest is None else join(found, rest)
+            classes = torch.arange(size) // self.num_positions
+            found = coarsen(found, classes, size // self.num_positions)
+        return found.inputs, found if rest is None else join(found, rest), fine
+
+
+def _feed(
+    moments: Moments, gradients: Tensor | None, inputs: Tensor, labels: Tensor
+) -> None:
+    if isinstance(moments, ClassMoments):
+        moments.update(inputs, labels)
+    elif gradients is not None:
+        moments.update(gradients, inputs, labels)
+
+
+def _whole_inputs(record: LayerBatch, targets: BatchTargets) -> Parts | None:
+    """What a convolution is given, one row a sample."""
+    labels, inputs = targets.labels, record.inputs
+    if labels is None or labels.ndim != 1 or inputs is None:
+        return None
+    if len(inputs) != len(labels):
+        return None
+    parts = {"rows": inputs.flatten(1), "labels": labels}
+    if targets.predictions is not None:
+        parts["predictions"] = targets.predictions
+    return parts
