@@ -1,0 +1,14 @@
+"""What a stationary point promises about the rank of its weights, and how firmly."""
+
+from spectrank.collapse.certificates.bounds import RankBounds as RankBounds
+from spectrank.collapse.certificates.bounds import (
+    sufficient_weight_decay as sufficient_weight_decay,
+)
+from spectrank.collapse.certificates.caveats import Applicability as Applicability
+from spectrank.collapse.certificates.caveats import Caveat as Caveat
+from spectrank.collapse.certificates.rows import COLUMNS as COLUMNS
+from spectrank.collapse.certificates.rows import certificate_rows as certificate_rows
+from spectrank.collapse.certificates.tails import NORMS as NORMS
+from spectrank.collapse.certificates.tails import Norm as Norm
+from spectrank.collapse.certificates.tails import dist_to_rank as dist_to_rank
+from spectrank.collapse.certificates.theorem import rank_bounds as rank_bounds

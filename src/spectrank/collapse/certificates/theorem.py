@@ -1,0 +1,280 @@
+"""Measure what theorem A needs of a layer and put its bounds together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import final
+
+from torch import Tensor
+
+from spectrank.collapse.certificates.bounds import RankBounds
+from spectrank.collapse.certificates.levels import (
+    between_values,
+    feature_tails,
+    gradient_error,
+    moment_level,
+    scatter_level,
+    within_error,
+)
+from spectrank.collapse.certificates.tails import (
+    NORMS,
+    Norm,
+    add,
+    check_norm,
+    needs_of,
+    norm_of,
+    tail,
+    tail_of_values,
+    values_of,
+    widen,
+)
+from spectrank.errors import DomainError, ShapeError
+from spectrank.linalg import Spectrum, Value, spectrum
+from spectrank.linalg.moments import CrossSummary
+from spectrank.linalg.shapes import Float64, Matrix
+from spectrank.metrics.ranks import relative_distance_to_rank
+
+# Roundings of the sum that makes e from the gradient and the decayed weight.
+_SUM_ROUNDOFF = 4.5e-16
+
+
+def rank_bounds(
+    weight: Matrix,
+    cross: CrossSummary,
+    *,
+    divisor: float,
+    weight_decay: float,
+    ranks: Sequence[int] | None = None,
+    norms: Sequence[Norm] = NORMS,
+    gradient: Matrix | None = None,
+) -> RankBounds:
+    r"""Bound a weight's distance to low rank by theorem A, at any parameter value.
+
+    Costs three or four spectra of an (m, n) matrix; without ``nuclear`` only those of
+    the weight and of the gradient are whole.
+    Source (derived): tests/collapse/certificates/test_collapse_bounds.py.
+
+    Args:
+        weight: (m, n) real matrix; not changed.
+        cross: Statistics of the pairs (delta, z) over any partition into cells. Every
+            pair that the gradient sums over is in a cell.
+        divisor: F, above 0.
+        weight_decay: lambda, at least 0; the bounds are NaN at 0.
+        ranks: Ranks k of the profile; 1, K - 1, K, 2 K and 4 K by default, below
+            min(m, n). K is always among them.
+        norms: Which distances; Frobenius is always among them.
+        gradient: (m, n) gradient of the loss as trained, without decay, where it is
+            known from elsewhere. By default it is that of ``cross``, and the inequality
+            is then a consequence of an identity that no data can break.
+
+    Returns:
+        Distances and bounds; NaN with the reason where the statistics are not finite,
+        there are no pairs, or there is no decay.
+
+    Raises:
+        DomainError: A number out of its range, or statistics that contradict each
+            other.
+        ShapeError: ``weight`` or ``gradient`` has not the shape of the statistics.
+        UnknownNameError: No such norm.
+    """  # noqa: DOC502 - raised by the checks called
+    kept = tuple(norm for norm in NORMS if norm in _checked(norms))
+    _check(weight, cross, gradient, divisor, weight_decay)
+    cells = cross.inputs.num_present
+    profile = _profile(ranks, cells, min(weight.shape))
+    found = _measure(weight, cross, gradient, divisor, weight_decay, kept, profile)
+    b2 = scatter_level(cross, divisor)
+    if cross.status == "ok":
+        _assert_consistent(found.within_norms, b2)
+    over = _divider(cross, weight_decay)
+    return RankBounds(
+        shape=(weight.shape[0], weight.shape[1]),
+        num_cells=cells,
+        weight_decay=weight_decay,
+        ranks=profile,
+        norms=kept,
+        weight_norms={norm: norm_of(found.weight, norm) for norm in kept},
+        within_norms=found.within_norms,
+        residual_norms=found.residual_norms,
+        gradient_norm=norm_of(found.gradient, "frobenius"),
+        distances={
+            (norm, k): tail(found.weight, k, norm) for norm in kept for k in profile
+        },
+        gradient_distances={k: _relative(found.gradient, k) for k in profile},
+        b3={
+            (norm, k): over(found.split(k, norm))
+            for norm in kept
+            for k in profile
+            if norm == "frobenius" or k == cells
+        },
+        b2=over(b2),
+        b1=over(moment_level(cross, divisor)),
+        a3={k: over(v) for k, v in feature_tails(cross, divisor, profile).items()},
+        excess={norm: over(found.residual_norms[norm]) for norm in kept},
+    )
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class _Measured:
+    """The matrices of theorem A, measured."""
+
+    num_cells: int
+    weight: Spectrum
+    gradient: Spectrum
+    within: Spectrum
+    between: Float64[Tensor, " K"]
+    within_norms: Mapping[Norm, Value]
+    residual_norms: Mapping[Norm, Value]
+
+    def split(self, k: int, norm: Norm) -> Value:
+        """Bound the gradient's distance to rank k, its parts approximated apart.
+
+        The between-cells part to rank min(k, K), and R to what is left of k.
+
+        Args:
+            k: Rank.
+            norm: Of the distance.
+
+        Returns:
+            The bound times the decay.
+        """
+        if k == self.num_cells:
+            return self.within_norms[norm]
+        if k < self.num_cells:
+            return add(tail_of_values(self.between, k, norm), self.within_norms[norm])
+        whole = self.within_norms[norm]
+        # Weyl: singular values move by no more than the error of R.
+        lost = max(whole.upper - whole.value, 0.0)
+        return widen(tail(self.within, k - self.num_cells, norm), lost)
+
+
+def _measure(
+    weight: Matrix,
+    cross: CrossSummary,
+    gradient: Matrix | None,
+    divisor: float,
+    weight_decay: float,
+    norms: tuple[Norm, ...],
+    profile: tuple[int, ...],
+) -> _Measured:
+    W = weight.detach().to(cross.within)
+    R = cross.within / divisor
+    own = cross.moment() * (cross.num_samples / divisor)
+    slope = own if gradient is None else gradient.detach().to(own)
+    lost_within, lost_slope = 0.0, _SUM_ROUNDOFF * weight_decay * float(W.norm())
+    between = R.new_empty(0)
+    if cross.status == "ok":
+        lost_within = within_error(cross, divisor)
+        lost_slope += gradient_error(cross, divisor)
+        between = between_values(cross, divisor)
+    needs = needs_of(norms)
+    whole = max(profile, default=0) > cross.inputs.num_present
+    within = spectrum(R, (*needs, "sigma") if whole else needs)
+    residual = spectrum(slope + weight_decay * W, needs)
+    root = math.sqrt(min(R.shape))
+
+    def enclosed(s: Spectrum, lost: float) -> dict[Norm, Value]:
+        # A matrix of Frobenius norm x has a nuclear norm of at most root x.
+        return {
+            norm: _settled(
+                widen(norm_of(s, norm), lost * (root if norm == "nuclear" else 1.0)),
+                cross,
+            )
+            for norm in norms
+        }
+
+    return _Measured(
+        num_cells=cross.inputs.num_present,
+        weight=values_of(W, profile),
+        gradient=values_of(slope, profile),
+        within=within,
+        between=between,
+        within_norms=enclosed(within, lost_within),
+        residual_norms=enclosed(residual, lost_slope),
+    )
+
+
+def _settled(value: Value, cross: CrossSummary) -> Value:
+    """Return the value, or NaN with the reason that the statistics have none."""
+    if cross.status == "ok":
+        return value
+    return Value.undefined(cross.status, cross.reason or cross.status)
+
+
+def _divider(cross: CrossSummary, weight_decay: float) -> Callable[[Value], Value]:
+    """Return the division by the decay; NaN with a reason where it has no meaning."""
+
+    def over(value: Value) -> Value:
+        if cross.status != "ok":
+            return _settled(value, cross)
+        if weight_decay == 0.0:
+            return Value.undefined(
+                "degenerate", "no weight decay, no bound on the rank"
+            )
+        return value / weight_decay
+
+    return over
+
+
+def _relative(s: Spectrum, k: int) -> Value:
+    if s.status != "ok":
+        return Value.undefined(s.status, s.reason or s.status)
+    return relative_distance_to_rank(s, k=k)
+
+
+def _profile(ranks: Sequence[int] | None, cells: int, size: int) -> tuple[int, ...]:
+    if ranks is None:
+        ranks = [k for k in (1, cells - 1, 2 * cells, 4 * cells) if 0 < k < size]
+    for k in ranks:
+        if not isinstance(k, int) or isinstance(k, bool) or k < 0:
+            raise DomainError(
+                f"ranks are whole numbers from 0, got {k!r}; leave ranks out for a "
+                "profile about the number of cells"
+            )
+    return tuple(sorted({*ranks, cells}))
+
+
+def _checked(norms: Iterable[Norm]) -> set[Norm]:
+    wanted = {norms} if isinstance(norms, str) else set(norms)
+    for norm in sorted(wanted):
+        check_norm(norm)
+    return {*wanted, "frobenius"}
+
+
+def _check(
+    weight: Matrix,
+    cross: CrossSummary,
+    gradient: Matrix | None,
+    divisor: float,
+    weight_decay: float,
+) -> None:
+    for name, matrix in (("weight", weight), ("gradient", gradient)):
+        if matrix is not None and matrix.shape != cross.within.shape:
+            raise ShapeError(
+                f"{name} must have the shape of the statistics, "
+                f"{tuple(cross.within.shape)} = (outputs, inputs), got "
+                f"{tuple(matrix.shape)}; pass the matrix that multiplies the rows z"
+            )
+    if not 0.0 < divisor < math.inf:
+        raise DomainError(
+            f"divisor must be above 0 and finite, got {divisor}; pass what the sum of "
+            "the loss is divided by (describe_loss(loss).mean_factor)"
+        )
+    if not 0.0 <= weight_decay < math.inf:
+        raise DomainError(
+            f"weight_decay must be at least 0 and finite, got {weight_decay}; pass the "
+            "coefficient lambda of (lambda / 2) ||W||^2"
+        )
+
+
+def _assert_consistent(within_norms: Mapping[Norm, Value], b2: Value) -> None:
+    """Assert B3 <= B2 in every norm, which is what centring on the cells gives."""
+    for norm, value in within_norms.items():
+        if value.lower > b2.upper:
+            raise DomainError(
+                f"the {norm} norm of R must not exceed sqrt(S(delta) S(z)) / F = "
+                f"{b2.value:g}, got {value.value:g}: the products are not centred on "
+                "the cells of the scatters; accumulate both in one CrossMoments"
+            )
