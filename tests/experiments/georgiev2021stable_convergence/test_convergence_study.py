@@ -20,7 +20,6 @@ from spectrank.experiments.georgiev2021stable.convergence import (
 from spectrank.experiments.georgiev2021stable.convergence.cells import Cell
 from spectrank.experiments.georgiev2021stable.convergence.design import cells
 from spectrank.experiments.georgiev2021stable.convergence.ensembles import Arm, grid
-from spectrank.experiments.georgiev2021stable.convergence.images import Images
 from spectrank.experiments.georgiev2021stable.convergence.measuring import (
     choose_arm,
     compare_arms,
@@ -33,6 +32,7 @@ from spectrank.experiments.georgiev2021stable.convergence.training import (
     Reached,
     train,
 )
+from spectrank.experiments.images import Images
 from spectrank.experiments.seeds import derive_seed
 from spectrank.experiments.tuning import Best
 from spectrank.train import batch_order

@@ -13,11 +13,11 @@ from spectrank.experiments.georgiev2021stable.convergence.ensembles import (
     cnn,
     mlp,
 )
-from spectrank.experiments.georgiev2021stable.convergence.images import Images
 from spectrank.experiments.georgiev2021stable.convergence.training import (
     OptimizerName,
     Task,
 )
+from spectrank.experiments.images import Images
 
 Kind = Literal["mlp", "cnn"]
 

@@ -23,10 +23,10 @@ from spectrank.experiments.georgiev2021stable.convergence.ensembles import (
     grid,
     spike_with_participation_ratio,
 )
-from spectrank.experiments.georgiev2021stable.convergence.images import Images
 from spectrank.experiments.georgiev2021stable.convergence.training import (
     OptimizerName,
 )
+from spectrank.experiments.images import Images
 from spectrank.experiments.papers import Mode
 
 _FRACTIONS: tuple[float, ...] = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2)

@@ -18,12 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spectrank.experiments.georgiev2021stable.convergence.images import Images
 from spectrank.experiments.georgiev2021stable.kernel.nets import Net
 from spectrank.experiments.georgiev2021stable.kernel.observables import (
     kernel_matrices,
     outputs,
 )
+from spectrank.experiments.images import Images
 from spectrank.train import SGD, train_fleet
 from spectrank.train.fleet.threads import single_threaded
 

@@ -16,7 +16,6 @@ import numpy as np
 from spectrank.experiments.claims import Claim, Relation
 from spectrank.experiments.georgiev2021stable.convergence.cells import Cell
 from spectrank.experiments.georgiev2021stable.convergence.ensembles import Arm
-from spectrank.experiments.georgiev2021stable.convergence.images import Images
 from spectrank.experiments.georgiev2021stable.convergence.measuring import tune_rates
 from spectrank.experiments.georgiev2021stable.convergence.training import (
     Member,
@@ -30,6 +29,7 @@ from spectrank.experiments.georgiev2021stable.signal.questions import (
     Question,
     figures_of,
 )
+from spectrank.experiments.images import Images
 from spectrank.experiments.papers import Part, PartResult, Tick
 
 _FRACTIONS = (1 / 8, 1 / 4, 1 / 2)

@@ -1,4 +1,4 @@
-"""Images as the networks of the study see them."""
+"""Images as the networks of experiments see them."""
 
 from __future__ import annotations
 
