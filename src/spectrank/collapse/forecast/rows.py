@@ -1,0 +1,218 @@
+"""Rows of a forecast: spectra with their range over starts, ranks, trust."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+import polars as pl
+import torch
+from torch import Tensor
+
+from spectrank.collapse.forecast.minimise import Minimum
+from spectrank.collapse.forecast.trust import SHARE_LIMIT, trust
+from spectrank.linalg.value import Value
+from spectrank.metrics import numerical_rank
+from spectrank.model import WeightMatrix, iter_matrices
+from spectrank.scanning.rows import COLUMNS as MATRIX_COLUMNS
+from spectrank.scanning.rows import matrix_key, value_columns
+
+COLUMNS: Mapping[str, Any] = MappingProxyType(
+    {
+        **MATRIX_COLUMNS,
+        "weight_decay": pl.Float64,
+        "seed": pl.Int64,
+        "lower_values": pl.List(pl.Float64),
+        "upper_values": pl.List(pl.Float64),
+    }
+)
+"""Producer columns: those of a scan, the decay, the seed of a redraw (null for the
+model's own start), and the range of ``values`` over the starts."""
+
+_Ended = Sequence[tuple[int | None, str, Minimum]]
+_ROUTE = "centroids"
+
+
+def forecast_rows(
+    ended: _Ended,
+    rtcv: Value,
+    shares: Mapping[str, float],
+    *,
+    weight_decay: float,
+    rtol: float,
+    zero: float,
+) -> list[dict[str, Any]]:
+    """Rows of one weight decay.
+
+    Args:
+        ended: Seed, manner and minimum of each start, the model's own first.
+        rtcv: Of the inputs.
+        shares: Of the parameters at the first minimum (``data_shares``).
+        weight_decay: Of all of them.
+        rtol: Relative threshold of the rank.
+        zero: Frobenius norm up to which a matrix counts as zero: the tolerance on the
+            gradient leaves it undetermined.
+
+    Returns:
+        Rows for `Table.from_rows` with ``COLUMNS``.
+    """
+    key = {"weight_decay": weight_decay, "route": _ROUTE}
+    rows: list[dict[str, Any]] = [
+        {
+            **key,
+            "kind": "measurement",
+            "subject": "inputs",
+            "metric": "rtcv",
+            "variant": "cells",
+            **value_columns(rtcv),
+        }
+    ]
+    rows += [
+        {
+            **key,
+            "kind": "measurement",
+            "subject": "model",
+            "metric": "objective",
+            "seed": seed,
+            "value": minimum.objective,
+            "status": minimum.status,
+            "reason": minimum.reason or how,
+        }
+        for seed, how, minimum in ended
+    ]
+    for first, *others in _matrices(ended):
+        rows += _layer_rows(first, others, ended, shares, key, rtol, zero)
+    return rows
+
+
+def _matrices(ended: _Ended) -> list[tuple[WeightMatrix, ...]]:
+    """The same matrix of every start, matrix by matrix."""
+    found = [list(iter_matrices(minimum.model)) for _, _, minimum in ended]
+    return list(zip(*found, strict=True))
+
+
+def _layer_rows(
+    first: WeightMatrix,
+    others: Sequence[WeightMatrix],
+    ended: _Ended,
+    shares: Mapping[str, float],
+    key: Mapping[str, Any],
+    rtol: float,
+    zero: float,
+) -> list[dict[str, Any]]:
+    matrices = [w.tensor().detach().double() for w in (first, *others)]
+    sigma = torch.stack([_singular_values(w) for w in matrices])
+    worst = next((m for _, _, m in ended if m.status != "ok"), ended[0][2])
+    base = {**key, **matrix_key(first), "status": worst.status}
+    base |= {"reason": worst.reason}
+    count = f"range over {len(ended)} starts"
+    spread = _spread(sigma)
+    rows: list[dict[str, Any]] = [
+        {
+            **base,
+            "kind": "spectrum",
+            "metric": "singular_values",
+            "variant": "forecast",
+            "values": sigma[0].tolist(),
+            "lower_values": sigma.amin(0).tolist(),
+            "upper_values": sigma.amax(0).tolist(),
+            "reason": worst.reason or count,
+        },
+        {
+            **base,
+            "kind": "measurement",
+            "metric": "numerical_rank",
+            "variant": f"rtol={rtol:g}",
+            **_rank(matrices, rtol, zero),
+            "reason": worst.reason or count,
+        },
+        {
+            **base,
+            "kind": "measurement",
+            "metric": "forecast_spread",
+            "variant": "starts",
+            "value": spread,
+        },
+    ]
+    rows += [
+        {
+            **base,
+            "kind": "spectrum",
+            "metric": "singular_values",
+            "variant": "start",
+            "seed": seed,
+            "values": values.tolist(),
+            "status": minimum.status,
+            "reason": minimum.reason or how,
+        }
+        for (seed, how, minimum), values in zip(ended, sigma, strict=True)
+    ]
+    small = float(torch.linalg.vector_norm(sigma[0])) <= zero
+    return rows + _trust_rows(base, first.name, shares, spread, small=small)
+
+
+def _trust_rows(
+    base: Mapping[str, Any],
+    name: str,
+    shares: Mapping[str, float],
+    spread: float,
+    *,
+    small: bool,
+) -> list[dict[str, Any]]:
+    share = math.nan if small else shares.get(name, math.nan)
+    found = trust(share, 0.0 if math.isnan(spread) else spread)
+    known = not math.isnan(found.share)
+    return [
+        {
+            **base,
+            "kind": "measurement",
+            "metric": "forecast_error",
+            "variant": "estimate",
+            "value": found.error,
+            **({} if known else {"status": "degenerate", "reason": found.reason}),
+        },
+        {
+            **base,
+            "kind": "check",
+            "metric": "forecast_trust",
+            "variant": "data share",
+            "value": found.share,
+            "bound": SHARE_LIMIT,
+            "slack": SHARE_LIMIT - found.share,
+            "verdict": found.verdict,
+            "reason": found.reason,
+        },
+    ]
+
+
+def _rank(matrices: Sequence[Tensor], rtol: float, zero: float) -> dict[str, float]:
+    ranks = [
+        Value.exact(0.0)
+        if float(torch.linalg.vector_norm(w)) <= zero
+        else numerical_rank(w, rtol=rtol)
+        for w in matrices
+    ]
+    return {
+        "value": ranks[0].value,
+        "lower": min(rank.lower for rank in ranks),
+        "upper": max(rank.upper for rank in ranks),
+    }
+
+
+def _singular_values(w: Tensor) -> Tensor:
+    if not bool(torch.isfinite(w).all()):
+        # LAPACK refuses; the status of the row says why.
+        return torch.full((min(w.shape),), math.nan, dtype=w.dtype)
+    sigma: Tensor = torch.linalg.svdvals(w)
+    return sigma
+
+
+def _spread(sigma: Tensor) -> float:
+    """Largest relative difference from the first row; NaN where that is zero."""
+    size = float(torch.linalg.vector_norm(sigma[0]))
+    if size == 0.0:
+        return math.nan
+    differences = torch.linalg.vector_norm(sigma - sigma[0], dim=1)
+    return float(differences.max()) / size
