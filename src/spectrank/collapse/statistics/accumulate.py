@@ -85,6 +85,7 @@ class LayerAccumulator:
         # Positions of each use, settled on the first batch; None without such cells.
         self._positions: tuple[int, ...] | None = None
         self._minibatch: Minibatch | None = None
+        self._dtype = torch.float64
 
     def update(self, batch: Batch, targets: BatchTargets) -> None:
         """Take in every call of the layer, and of those that share its weight.
@@ -130,6 +131,7 @@ class LayerAccumulator:
             layer_type=type(self.site.module).__name__,
             parametrised=self.site.parametrised,
             weight=self.site.weight(),
+            dtype=self._dtype,
             cells="none" if self._single else "classes",
             num_classes=self.settings.num_classes,
             features=features,
@@ -196,6 +198,7 @@ class LayerAccumulator:
     ) -> None:
         if not calls:
             return
+        self._dtype = calls[0].inputs.dtype
         s = self.settings
         if s.positions and s.graded and s.num_classes is not None:
             self._positions = self._fine(calls, batch, targets, s.num_classes)

@@ -54,6 +54,7 @@ class LayerStatistics:
         layer_type: Class name of the module.
         parametrised: The matrix is computed from other parameters.
         weight: (m, n) copy at the time of the pass.
+        dtype: In which the layer computes its inputs.
         cells: ``classes``, or ``none``: all rows are in one cell.
         num_classes: K; None without classes.
         features: Statistics of the inputs of rows that have a class (of all rows
@@ -76,6 +77,7 @@ class LayerStatistics:
     layer_type: str
     parametrised: bool
     weight: Float64[Tensor, "m n"]
+    dtype: torch.dtype
     cells: Cells
     num_classes: int | None
     features: ClassSummary

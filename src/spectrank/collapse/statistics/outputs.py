@@ -34,6 +34,7 @@ class OutputStatistics:
         targets: Mean and scatter of regression targets; None for classes.
         num_labelled: Number of labels that the outputs can be compared with.
         num_agreeing: Number of them that the model's choice equals.
+        dtype: Of the outputs.
     """
 
     logits: ClassSummary | None
@@ -41,6 +42,7 @@ class OutputStatistics:
     targets: MomentSummary | None
     num_labelled: int
     num_agreeing: int
+    dtype: torch.dtype
 
 
 @final
@@ -63,6 +65,7 @@ class OutputAccumulator:
         self.keeper = RowKeeper(settings.capacity, seed=settings.seed)
         self.num_labelled = 0
         self.num_agreeing = 0
+        self._dtype = torch.float64
 
     def update(self, targets: BatchTargets) -> None:
         """Take in a batch.
@@ -97,10 +100,12 @@ class OutputAccumulator:
             targets=None if self.targets is None else self.targets.compute(),
             num_labelled=self.num_labelled,
             num_agreeing=self.num_agreeing,
+            dtype=self._dtype,
         )
 
     def _add(self, parts: Parts) -> None:
         rows, labels = parts["rows"], parts["labels"]
+        self._dtype = rows.dtype
         if self.logits is None:
             dim = rows.shape[1]
             full = dim <= _MAX_FULL and self._settings.scatter == "full"
