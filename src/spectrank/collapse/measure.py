@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 import torch
@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.optim import Optimizer
 
-from spectrank.collapse.certificates import NORMS, Applicability, Caveat, Norm
+from spectrank.collapse.certificates import NORMS, Norm, applicability
 from spectrank.collapse.rows import (
     COLUMNS,
     Request,
@@ -21,8 +21,6 @@ from spectrank.collapse.rows import (
 )
 from spectrank.collapse.statistics import (
     Decay,
-    EffectiveDecay,
-    LayerStatistics,
     Statistics,
     decay_of,
     effective_decays,
@@ -31,11 +29,14 @@ from spectrank.collapse.statistics import (
 from spectrank.collapse.statistics.accumulate import Scatter
 from spectrank.collapse.statistics.gather import KEEP_BYTES, Divisor
 from spectrank.collapse.statistics.labels import TargetKind
+from spectrank.errors import SpectrankError
+from spectrank.model import Graph, graph
+from spectrank.model.capture.choose import NORMS as NORM_LAYERS
 from spectrank.model.capture.choose import Choices
 from spectrank.model.capture.objective import LossLike
 from spectrank.model.capture.step import Forward
-from spectrank.model.capture.undisturbed import Mode
-from spectrank.model.capture.unpack import Unpack
+from spectrank.model.capture.undisturbed import Mode, undisturbed
+from spectrank.model.capture.unpack import Unpack, unpack_batch
 from spectrank.scanning.provenance import environment
 from spectrank.scanning.rows import skip_row
 from spectrank.table import Table
@@ -59,6 +60,7 @@ def measure(
     alignments: bool = False,
     clusters: bool = False,
     positions: bool = True,
+    batch_norm_frozen: bool = False,
     keep_bytes: int = KEEP_BYTES,
     rank_rtol: float = 1e-3,
     seed: int = 0,
@@ -117,6 +119,8 @@ def measure(
         alignments: Take the six alignments, for another scatter.
         clusters: Run k-means on the kept rows (needs scikit-learn).
         positions: Also certify by (class, position) cells where those are few enough.
+        batch_norm_frozen: The model was trained with the running statistics of its
+            BatchNorms, as ``eval`` mode uses them.
         keep_bytes: Memory for rows of features, for NC4 and k-means. Where not all fit,
             a uniform sample is kept and the row says so, with a standard error.
         rank_rtol: Relative threshold of ``gradient_rank``.
@@ -146,9 +150,10 @@ def measure(
         True
     """  # noqa: DOC502 - raised by the functions called
     decays = effective_decays(weight_decay, model, decay=decay)
+    first: list[Any] = []
     statistics = gather(
         model,
-        loader,
+        _remembered(loader, first),
         loss=loss,
         layers=layers,
         targets=targets,
@@ -170,11 +175,20 @@ def measure(
     )
     request = Request(norms, ranks, clusters, alignments, rank_rtol, seed)
     rows: list[dict[str, Any]] = []
-    for layer in statistics.layers:
-        aliases = tuple(f"{name}.weight" for name in layer.uses[1:])
-        own = decay_of(decays, layer.weight_name, aliases=aliases)
-        known = _applicability(layer, own)
-        rows += layer_rows(layer, statistics, own, known, request)
+    with undisturbed(model, mode):
+        wiring = None if forward is not None else _wiring(model, first[0], unpack)
+        for layer in statistics.layers:
+            aliases = tuple(f"{name}.weight" for name in layer.uses[1:])
+            own = decay_of(decays, layer.weight_name, aliases=aliases)
+            known = applicability(
+                model,
+                layer.name,
+                own,
+                graph=wiring,
+                num_positions=layer.num_positions,
+                batch_norm_frozen=batch_norm_frozen,
+            )
+            rows += layer_rows(layer, statistics, own, known, request)
     rows += output_rows(statistics.outputs, statistics, request)
     rows += depth_rows(rows, [layer.weight_name for layer in statistics.layers])
     rows += [skip_row(skip) | {"metric": "collapse"} for skip in statistics.skips]
@@ -183,11 +197,27 @@ def measure(
     )
 
 
-def _applicability(layer: LayerStatistics, decay: EffectiveDecay) -> Applicability:
-    caveats: list[Caveat] = []
-    return Applicability(
-        0.0 if math.isnan(decay.coefficient) else decay.coefficient, tuple(caveats)
-    )
+def _remembered(loader: Iterable[Any], first: list[Any]) -> Iterator[Any]:
+    """Pass batches on and remember the first: a loader may be read only once."""
+    for raw in loader:
+        if not first:
+            first.append(raw)
+        yield raw
+
+
+def _wiring(model: nn.Module, raw: Any, unpack: Unpack | None) -> Graph | None:
+    """Trace a model that has norms: only they make a difference to the certificates."""
+    if not any(isinstance(module, NORM_LAYERS) for module in model.modules()):
+        return None
+    if unpack is None:
+        call = unpack_batch(raw, model, keep_targets=False)
+    else:
+        call = unpack(raw)
+    try:
+        return graph(model, tuple(call.args), kwargs=dict(call.kwargs))
+    except SpectrankError:
+        # The caveat then says that it is not known what follows the layer.
+        return None
 
 
 def _provenance(

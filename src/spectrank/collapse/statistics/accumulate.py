@@ -86,6 +86,7 @@ class LayerAccumulator:
         self._positions: tuple[int, ...] | None = None
         self._minibatch: Minibatch | None = None
         self._dtype = torch.float64
+        self._rows_per_sample = 1
 
     def update(self, batch: Batch, targets: BatchTargets) -> None:
         """Take in every call of the layer, and of those that share its weight.
@@ -137,15 +138,15 @@ class LayerAccumulator:
             features=features,
             cross=cross,
             position_cross=fine,
-            num_positions=self.num_positions,
+            num_positions=self._rows_per_sample,
             divisor=divisor,
             kept=self.keeper.compute(),
             minibatch=self._minibatch,
         )
 
     @property
-    def num_positions(self) -> int:
-        """Number of positions, over all uses, that have cells of their own; or 1."""
+    def cells_per_class(self) -> int:
+        """Number of (use, position) pairs that have cells of their own; 1 without."""
         return 1 if self._positions is None else sum(self._positions)
 
     def make_moments(self, num_cells: int) -> Moments:
@@ -177,16 +178,16 @@ class LayerAccumulator:
             device=self.device,
         )
 
-    def open(self, num_positions: int) -> None:
+    def open(self, cells_per_class: int) -> None:
         """Make the accumulators of the cells where there are none.
 
         Args:
-            num_positions: As another process has found them.
+            cells_per_class: As found here or by another process.
         """
         if self.cells is None:
-            if self._positions is None and num_positions > 1:
-                self._positions = (num_positions,)
-            size = (self.settings.num_classes or 1) * num_positions
+            if self._positions is None and cells_per_class > 1:
+                self._positions = (cells_per_class,)
+            size = (self.settings.num_classes or 1) * cells_per_class
             self.cells = self.make_moments(size)
 
     @property
@@ -199,10 +200,13 @@ class LayerAccumulator:
         if not calls:
             return
         self._dtype = calls[0].inputs.dtype
+        if batch.num_samples:
+            size = sum(len(rows.inputs) for rows in calls)
+            self._rows_per_sample = max(size // batch.num_samples, 1)
         s = self.settings
         if s.positions and s.graded and s.num_classes is not None:
             self._positions = self._fine(calls, batch, targets, s.num_classes)
-        self.open(self.num_positions)
+        self.open(self.cells_per_class)
 
     def _fine(
         self,
@@ -261,7 +265,7 @@ class LayerAccumulator:
                 "pass positions=False"
             )
         place = torch.arange(len(labels), device=labels.device) % counts[use]
-        return labels * self.num_positions + sum(counts[:use]) + place
+        return labels * self.cells_per_class + sum(counts[:use]) + place
 
     def _keep(
         self, record: LayerBatch, rows: CallRows, batch: Batch, targets: BatchTargets
@@ -309,8 +313,8 @@ class LayerAccumulator:
         if self._positions is not None:
             size = len(found.inputs.counts)
             fine = found if rest is None else join(found, rest)
-            classes = torch.arange(size) // self.num_positions
-            found = coarsen(found, classes, size // self.num_positions)
+            classes = torch.arange(size) // self.cells_per_class
+            found = coarsen(found, classes, size // self.cells_per_class)
         return found.inputs, found if rest is None else join(found, rest), fine
 
 

@@ -63,7 +63,7 @@ class LayerStatistics:
             a label where there are any. None without a loss.
         position_cross: The same with a cell for every (class, position), where those
             are fewer than min(m, n); None elsewhere.
-        num_positions: Number of positions, over all uses, that a sample has.
+        num_positions: Number of rows, over all uses, that a sample gives.
         divisor: F; NaN without a loss.
         kept: Rows of the input of the first use: of a convolution its whole input,
             flattened, one row a sample. None if none were kept.

@@ -61,7 +61,7 @@ def reduce_pass(state: Pass, group: dist.ProcessGroup) -> None:
 def _reduce_layer(layer: LayerAccumulator, group: dist.ProcessGroup) -> None:
     # One process may have met the layer, or rows without a label, alone.
     ran, positions, rest = _largest(
-        [layer.cells is not None, layer.num_positions, layer.rest is not None],
+        [layer.cells is not None, layer.cells_per_class, layer.rest is not None],
         layer.device,
         group,
     )
