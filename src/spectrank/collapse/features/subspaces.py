@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import torch
-from scipy.linalg import subspace_angles as _scipy_angles
 from torch import Tensor
 
 from spectrank.collapse.features.between import between_directions
@@ -60,12 +58,25 @@ def subspace_angles(
                 "its top directions are not defined",
             ),
         )
-    # Small angles have no accurate cosine; scipy takes them from the sine.
-    angles = _scipy_angles(
-        between.directions.mT.cpu().numpy(), rows[:num].mT.cpu().numpy()
-    )
+    angles = _principal_angles(between.directions, rows[:num])
     error += between.relative_error + len(summary.origin) * EPS
     right = math.pi / 2.0
-    return tuple(
-        Value.around(float(x), 2.0 * error).clip(0.0, right) for x in np.sort(angles)
-    )
+    return tuple(Value.around(x, 2.0 * error).clip(0.0, right) for x in angles.tolist())
+
+
+def _principal_angles(left: Tensor, right: Tensor) -> Tensor:
+    """Angles of the rows of ``right`` to those of ``left``, ascending.
+
+    Not scipy.linalg.subspace_angles: where some angles are above 45 degrees and others
+    below, version 1.17.1 takes the small ones from the cosine, and 1e-9 reads 0.
+
+    Args:
+        left: (a, d) orthonormal rows, a >= b.
+        right: (b, d) orthonormal rows.
+
+    Returns:
+        (b,) radians.
+    """
+    cosines = torch.linalg.svdvals(right @ left.mT)
+    sines = torch.linalg.svdvals(right - (right @ left.mT) @ left)
+    return torch.atan2(sines.flip(0)[: len(right)], cosines)

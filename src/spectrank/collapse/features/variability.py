@@ -47,7 +47,7 @@ SPAN_VARIANTS = ("papyan", "zhu", "pinv", "he-su")
 _TILE = 256
 _PAIRS = 1 << 14
 # Where squares cancel by more, they are taken from the difference itself.
-_CANCELLED = 2.0**-10
+_CANCELLED = 2.0**-4
 
 
 def nc1(
