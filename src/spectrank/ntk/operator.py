@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator
 from torch import Tensor, nn
 
+from spectrank.errors import ArgumentTypeError
 from spectrank.model.differentiation import differentiable
 from spectrank.ntk.jacobian.blocks import slices
 from spectrank.ntk.jacobian.products import Direction, VectorProducts
@@ -94,6 +95,8 @@ class KernelOperator(LinearOperator):  # type: ignore[misc]
         # what a block of samples keeps. More than 64 at once buy nothing.
         self._vectors = min(64, max(1, working // (4 * row)))
         self._working, self._block = working, block
+        self._products: VectorProducts | None = None
+        self._checked = False
         super().__init__(np.dtype(np.float64), (size, size))
 
     def _matvec(self, v: NDArray[Any]) -> NDArray[Any]:
@@ -108,14 +111,26 @@ class KernelOperator(LinearOperator):  # type: ignore[misc]
     def _adjoint(self) -> KernelOperator:
         return self
 
+    def _transpose(self) -> KernelOperator:
+        return self
+
     def _matmat(self, v: NDArray[Any]) -> NDArray[Any]:
+        if np.iscomplexobj(v):
+            raise ArgumentTypeError(
+                "a kernel operator takes real vectors, got complex ones; apply it to "
+                "the real and the imaginary part"
+            )
+        if v.shape[1] == 0:
+            return np.zeros((self.shape[0], 0))
         dtype, device = self._request.probe.dtype, self._request.x1.device
         columns = torch.as_tensor(v.T, dtype=dtype, device=device)
         with differentiable(self._request.model):
             rows = Rows(self._request.model, self._request.params)
-            products = VectorProducts(rows)
+            if self._products is None:
+                self._products = VectorProducts(rows)
+            self._products.renew(rows)
             found = [
-                self._apply(products, columns[part])
+                self._apply(self._products, columns[part])
                 for part in slices(len(columns), self._vectors)
             ]
         return torch.cat(found).T.to("cpu", torch.float64).numpy()
@@ -145,4 +160,7 @@ class KernelOperator(LinearOperator):  # type: ignore[misc]
         for part in parts:
             for name, found in products.pull(x[part], u[:, part]).items():
                 total[name] = total[name] + found if name in total else found
-        return torch.cat([products.push(x[part], total) for part in parts], dim=1)
+        # Every block once: what is wrong for one vector is wrong for the next.
+        check, self._checked = not self._checked, self._checked or bool(u.any())
+        pushed = [products.push(x[part], total, check=check) for part in parts]
+        return torch.cat(pushed, dim=1)

@@ -25,8 +25,10 @@ class Linearized(nn.Module):
     Affine in its parameters p, exactly f at p = p_0, and with a constant tangent
     kernel, that of f at p_0. Its parameters are those of a copy of the model, under the
     same names with ``model.`` before; the ones that are not trained stay at p_0 and
-    require no gradient. One forward-mode pass a call (two
-    backward passes where a step has none), no Jacobian.
+    require no gradient. One forward-mode pass a call, no Jacobian; two backward passes
+    where a step has no forward mode, or an embedding has a ``padding_idx``, whose row
+    has a tangent but no gradient. J is that of forward mode also where a step has a
+    backward pass of its own or runs under ``torch.no_grad``.
 
     Attributes:
         model: Copy of the user's model, whose trained parameters are p.
@@ -37,6 +39,10 @@ class Linearized(nn.Module):
         super().__init__()
         self.model = copy.deepcopy(model)
         self.trained = tuple(trained)
+        self._padded = any(
+            isinstance(m, nn.Embedding) and m.padding_idx is not None
+            for m in model.modules()
+        )
         self._anchors: list[str] = []
         for i, (name, p) in enumerate(self.model.named_parameters()):
             p.requires_grad_(name in self.trained)
@@ -91,7 +97,8 @@ class Linearized(nn.Module):
             warnings.catch_warnings(),
         ):
             warnings.filterwarnings("ignore", message="There is a performance drop")
-            pair = _first_order(outputs, self.anchors(), self.displacement())
+            way = twice_backward if self._padded else _first_order
+            pair = way(outputs, self.anchors(), self.displacement())
         first_order: Tensor = pair[0] + pair[1]
         return first_order
 

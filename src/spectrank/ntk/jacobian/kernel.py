@@ -100,7 +100,7 @@ class _Products:
         self._products = VectorProducts(rows)
 
     def hold(self, x: Tensor, block: Block) -> None:
-        self._x, self._block = x, block
+        self._x, self._block, self._checked = x, block, False
 
     def with_block(self, x: Tensor, block: Block, *, same: bool) -> Tensor:
         values = self._rows.values
@@ -111,7 +111,8 @@ class _Products:
             name: rows.reshape(len(x) * k, *values[name].shape)
             for name, rows in self._rows(x, cotangents).items()
         }
-        pushed = self._products.push(self._x, directions)
+        pushed = self._products.push(self._x, directions, check=not self._checked)
+        self._checked = True
         found = pushed.reshape(len(x), k, *pushed.shape[1:]).permute(2, 0, 3, 1)
         if self._layout.outputs == "full":
             return found[:, :, self._block.outputs]
