@@ -56,7 +56,7 @@ def check_model(model: nn.Module) -> None:
     Raises:
         ArgumentTypeError: It is no module.
         DomainError: In the mode it is in a layer couples samples, draws at random or
-            changes with every call.
+            changes with every call, or its gradient is not that of its outputs.
     """
     if not isinstance(model, nn.Module):
         raise ArgumentTypeError(
@@ -64,12 +64,14 @@ def check_model(model: nn.Module) -> None:
             "load a checkpoint into its module first"
         )
     for name, module in model.named_modules():
+        way_out = "call model.eval() or replace the layer"
         reason = _not_a_function(module)
+        if reason is None:
+            reason, way_out = _not_differentiated(module)
         if reason is not None:
             raise DomainError(
                 "a tangent kernel needs outputs that are a function of one sample, "
-                f"{name or 'the model'} ({type(module).__name__}) {reason}; "
-                "call model.eval() or replace the layer"
+                f"{name or 'the model'} ({type(module).__name__}) {reason}; {way_out}"
             )
 
 
@@ -90,6 +92,26 @@ def _not_a_function(module: nn.Module) -> str | None:
     ):
         return "takes a step of its power iteration at every call in train mode"
     return None
+
+
+def _not_differentiated(module: nn.Module) -> tuple[str | None, str]:
+    """Why the gradients of a layer are not those of a kernel, and the way out."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return (
+            "is compiled by TorchScript, which torch.func does not see through",
+            "use the module that it was made from",
+        )
+    if not isinstance(module, nn.Embedding | nn.EmbeddingBag):
+        return None, ""
+    if module.max_norm is not None:
+        reason = "changes its weight when it is called with max_norm"
+        return reason, "set its max_norm to None"
+    if module.scale_grad_by_freq:
+        reason = "divides its gradient by counts over the batch"
+        return reason, "set its scale_grad_by_freq to False"
+    if module.sparse:
+        return "has sparse gradients", "set its sparse to False"
+    return None, ""
 
 
 def check_inputs(model: nn.Module, x: Tensor, name: str = "x1") -> None:
@@ -153,8 +175,9 @@ def probe(model: nn.Module, x: Tensor) -> Probe:
 
     Raises:
         ShapeError: The output is not (batch, classes).
-        DomainError: The output is not float32 or float64, or the dtypes of inputs and
-            parameters do not go together.
+        DomainError: The output is not float32 or float64, depends on other samples,
+            on chance or on no parameter, or the dtypes of inputs and parameters do not
+            go together.
         RuntimeError: The model raised it for a reason of its own.
     """
     few = x[:2].detach()
@@ -194,6 +217,7 @@ def probe(model: nn.Module, x: Tensor) -> Probe:
             "a kernel is computed in float32 or float64, the model gives "
             f"{outputs.dtype}; cast the model and its inputs with .float() or .double()"
         )
+    _check_dependence(model, few, outputs)
     return Probe(
         num_outputs=shape[1],
         dtype=outputs.dtype,
@@ -201,6 +225,27 @@ def probe(model: nn.Module, x: Tensor) -> Probe:
         activation_bytes=seen.bytes // len(few),
         positions=_positions(model, seen.sizes, len(few)),
     )
+
+
+def _check_dependence(model: nn.Module, few: Tensor, outputs: Tensor) -> None:
+    """Refuse outputs of other samples, of chance, or without a gradient."""
+    if not outputs.requires_grad and any(p.requires_grad for p in model.parameters()):
+        raise DomainError(
+            "outputs must depend on trained parameters, those of "
+            f"{type(model).__name__} have no gradient; look for detach(), no_grad() or "
+            "a parameter that is not used"
+        )
+    with torch.no_grad():
+        other = model(few[:1] if len(few) > 1 else torch.cat([few, few]))
+        gap = float((other[0] - outputs[0]).abs().max())
+        size = float(outputs[0].abs().max())
+    # TF32 and other orders of summation stay far below; not "<=", for NaN.
+    if gap > torch.finfo(outputs.dtype).eps ** 0.25 * size:
+        raise DomainError(
+            "outputs must be a function of one sample, those of the first differ by "
+            f"{gap:.3g} (of {size:.3g}) with and without another beside it; call "
+            "model.eval() and take out what mixes samples or draws at random"
+        )
 
 
 @final

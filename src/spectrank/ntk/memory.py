@@ -107,6 +107,8 @@ class Target:
         self._path = None if out is None else _checked(out)
         self._shape, self._dtype, self._device = shape, dtype, device
         self._tensor: Tensor | None = None
+        self._map: np.memmap | None = None
+        self._part: Path | None = None
 
     @property
     def tensor(self) -> Tensor:
@@ -124,18 +126,19 @@ class Target:
         """
         if self._path is None:
             return self.tensor
-        assert isinstance(self._map, np.memmap)
+        assert self._map is not None
+        assert self._part is not None
         self._map.flush()
-        self._tensor = None
-        del self._map
+        self._tensor = self._map = None
         self._part.replace(self._path)
+        self._part = None
         return torch.from_numpy(np.load(self._path, mmap_mode="c"))
 
     def abandon(self) -> None:
         """Remove an unfinished file."""
-        if self._path is not None and self._tensor is not None:
-            self._tensor = None
-            del self._map
+        if self._part is not None:
+            # Windows removes no file that is mapped.
+            self._tensor = self._map = None
             self._part.unlink(missing_ok=True)
 
     def _make(self) -> Tensor:
@@ -143,10 +146,11 @@ class Target:
             return torch.zeros(self._shape, dtype=self._dtype, device=self._device)
         self._part = self._path.with_name(f".{self._path.name}.{os.getpid()}.part")
         name = str(self._dtype).removeprefix("torch.")
-        self._map = np.lib.format.open_memmap(
+        made: np.memmap = np.lib.format.open_memmap(
             self._part, mode="w+", dtype=np.dtype(name), shape=self._shape
         )
-        return torch.from_numpy(self._map)
+        self._map = made
+        return torch.from_numpy(made)
 
 
 def _checked(out: object) -> Path:
@@ -156,7 +160,7 @@ def _checked(out: object) -> Path:
             "'kernel.npy'"
         )
     path = Path(out)
-    if path.suffix != ".npy" or not path.parent.is_dir():
+    if path.suffix != ".npy" or not path.parent.is_dir() or path.is_dir():
         raise DomainError(
             f"out must be a .npy file in an existing folder, got {path}; create the "
             "folder or choose another name"

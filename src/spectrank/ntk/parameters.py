@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -45,7 +46,8 @@ def choose_parameters(
                 f"none among {len(named)}; choose frozen ones by params='*'"
             )
         return trained
-    patterns = [params] if isinstance(params, str) else list(params)
+    texts: Any = [params] if isinstance(params, str) else params
+    patterns = list(texts) if isinstance(texts, Iterable) else []
     if not patterns or not all(isinstance(p, str) for p in patterns):
         raise ArgumentTypeError(
             f"params must be None or glob patterns on names, got {params!r}; "
