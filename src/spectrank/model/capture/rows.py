@@ -192,7 +192,36 @@ def patches(module: nn.Module, inputs: Tensor) -> Tensor:
 
     Raises:
         DomainError: The module is no such convolution.
-    """
+    """  # noqa: DOC502 - raised by the function called
+    x, channel, dims = _windows(module, inputs)
+    # (N, C, *positions, *kernel) to (N, *positions, C * kernel).
+    return x.movedim(channel, channel + dims).flatten(channel + dims)
+
+
+def patch_columns(module: nn.Module, inputs: Tensor) -> Tensor:
+    """Patches with the positions innermost: what one entry of all patches reads.
+
+    Rows of the inputs are copied as they are, in a fraction of the time of ``patches``.
+
+    Args:
+        module: Conv1d, Conv2d or Conv3d.
+        inputs: (N, C, *size) or (C, *size).
+
+    Returns:
+        (N, C * kernel size, positions) or without N.
+
+    Raises:
+        DomainError: The module is no such convolution.
+    """  # noqa: DOC502 - raised by the function called
+    x, channel, dims = _windows(module, inputs)
+    first = channel + 1
+    kernel = tuple(range(first + dims, first + 2 * dims))
+    x = x.movedim(kernel, tuple(range(first, first + dims)))
+    return x.flatten(first + dims).flatten(channel, first + dims - 1)
+
+
+def _windows(module: nn.Module, inputs: Tensor) -> tuple[Tensor, int, int]:
+    """View (N, C, *positions, *kernel), its axis of channels, positions' number."""
     if not isinstance(module, _ConvNd) or isinstance(module, _ConvTransposeNd):
         raise DomainError(
             "inputs unfold for Conv1d, Conv2d and Conv3d, "
@@ -205,8 +234,7 @@ def patches(module: nn.Module, inputs: Tensor) -> Tensor:
         reach = module.dilation[axis] * (module.kernel_size[axis] - 1) + 1
         x = x.unfold(channel + 1 + axis, reach, module.stride[axis])
         x = x[..., :: module.dilation[axis]]
-    # (N, C, *positions, *kernel) to (N, *positions, C * kernel).
-    return x.movedim(channel, channel + dims).flatten(channel + dims)
+    return x, channel, dims
 
 
 def _padding_mode(module: _ConvNd) -> str:

@@ -46,36 +46,65 @@ class Factors:
         return self.num_rows > 0
 
 
+@final
+@dataclass(frozen=True)
+class Size:
+    """Sizes of both factors of a group for one sample.
+
+    Attributes:
+        groups: R.
+        positions: T.
+        p: Inputs; 0 for a vector of parameters, V for an embedding.
+        q: Outputs.
+        num_rows: V of an embedding; 0 for other layers.
+    """
+
+    groups: int
+    positions: int
+    p: int
+    q: int
+    num_rows: int
+
+    @property
+    def input_numel(self) -> int:
+        """Numbers of h."""
+        return self.groups * self.positions * (1 if self.num_rows else self.p)
+
+    @property
+    def gradient_numel(self) -> int:
+        """Numbers of g for one logit."""
+        return self.groups * self.positions * self.q
+
+    @property
+    def formed_numel(self) -> int:
+        """Numbers of the gradient of a logit: the parameters."""
+        return self.groups * max(1, self.p) * self.q
+
+
 def by_positions(
-    h: Tensor | None,
-    g_shape: tuple[int, ...],
-    *,
-    num_rows: int,
-    num_logits: int,
-    num_pairs: int,
+    size: Size, *, num_samples: int, num_logits: int, num_pairs: int
 ) -> bool:
     """Whether Grams over positions need fewer operations than gradients of samples.
 
     Args:
-        h: Input factor of a block.
-        g_shape: (n, R, T, q) of its gradient factor.
-        num_rows: V of an embedding; 0 for other layers.
+        size: Of the factors.
+        num_samples: That every sample meets.
         num_logits: k.
         num_pairs: Of logits that the kernel holds: k^2, or k for a trace.
 
     Returns:
         True for positions.
     """
-    n, groups, positions, q = g_shape
-    if h is None:
+    if not size.p:
         return True
-    p = num_rows or h.shape[-1]
-    gram = 1 if num_rows else p
-    by_gram = n * groups * positions**2 * (gram + num_pairs * (q + _PASS_COST))
-    making = 2 * num_logits * groups * positions * q * (1 if num_rows else p)
+    groups, positions, p, q = size.groups, size.positions, size.p, size.q
+    gram = 1 if size.num_rows else p
+    by_gram = groups * positions**2 * (gram + num_pairs * (q + _PASS_COST))
+    making = 2 * num_logits * groups * positions * q * gram
     # An embedding fills a table of V rows per sample before it is read.
-    clearing = 2 * num_logits * num_rows * q
-    return by_gram <= making + clearing + n * num_pairs * groups * p * q
+    clearing = 2 * num_logits * size.num_rows * q
+    meeting = num_samples * num_pairs * groups * p * q
+    return num_samples * by_gram <= making + clearing + meeting
 
 
 def add_by_positions(
@@ -125,20 +154,22 @@ def _full_tile(
     out: Tensor, left: Tensor, right: Tensor, gram: Tensor | None, *, symmetric: bool
 ) -> None:
     """Left (k, n1 T1, q), right (k, n2 T2, q), gram (n1, T1, n2, T2)."""
-    n1, n2 = out.shape[1], out.shape[3]
-    for i in range(out.shape[0]):
+    k, n1, _, n2 = out.shape
+    cells = left.shape[1] * right.shape[0] * right.shape[1] * left.element_size()
+    # Long products run faster; pairs of logits below the diagonal would be wasted.
+    step = 1 if symmetric else max(1, _TILE_BYTES // cells)
+    for i, stop in _ranges(k, step):
         first = i if symmetric else 0
-        product = left[i] @ right[first:].flatten(0, 1).T
-        rows = out[i, :, first:]
+        product = left[i:stop].flatten(0, 1) @ right[first:].flatten(0, 1).T
+        rows = out[i:stop, :, first:]
         if gram is None:
-            rows.add_(product.view(n1, -1, n2))
+            rows.add_(product.view(rows.shape))
         elif left.shape[1] == n1 and right.shape[1] == n2:
-            weights = gram.view(n1, 1, n2)
-            rows.addcmul_(product.view(n1, -1, n2), weights)
+            rows.addcmul_(product.view(rows.shape), gram.view(n1, 1, n2))
         else:
             t1, t2 = gram.shape[1], gram.shape[3]
-            cells = product.view(n1, t1, -1, n2, t2)
-            rows.add_(cells.mul_(gram[:, :, None]).sum((1, 4)))
+            parts = product.view(stop - i, n1, t1, k - first, n2, t2)
+            rows.add_(parts.mul_(gram[:, :, None]).sum((2, 5)))
 
 
 def _trace_tile(out: Tensor, left: Tensor, right: Tensor, gram: Tensor | None) -> None:
@@ -226,18 +257,35 @@ def _slices(
 def _sample_gradients(factors: Factors, groups: slice, q: slice) -> Tensor:
     """A slice of the gradients of samples: (k, n, parameters)."""
     g = factors.g[:, :, groups, :, q]
-    num_logits, n = g.shape[:2]
-    assert factors.h is not None
-    if factors.indexed:
-        width = g.shape[-1]
-        table = g.new_zeros(num_logits, n * factors.num_rows, width)
-        offset = torch.arange(n, device=g.device)[:, None] * factors.num_rows
-        index = (factors.h + offset).flatten()
-        table.index_add_(1, index, g.reshape(num_logits, -1, width))
-        return table.view(num_logits, n, -1)
-    h = factors.h[:, groups].flatten(0, 1)
-    rows = [torch.bmm(part.flatten(0, 1).mT, h) for part in g]
-    return torch.stack(rows).view(num_logits, n, -1)
+    h = factors.h
+    assert h is not None
+    if not factors.indexed:
+        h = h[:, groups]
+    depth, width = g.shape[2], g.shape[-1]
+    p = factors.num_rows or h.shape[-1]
+    made = g.new_empty(*g.shape[:2], depth * p * width)
+    for part, place in zip(g, made, strict=True):
+        form(h, part, factors.num_rows, place)
+    return made
+
+
+def form(h: Tensor, g: Tensor, num_rows: int, out: Tensor) -> None:
+    """Gradients of samples for one logit, ``sum_t h_t g_t^T``.
+
+    Args:
+        h: Input factor.
+        g: (n, R, T, q).
+        num_rows: V of an embedding; 0 for other layers.
+        out: Where to write, (n, R p q), contiguous.
+    """
+    n, groups, _, q = g.shape
+    if num_rows:
+        table = out.view(n * num_rows, q).zero_()
+        offset = torch.arange(n, device=g.device)[:, None] * num_rows
+        table.index_add_(0, (h + offset).flatten(), g.reshape(-1, q))
+        return
+    place = out.view(n * groups, -1, q)
+    torch.bmm(h.flatten(0, 1).mT, g.flatten(0, 1), out=place)
 
 
 def _ranges(total: int, step: int, start: int = 0) -> Iterator[tuple[int, int]]:

@@ -20,16 +20,27 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
 
 from spectrank.model.capture.recorder import Call
-from spectrank.model.capture.rows import as_rows, feature_axis, patches
+from spectrank.model.capture.rows import (
+    as_rows,
+    feature_axis,
+    patch_columns,
+    patches,
+)
 from spectrank.ntk.layerwise.rules import BIAS, CONV, EMBEDDING, NORM, Group
 
 Axes = Mapping[str, int]
 
 
 def input_factor(
-    group: Group, calls: Sequence[Call], num_samples: int, axes: Axes
+    group: Group,
+    calls: Sequence[Call],
+    num_samples: int,
+    axes: Axes,
+    *,
+    columns: bool = False,
 ) -> Tensor | None:
     """What the gradients of a group are multiplied by.
 
@@ -38,13 +49,15 @@ def input_factor(
         calls: Every call of its layers.
         num_samples: n.
         axes: By layer, 0 where samples come first, 1 where positions do.
+        columns: Whether patches of a convolution have their positions innermost in
+            memory, as products over positions like them.
 
     Returns:
         h as above; None for vectors of parameters.
     """
     if group.rule in {NORM, BIAS}:
         return None
-    parts = [_inputs(group, call, num_samples, axes) for call in calls]
+    parts = [_inputs(group, call, num_samples, axes, columns=columns) for call in calls]
     joined = parts[0] if len(parts) == 1 else torch.cat(parts, dim=-2 + _flat(group))
     if group.bias is None or group.rule == EMBEDDING:
         return joined
@@ -85,12 +98,23 @@ def _flat(group: Group) -> int:
     return 1 if group.rule == EMBEDDING else 0
 
 
-def _inputs(group: Group, call: Call, num_samples: int, axes: Axes) -> Tensor:
+def _inputs(
+    group: Group,
+    call: Call,
+    num_samples: int,
+    axes: Axes,
+    *,
+    columns: bool,
+) -> Tensor:
     module: Any = call.layer.module
     assert call.inputs is not None
     inputs = _samples_first(call, call.arrange(call.inputs), axes)
     if group.rule == EMBEDDING:
         return inputs.reshape(num_samples, -1)
+    if group.rule == CONV and columns and len(inputs) == num_samples:
+        unfolded = patch_columns(module, inputs)
+        split = (num_samples, module.groups, _patch_size(module), -1)
+        return unfolded.reshape(split).mT
     if group.rule == CONV:
         unfolded = patches(module, inputs)
         rows = unfolded.reshape(num_samples, -1, module.groups, _patch_size(module))
@@ -109,7 +133,10 @@ def _gradients(
     gradient = _samples_first(call, gradient, axes)
     if group.rule == NORM:
         return _norm_gradient(group, call, gradient, num_samples, axes)
-    if group.rule == CONV and len(gradient) == num_samples:
+    apart = len(gradient) == num_samples and isinstance(module, _ConvNd)
+    if group.rule == BIAS and apart:
+        return gradient.flatten(2).sum(2)[:, None, None]
+    if group.rule == CONV and apart:
         # Channels first: a view, as a copy would cost as much as the product.
         return gradient.reshape(
             num_samples, module.groups, -1, prod(gradient.shape[2:])

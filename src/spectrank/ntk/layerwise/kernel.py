@@ -9,7 +9,6 @@ fit in memory.
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import prod
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +16,9 @@ from torch import Tensor, nn
 from spectrank.errors import DomainError, UnknownNameError
 from spectrank.ntk.checks import check_model
 from spectrank.ntk.layerwise.blocks import Blocks, block_size
-from spectrank.ntk.layerwise.pairs import Job, Outputs, add_pair, kept_groups
-from spectrank.ntk.layerwise.passes import Part, Side
+from spectrank.ntk.layerwise.pairs import Job, Outputs, Schedule, add_pair
 from spectrank.ntk.layerwise.rules import Group, make_groups
+from spectrank.ntk.layerwise.sides import Side
 from spectrank.ntk.layerwise.support import Support, supported
 
 Progress = Callable[[int, int], object]
@@ -169,9 +168,19 @@ def _run(
     others = x1 if x2 is None else x2
     block, given = limits
     memory = DEFAULT_MEMORY if given is None else given
-    first = job.side(x1[:1])
+    first = job.first(x1[:1])
     total = len(x1) if symmetric else len(x1) + len(others)
-    size = _block_size(job, first, (block, memory), total, buffered=out is not None)
+    schedule = Schedule.of(
+        job, first, num_samples=total, block=block, memory=max(1, memory)
+    )
+    held = first.num_outputs if job.outputs == "full" else 1
+    size = block_size(
+        block,
+        memory,
+        total=total,
+        sample_bytes=schedule.sample_bytes,
+        cell_bytes=0 if out is None else held**2 * first.like.element_size(),
+    )
     full = job.outputs == "full"
     shape = (first.num_outputs if full else 1, len(x1), len(others))
     # Groups of the same layers share a kernel: a convolution and its bias.
@@ -186,21 +195,29 @@ def _run(
         for c in range(r if symmetric else 0, len(others), size)
     ]
     joint = not symmetric and len(pairs) == 1 and x1.shape[1:] == others.shape[1:]
-    one, at = Part.whole(first), -1
+    recipe, at = schedule.recipe, -1
     for done, (r, c) in enumerate(pairs, start=1):
         if joint:
             # One run of both sets has half the passes.
-            one, two = Part.halves(job.side(torch.cat([x1, others])), len(x1))
+            side = Side(recipe, torch.cat([x1, others]))
+            one = side, slice(0, len(x1))
+            two = side, slice(len(x1), total)
         else:
             if at != r:
-                one, at = Part.whole(job.side(x1[r : r + size])), r
+                one, at = _whole(Side(recipe, x1[r : r + size])), r
             same = symmetric and c == r
-            two = one if same else Part.whole(job.side(others[c : c + size]))
+            two = one if same else _whole(Side(recipe, others[c : c + size]))
         tiles = {
-            key: blocks.open(r, c, len(one), len(two))
+            key: blocks.open(r, c, _height(one), _height(two))
             for key, blocks in targets.items()
         }
-        add_pair(job, [tiles[key] for key in keys], (one, two), memory // 4)
+        add_pair(
+            schedule,
+            [tiles[key] for key in keys],
+            (one, two),
+            trace=job.trace,
+            memory=memory // 4,
+        )
         for key, blocks in targets.items():
             blocks.close(tiles[key], r, c, diagonal=two is one)
         if progress is not None:
@@ -208,27 +225,9 @@ def _run(
     return {key: blocks.result for key, blocks in targets.items()}
 
 
-def _block_size(
-    job: Job,
-    one: Side,
-    limits: tuple[int | None, int],
-    total: int,
-    *,
-    buffered: bool,
-) -> int:
-    """Samples of a block, judged by the first sample."""
-    logits = len(job.logits(one))
-    kept = kept_groups(job, one)
-    stacked = sum(
-        prod(one.shapes[index]) * logits
-        for index in range(len(job.groups))
-        if index in kept
-    )
-    item = one.like.element_size()
-    held = logits if job.outputs == "full" else 1
-    return block_size(
-        *limits,
-        total=total,
-        sample_bytes=one.num_bytes + stacked * item,
-        cell_bytes=held**2 * item if buffered else 0,
-    )
+def _whole(side: Side) -> tuple[Side, slice]:
+    return side, slice(0, len(side))
+
+
+def _height(part: tuple[Side, slice]) -> int:
+    return int(part[1].stop - part[1].start)

@@ -1,13 +1,14 @@
-"""One pair of blocks: backward passes, and the kernel of every group from them.
+"""What is computed: logits at a time, the way of every group, and pairs of blocks.
 
-Gradients that are contracted by positions are kept for all logits, as one product over
-all of them is faster. Those that become gradients of samples are used logit by logit
-where the kernel is a trace.
+    n  samples of both sets        c  logits        k  logits at a time
+
+A full kernel needs all logits at once. A trace is a sum over logits: it takes as many
+at a time as leave room for all samples, so that none is run again for another block.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, final
 
@@ -18,11 +19,15 @@ from spectrank.ntk.layerwise.contract import (
     add_by_positions,
     by_positions,
 )
-from spectrank.ntk.layerwise.passes import Part, Side
+from spectrank.ntk.layerwise.passes import Logits, Pass
 from spectrank.ntk.layerwise.rules import Group
+from spectrank.ntk.layerwise.sides import Recipe, Side
 from spectrank.ntk.layerwise.support import Support
 
 Outputs = Literal["full", "trace", "sum_logits"]
+
+# Of a pass on a CPU: what stays in its cache. A GPU wants work, not locality.
+_PASS_BYTES = 16 << 20
 
 
 @final
@@ -47,8 +52,8 @@ class Job:
         """Whether logits are summed."""
         return self.outputs == "trace"
 
-    def side(self, x: Tensor) -> Side:
-        """Run a block of samples.
+    def first(self, x: Tensor) -> Pass:
+        """Run some samples.
 
         Args:
             x: Inputs.
@@ -56,109 +61,107 @@ class Job:
         Returns:
             The run.
         """
-        return Side(self.model, self.groups, self.support.axes, x)
+        return Pass(self.model, self.groups, self.support.axes, x)
 
-    def logits(self, side: Side) -> list[int | None]:
-        """What backward passes are made of.
+
+@final
+@dataclass(frozen=True, eq=False)
+class Schedule:
+    """How it is computed.
+
+    Attributes:
+        recipe: How factors come about.
+        chunks: Logits at a time.
+        positions: Groups that are contracted by Grams over positions.
+        sample_bytes: What is kept of a sample.
+    """
+
+    recipe: Recipe
+    chunks: tuple[Logits, ...]
+    positions: frozenset[int]
+    sample_bytes: int
+
+    @classmethod
+    def of(
+        cls, job: Job, one: Pass, *, num_samples: int, block: int | None, memory: int
+    ) -> Schedule:
+        """Choose, by the sizes that one sample tells.
 
         Args:
-            side: A run of the model.
+            job: What is computed.
+            one: A run of one sample.
+            num_samples: n.
+            block: Samples of a block, where they are stated.
+            memory: Bytes to work with.
 
         Returns:
-            Every logit, or None for their sum.
+            The schedule.
         """
-        if self.outputs == "sum_logits":
-            return [None]
-        return list(range(side.num_outputs))
-
-
-def kept_groups(job: Job, one: Side) -> frozenset[int]:
-    """Groups whose gradients are kept for all logits.
-
-    Args:
-        job: What is computed.
-        one: A run of the model.
-
-    Returns:
-        Their indices.
-    """
-    every = range(len(job.groups))
-    return frozenset(every if not job.trace else _by_positions(job, one))
+        sizes = tuple(one.size(index) for index in range(len(job.groups)))
+        c = 1 if job.outputs == "sum_logits" else one.num_outputs
+        num_pairs = c if job.trace else c * c
+        every = range(len(sizes))
+        positions = frozenset(
+            index
+            for index in every
+            if by_positions(
+                sizes[index], num_samples=num_samples, num_logits=c, num_pairs=num_pairs
+            )
+        )
+        # Where gradients of samples are made anyway, and take no more memory.
+        formed = frozenset(
+            index
+            for index in every
+            if index not in positions
+            and c * sizes[index].formed_numel
+            <= c * sizes[index].gradient_numel + sizes[index].input_numel
+        )
+        item = one.like.element_size()
+        numels = [
+            s.formed_numel if i in formed else s.gradient_numel
+            for i, s in enumerate(sizes)
+        ]
+        fixed = sum(s.input_numel for i, s in enumerate(sizes) if i not in formed)
+        held = num_samples if block is None else 2 * max(1, block)
+        k = c
+        if job.trace:
+            room = memory / (2 * item * held) - fixed
+            k = max(1, min(c, int(room // max(1, sum(numels)))))
+        logits = (None,) if job.outputs == "sum_logits" else tuple(range(c))
+        chunks = tuple(logits[i : i + k] for i in range(0, c, k))
+        budget = memory // 4
+        if one.like.device.type == "cpu":
+            budget = min(budget, _PASS_BYTES)
+        step = max(1, budget // one.sample_bytes(k))
+        recipe = Recipe(job.model, job.groups, job.support.axes, sizes, formed, step)
+        return cls(recipe, chunks, positions | formed, (fixed + k * sum(numels)) * item)
 
 
 def add_pair(
-    job: Job, tiles: Sequence[Tensor], parts: tuple[Part, Part], memory: int
+    schedule: Schedule,
+    tiles: Sequence[Tensor],
+    parts: tuple[tuple[Side, slice], tuple[Side, slice]],
+    *,
+    trace: bool,
+    memory: int,
 ) -> None:
     """Add the kernel of a pair of blocks to one tile per group.
 
     Args:
-        job: What is computed.
+        schedule: How it is computed.
         tiles: (k, n1, k, n2), one per group; they may be the same.
-        parts: The two blocks; the same object where they are one.
+        parts: Samples of the two blocks; equal where they are one.
+        trace: Sum over logits.
         memory: Bytes of temporaries.
     """
-    one, two = parts
-    sides = list({id(part.side): part.side for part in parts}.values())
-    positions, kept = _by_positions(job, one.side), kept_groups(job, one.side)
-    streamed = [i for i in range(len(job.groups)) if i not in kept]
-    logits = job.logits(one.side)
-
-    def add(index: int, gradients: Mapping[int, Tensor]) -> None:
-        left = one.factors(index, gradients[id(one.side)])
-        same = two is one
-        right = left if same else two.factors(index, gradients[id(two.side)])
-        rule = add_by_positions if index in positions else add_by_gradients
-        options = {"trace": job.trace, "symmetric": same}
-        rule(tiles[index], left, right, **options, memory=memory)
-
-    for place, logit in enumerate(logits):
-        found = {
-            id(side): _backward(side, logit, (place, len(logits)), kept, streamed)
-            for side in sides
-        }
-        for index in streamed:
-            add(index, {key: g[index][None] for key, g in found.items()})
-    if not streamed:
-        for side in sides:
-            side.let_go()
-    for index in sorted(kept):
-        add(index, {id(side): side.stacked[index] for side in sides})
-
-
-def _backward(
-    side: Side,
-    logit: int | None,
-    place: tuple[int, int],
-    kept: frozenset[int],
-    streamed: Sequence[int],
-) -> dict[int, Tensor]:
-    """Gradient factors of one logit; those that are kept go to the stacks."""
-    at, total = place
-    missing = [i for i in kept if i not in side.complete]
-    if not missing and not streamed:
-        return {}
-    found = side.gradients(logit, [*missing, *streamed])
-    for index in missing:
-        g = found.pop(index)
-        if at == 0:
-            side.stacked[index] = g.new_empty(total, *g.shape)
-        side.stacked[index][at] = g
-    if at + 1 == total:
-        side.complete |= kept
-    return found
-
-
-def _by_positions(job: Job, one: Side) -> frozenset[int]:
-    """Groups that are contracted by Grams over positions."""
-    logits = len(job.logits(one))
-    return frozenset(
-        index
-        for index in range(len(job.groups))
-        if by_positions(
-            one.inputs[index],
-            one.shapes[index],
-            num_rows=one.num_rows[index],
-            num_logits=logits,
-            num_pairs=logits if job.trace else logits**2,
-        )
-    )
+    (one, rows), (two, columns) = parts
+    same = one is two and rows == columns
+    for chunk in schedule.chunks:
+        one.fill(chunk)
+        two.fill(chunk)
+        for index, tile in enumerate(tiles):
+            left = one.factors(index, rows)
+            right = left if same else two.factors(index, columns)
+            positions = index in schedule.positions
+            rule = add_by_positions if positions else add_by_gradients
+            rule(tile, left, right, trace=trace, symmetric=same, memory=memory)

@@ -1,18 +1,21 @@
-"""One forward pass over a block of samples, and backward passes one logit at a time.
+"""One forward pass over some samples, and backward passes one logit at a time.
 
 A backward pass is of the sum over samples of one logit: samples do not meet, so its
-derivative at a sample is that of the sample alone.
+derivative at a sample is that of the sample alone. All logits go in one pass where
+torch can carry them side by side.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, final
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
+from torch.func import functional_call, vmap
+from torch.nn.modules.conv import _ConvNd
 
 from spectrank.errors import ArgumentTypeError, DomainError, ShapeError
 from spectrank.model.capture.choose import choose_layers
@@ -23,9 +26,11 @@ from spectrank.model.capture.undisturbed import (
     plain_execution,
     undisturbed,
 )
-from spectrank.ntk.layerwise.contract import Factors
+from spectrank.ntk.layerwise.contract import Size
 from spectrank.ntk.layerwise.factors import Axes, gradient_factor, input_factor
 from spectrank.ntk.layerwise.rules import EMBEDDING, Group
+
+Logits = tuple[int | None, ...]
 
 
 def run(
@@ -79,21 +84,16 @@ def run(
 
 
 @final
-class Side:
-    """A block of samples run once; gives the two factors of every group.
+class Pass:
+    """Some samples run once; gives the two factors of every group.
 
     Args:
         model: The user's model.
         groups: Of parameters.
         axes: Where the samples are, by layer.
-        x: Inputs of the block.
+        x: Inputs of the samples.
 
     Attributes:
-        inputs: Input factor of every group.
-        shapes: (n, R, T, q) of its gradient factor.
-        num_rows: V of an embedding, 0 for other layers.
-        stacked: Gradient factors of all logits (k, n, R, T, q), by index of the group.
-        complete: Groups of which all logits are stacked.
         num_samples: n.
         num_outputs: c, the number of logits.
         like: Of the dtype and on the device of the outputs.
@@ -106,11 +106,11 @@ class Side:
         self.num_samples = x.shape[0]
         self._outputs, calls = run(model, layers, x)
         self.num_outputs = self._outputs.shape[1]
-        self.stacked: dict[int, Tensor] = {}
-        self.complete: frozenset[int] = frozenset()
         self.like = self._outputs.detach()[:0]
         self._groups = groups
         self._axes = axes
+        # torch carries logits through a convolution one after the other, and copies.
+        self._batched = not any(isinstance(m, _ConvNd) for m in model.modules())
         self._calls = [[c for n in g.layers for c in calls[n]] for g in groups]
         if empty := [g for g, c in zip(groups, self._calls, strict=True) if not c]:
             raise DomainError(
@@ -118,135 +118,149 @@ class Side:
                 f"{empty[0].layers[0]} did not run on one; leave its parameters to "
                 "method='jacobian'"
             )
-        self.inputs = [
-            input_factor(group, calls, self.num_samples, axes)
-            for group, calls in zip(groups, self._calls, strict=True)
-        ]
-        self.shapes = [self._shape(index) for index in range(len(groups))]
-        self.num_rows = [self._num_rows(index) for index in range(len(groups))]
 
-    @property
-    def num_bytes(self) -> int:
-        """About what is held between the passes: factors and the graph."""
-        taps = {id(c): c.tap for calls in self._calls for c in calls}
-        factors = [h for h in self.inputs if h is not None]
-        # Beside what a layer gives, what flows on and what comes of it are kept.
-        graph = 3 * sum(t.nbytes for t in taps.values())
-        return graph + sum(h.nbytes for h in factors)
-
-    def gradients(self, logit: int | None, groups: Sequence[int]) -> dict[int, Tensor]:
-        """Gradient factors of one logit; a backward pass.
+    def sample_bytes(self, num_logits: int) -> int:
+        """About what a sample holds during the passes: graph and gradients.
 
         Args:
-            logit: Which; None for the sum of all.
-            groups: Indices of groups.
+            num_logits: Whose gradients are asked for.
 
         Returns:
-            g (n, R, T, q) by index of the group.
+            Bytes.
         """
-        taps: dict[int, Tensor] = {}
-        for index in groups:
-            taps.update((id(c), c.tap) for c in self._calls[index])
-        found: dict[int, Tensor | None] = dict.fromkeys(taps)
-        # The sum needs a graph even where the caller wants none.
-        with torch.enable_grad():
-            chosen = self._outputs if logit is None else self._outputs[:, logit]
-            scalar = chosen.sum()
-        if taps and scalar.requires_grad:
-            values = torch.autograd.grad(
-                scalar, list(taps.values()), retain_graph=True, allow_unused=True
-            )
-            found = dict(zip(taps, values, strict=True))
-        return {
-            index: gradient_factor(
-                self._groups[index],
-                self._calls[index],
-                [found[id(call)] for call in self._calls[index]],
-                self.num_samples,
-                self._axes,
-            )
-            for index in groups
-        }
+        taps = {id(c): c.tap for calls in self._calls for c in calls}
+        # Beside what a layer gives, what flows on and what comes of it are kept.
+        copies = 3 + (num_logits if self._batched else 1)
+        total = copies * sum(t.nbytes for t in taps.values())
+        return max(1, total // max(1, self.num_samples))
 
-    def let_go(self) -> None:
-        """Drop the graph; only what is stacked is needed from now on."""
-        self._outputs = self.like
-        self._calls = []
+    def inputs(self, index: int, *, columns: bool = False) -> Tensor | None:
+        """Input factor of a group.
 
-    def _shape(self, index: int) -> tuple[int, int, int, int]:
-        """(n, R, T, q) of a gradient factor, known before a backward pass."""
+        Args:
+            index: Of the group.
+            columns: Whether its positions are innermost in memory.
+
+        Returns:
+            (n, R, T, p), indices (n, T), or None.
+        """
+        return input_factor(
+            self._groups[index],
+            self._calls[index],
+            self.num_samples,
+            self._axes,
+            columns=columns,
+        )
+
+    def gradients(self, chosen: Logits) -> Iterator[tuple[slice, list[Tensor]]]:
+        """Gradient factors of every group for some logits; the graph is freed.
+
+        Args:
+            chosen: Logits; ``(None,)`` for their sum.
+
+        Yields:
+            Which of them, and by group their factors (k, n, R, T, q).
+        """
+        calls = {id(c): c for calls in self._calls for c in calls}
+        taps = [call.tap for call in calls.values()]
+        seeds = _seeds(self._outputs, chosen)
+        if self._batched and len(seeds) > 1 and self._outputs.requires_grad:
+            both = self._side_by_side(taps, seeds)
+            if both is not None:
+                found = dict(zip(calls, both, strict=True))
+                yield slice(0, len(seeds)), self._factors(found, len(seeds))
+                return
+        for i, seed in enumerate(seeds):
+            one: Sequence[Tensor | None] = [None] * len(taps)
+            if self._outputs.requires_grad:
+                more = i + 1 < len(seeds)
+                one = torch.autograd.grad(
+                    self._outputs, taps, seed, retain_graph=more, allow_unused=True
+                )
+            by_call = dict(zip(calls, one, strict=True))
+            yield (
+                slice(i, i + 1),
+                [
+                    self._factor(index, [by_call[id(c)] for c in group])[None]
+                    for index, group in enumerate(self._calls)
+                ],
+            )
+
+    def _side_by_side(
+        self, taps: list[Tensor], seeds: Tensor
+    ) -> Sequence[Tensor | None] | None:
+        """All logits in one pass; None where a backward of the user's cannot."""
+        try:
+            with warnings.catch_warnings():
+                # A slow batching rule is still the right number.
+                warnings.filterwarnings("ignore", message="There is a performance drop")
+                return torch.autograd.grad(
+                    self._outputs,
+                    taps,
+                    seeds,
+                    retain_graph=True,
+                    allow_unused=True,
+                    is_grads_batched=True,
+                )
+        except RuntimeError:
+            # Of another origin, it is raised again by the passes one by one.
+            return None
+
+    def _factors(
+        self, found: Mapping[int, Tensor | None], num_logits: int
+    ) -> list[Tensor]:
+        """From gradients with an axis of logits in front."""
+        factors = []
+        for index, calls in enumerate(self._calls):
+            gradients = [found[id(call)] for call in calls]
+            axes = [None if g is None else 0 for g in gradients]
+            if any(axis == 0 for axis in axes):
+                make = vmap(partial(self._factor, index), (axes,))
+                factors.append(make(gradients))
+            else:
+                zero = self._factor(index, gradients)
+                factors.append(zero.expand(num_logits, *zero.shape))
+        return factors
+
+    def _factor(self, index: int, gradients: Sequence[Tensor | None]) -> Tensor:
+        return gradient_factor(
+            self._groups[index],
+            self._calls[index],
+            gradients,
+            self.num_samples,
+            self._axes,
+        )
+
+    def size(self, index: int) -> Size:
+        """Sizes of both factors of a group, known before a backward pass.
+
+        Args:
+            index: Of the group.
+
+        Returns:
+            Of one sample.
+        """
         group, calls = self._groups[index], self._calls[index]
-        h, n = self.inputs[index], self.num_samples
+        h = self.inputs(index)
         module: Any = calls[0].layer.module
         if h is None:
             sizes = [
                 getattr(module, p.rpartition(".")[2]).numel() for p in group.params
             ]
-            return n, 1, 1, sum(sizes)
+            return Size(1, 1, 0, sum(sizes), 0)
         if group.rule == EMBEDDING:
-            return n, 1, h.shape[1], module.embedding_dim
-        return n, h.shape[1], h.shape[2], len(module.weight) // h.shape[1]
-
-    def _num_rows(self, index: int) -> int:
-        """V of an embedding, 0 for other layers."""
-        module: Any = self._calls[index][0].layer.module
-        embedding = self._groups[index].rule == EMBEDDING
-        return int(module.num_embeddings) if embedding else 0
+            rows = int(module.num_embeddings)
+            return Size(1, h.shape[1], rows, module.embedding_dim, rows)
+        depth, positions, p = h.shape[1:]
+        return Size(depth, positions, p, len(module.weight) // depth, 0)
 
 
-@final
-@dataclass(frozen=True, eq=False)
-class Part:
-    """Some of the samples of a run: one side of a block of a kernel.
-
-    Attributes:
-        side: The run.
-        start: First sample.
-        stop: Behind the last.
-    """
-
-    side: Side
-    start: int
-    stop: int
-
-    @classmethod
-    def whole(cls, side: Side) -> Part:
-        """All samples of a run.
-
-        Args:
-            side: The run.
-
-        Returns:
-            The part.
-        """
-        return cls(side, 0, side.num_samples)
-
-    @classmethod
-    def halves(cls, side: Side, first: int) -> tuple[Part, Part]:
-        """The samples of two sets that were run as one.
-
-        Args:
-            side: The run.
-            first: Samples of the first set.
-
-        Returns:
-            The parts.
-        """
-        return cls(side, 0, first), cls(side, first, side.num_samples)
-
-    def __len__(self) -> int:
-        return self.stop - self.start
-
-    def factors(self, index: int, gradients: Tensor) -> Factors:
-        """Both factors of a group.
-
-        Args:
-            index: Of the group.
-            gradients: Factor (k, n, R, T, q) of the whole run.
-
-        Returns:
-            Of the part.
-        """
-        h, rows = self.side.inputs[index], slice(self.start, self.stop)
-        g = gradients[:, rows]
-        return Factors(None if h is None else h[rows], g, self.side.num_rows[index])
+def _seeds(outputs: Tensor, chosen: Logits) -> Tensor:
+    """What backward passes start from: (k, n, c)."""
+    c = outputs.shape[1]
+    if None in chosen:
+        rows = outputs.new_ones(1, c)
+    else:
+        index = torch.tensor(chosen, device=outputs.device)
+        rows = torch.nn.functional.one_hot(index, c).to(outputs.dtype)
+    return rows[:, None].expand(-1, len(outputs), -1)
