@@ -1,5 +1,8 @@
 """What a stationary point promises about the rank of its weights, and how firmly."""
 
+from spectrank.collapse.certificates.applicability import (
+    applicability as applicability,
+)
 from spectrank.collapse.certificates.bounds import RankBounds as RankBounds
 from spectrank.collapse.certificates.bounds import (
     sufficient_weight_decay as sufficient_weight_decay,

@@ -16,6 +16,8 @@ three norms.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import final
 
 import torch
 from torch import Tensor
@@ -25,37 +27,52 @@ from spectrank.linalg.moments import ClassSummary, CrossSummary
 from spectrank.linalg.shapes import Spectral
 
 
-def scatter_level(cross: CrossSummary, divisor: float) -> Value:
-    r"""Return B2 times the decay: :math:`\sqrt{S(\delta)S(z)}/F`.
+@final
+@dataclass(frozen=True)
+class Levels:
+    r"""B2 and B1 times the decay, and the errors of R and of the gradient.
 
-    Args:
-        cross: Statistics over cells.
-        divisor: F.
-
-    Returns:
-        The enclosed number; a bound on the nuclear norm of R.
+    Attributes:
+        scatters: :math:`\sqrt{S(\delta)S(z)}/F`, which bounds the nuclear norm of R.
+        moments: :math:`\sqrt{\sum\|\delta\|^2S(z)}/F`.
+        within_error: Bound on the Frobenius error of R, from that of the accumulator.
+        gradient_error: The same of the gradient of the loss.
     """
-    return _root(cross.outputs.wcv, cross.inputs.wcv, cross.num_samples / divisor)
 
+    scatters: Value
+    moments: Value
+    within_error: float
+    gradient_error: float
 
-def moment_level(cross: CrossSummary, divisor: float) -> Value:
-    r"""Return B1 times the decay: :math:`\sqrt{\sum\|\delta\|^2S(z)}/F`.
+    @classmethod
+    def of(cls, cross: CrossSummary, divisor: float) -> Levels:
+        """Read them from the statistics.
 
-    Args:
-        cross: Statistics over cells.
-        divisor: F.
+        Args:
+            cross: Statistics over cells.
+            divisor: F.
 
-    Returns:
-        The enclosed number.
-    """
-    share = cross.num_samples / divisor
-    return _root(cross.outputs.mean_square, cross.inputs.wcv, share)
+        Returns:
+            The levels; NaN with the reason where the statistics have none.
+        """
+        share = cross.num_samples / divisor
+        S_delta, S_z = cross.outputs.wcv, cross.inputs.wcv
+        whole_delta = cross.outputs.mean_square
+        scatters = _root(S_delta, S_z, share)
+        whole = _root(whole_delta, cross.inputs.mean_square, share)
+        within = cross.inputs.scatter_error * scatters.upper
+        return cls(
+            scatters=scatters,
+            moments=_root(whole_delta, S_z, share),
+            within_error=within,
+            gradient_error=(whole.upper - whole.value) + within,
+        )
 
 
 def feature_tails(
     cross: CrossSummary, divisor: float, ranks: tuple[int, ...]
 ) -> dict[int, Value]:
-    """Return A3 times the decay for each rank; empty unless z kept its full scatter.
+    """Return A3 times the decay by rank; empty unless z kept its full scatter.
 
     Args:
         cross: Statistics over cells.
@@ -101,21 +118,6 @@ def between_values(cross: CrossSummary, divisor: float) -> Spectral:
     right = torch.linalg.qr((cross.inputs.means[cells] * weights).mT, mode="r").R
     core: Tensor = torch.linalg.svdvals(left @ right.mT)
     return core.cpu()
-
-
-def within_error(cross: CrossSummary, divisor: float) -> float:
-    """Return a bound on the Frobenius error of R, from that of the accumulator."""
-    return cross.inputs.scatter_error * scatter_level(cross, divisor).upper
-
-
-def gradient_error(cross: CrossSummary, divisor: float) -> float:
-    """Return a bound on the Frobenius error of the gradient of the loss."""
-    whole = _root(
-        cross.outputs.mean_square,
-        cross.inputs.mean_square,
-        cross.num_samples / divisor,
-    )
-    return (whole.upper - whole.value) + within_error(cross, divisor)
 
 
 def _root(first: Value, second: Value, factor: float) -> Value:

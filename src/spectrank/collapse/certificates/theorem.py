@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -11,12 +11,9 @@ from torch import Tensor
 
 from spectrank.collapse.certificates.bounds import RankBounds
 from spectrank.collapse.certificates.levels import (
+    Levels,
     between_values,
     feature_tails,
-    gradient_error,
-    moment_level,
-    scatter_level,
-    within_error,
 )
 from spectrank.collapse.certificates.tails import (
     NORMS,
@@ -31,9 +28,10 @@ from spectrank.collapse.certificates.tails import (
     widen,
 )
 from spectrank.errors import DomainError, ShapeError
-from spectrank.linalg import Spectrum, Value, spectrum
+from spectrank.linalg import Need, Spectrum, Value, spectrum
 from spectrank.linalg.moments import CrossSummary
 from spectrank.linalg.shapes import Float64, Matrix
+from spectrank.linalg.value import Status
 from spectrank.metrics.ranks import relative_distance_to_rank
 
 # Roundings of the sum that makes e from the gradient and the decayed weight.
@@ -83,11 +81,12 @@ def rank_bounds(
     _check(weight, cross, gradient, divisor, weight_decay)
     cells = cross.inputs.num_present
     profile = _profile(ranks, cells, min(weight.shape))
-    found = _measure(weight, cross, gradient, divisor, weight_decay, kept, profile)
-    b2 = scatter_level(cross, divisor)
-    if cross.status == "ok":
-        _assert_consistent(found.within_norms, b2)
-    over = _divider(cross, weight_decay)
+    setting = _Setting.of(cross, divisor, weight_decay, kept, profile)
+    levels = Levels.of(cross, divisor)
+    found = _measure(weight, gradient, setting, levels)
+    if setting.problem is None:
+        _assert_consistent(found.within_norms, levels.scatters)
+    over = setting.over
     return RankBounds(
         shape=(weight.shape[0], weight.shape[1]),
         num_cells=cells,
@@ -108,11 +107,51 @@ def rank_bounds(
             for k in profile
             if norm == "frobenius" or k == cells
         },
-        b2=over(b2),
-        b1=over(moment_level(cross, divisor)),
+        b2=over(levels.scatters),
+        b1=over(levels.moments),
         a3={k: over(v) for k, v in feature_tails(cross, divisor, profile).items()},
         excess={norm: over(found.residual_norms[norm]) for norm in kept},
     )
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class _Setting:
+    """What is asked of which statistics, and why they have no numbers if so."""
+
+    cross: CrossSummary
+    divisor: float
+    weight_decay: float
+    norms: tuple[Norm, ...]
+    profile: tuple[int, ...]
+    problem: tuple[Status, str] | None
+
+    @classmethod
+    def of(
+        cls,
+        cross: CrossSummary,
+        divisor: float,
+        weight_decay: float,
+        norms: tuple[Norm, ...],
+        profile: tuple[int, ...],
+    ) -> _Setting:
+        # The status is worked out at every look; one is enough.
+        status = cross.status
+        problem = None if status == "ok" else (status, cross.reason or status)
+        return cls(cross, divisor, weight_decay, norms, profile, problem)
+
+    def settled(self, value: Value) -> Value:
+        """Return the value, or NaN with the reason that the statistics have none."""
+        return value if self.problem is None else Value.undefined(*self.problem)
+
+    def over(self, value: Value) -> Value:
+        """Return the value over the decay; NaN with a reason where that fails."""
+        if self.problem is None and self.weight_decay == 0.0:
+            return Value.undefined(
+                "degenerate", "no weight decay, no bound on the rank"
+            )
+        settled = self.settled(value)
+        return settled / self.weight_decay if settled.status == "ok" else settled
 
 
 @final
@@ -151,71 +190,45 @@ class _Measured:
 
 
 def _measure(
-    weight: Matrix,
-    cross: CrossSummary,
-    gradient: Matrix | None,
-    divisor: float,
-    weight_decay: float,
-    norms: tuple[Norm, ...],
-    profile: tuple[int, ...],
+    weight: Matrix, gradient: Matrix | None, setting: _Setting, levels: Levels
 ) -> _Measured:
+    cross, divisor = setting.cross, setting.divisor
     W = weight.detach().to(cross.within)
     R = cross.within / divisor
     own = cross.moment() * (cross.num_samples / divisor)
     slope = own if gradient is None else gradient.detach().to(own)
-    lost_within, lost_slope = 0.0, _SUM_ROUNDOFF * weight_decay * float(W.norm())
+    e = slope + setting.weight_decay * W
+    lost_R, lost_e = 0.0, _SUM_ROUNDOFF * setting.weight_decay * float(W.norm())
     between = R.new_empty(0)
-    if cross.status == "ok":
-        lost_within = within_error(cross, divisor)
-        lost_slope += gradient_error(cross, divisor)
+    if setting.problem is None:
+        lost_R = levels.within_error
+        lost_e += levels.gradient_error
         between = between_values(cross, divisor)
-    needs = needs_of(norms)
-    whole = max(profile, default=0) > cross.inputs.num_present
-    within = spectrum(R, (*needs, "sigma") if whole else needs)
-    residual = spectrum(slope + weight_decay * W, needs)
-    root = math.sqrt(min(R.shape))
-
-    def enclosed(s: Spectrum, lost: float) -> dict[Norm, Value]:
-        # A matrix of Frobenius norm x has a nuclear norm of at most root x.
-        return {
-            norm: _settled(
-                widen(norm_of(s, norm), lost * (root if norm == "nuclear" else 1.0)),
-                cross,
-            )
-            for norm in norms
-        }
-
+    needs = needs_of(setting.norms)
+    cells = cross.inputs.num_present
+    all_values: tuple[Need, ...] = ("sigma",) if max(setting.profile) > cells else ()
+    within = spectrum(R, (*needs, *all_values))
     return _Measured(
-        num_cells=cross.inputs.num_present,
-        weight=values_of(W, profile),
-        gradient=values_of(slope, profile),
+        num_cells=cells,
+        weight=values_of(W, setting.profile),
+        gradient=values_of(slope, setting.profile),
         within=within,
         between=between,
-        within_norms=enclosed(within, lost_within),
-        residual_norms=enclosed(residual, lost_slope),
+        within_norms=_enclosed(within, lost_R, setting),
+        residual_norms=_enclosed(spectrum(e, needs), lost_e, setting),
     )
 
 
-def _settled(value: Value, cross: CrossSummary) -> Value:
-    """Return the value, or NaN with the reason that the statistics have none."""
-    if cross.status == "ok":
-        return value
-    return Value.undefined(cross.status, cross.reason or cross.status)
-
-
-def _divider(cross: CrossSummary, weight_decay: float) -> Callable[[Value], Value]:
-    """Return the division by the decay; NaN with a reason where it has no meaning."""
-
-    def over(value: Value) -> Value:
-        if cross.status != "ok":
-            return _settled(value, cross)
-        if weight_decay == 0.0:
-            return Value.undefined(
-                "degenerate", "no weight decay, no bound on the rank"
-            )
-        return value / weight_decay
-
-    return over
+def _enclosed(s: Spectrum, lost: float, setting: _Setting) -> dict[Norm, Value]:
+    """Return the norms of a matrix known up to an error of Frobenius norm ``lost``."""
+    # Whose nuclear norm is at most root times that.
+    root = math.sqrt(min(s.shape))
+    return {
+        norm: setting.settled(
+            widen(norm_of(s, norm), lost * (root if norm == "nuclear" else 1.0))
+        )
+        for norm in setting.norms
+    }
 
 
 def _relative(s: Spectrum, k: int) -> Value:
@@ -261,6 +274,11 @@ def _check(
         raise DomainError(
             f"divisor must be above 0 and finite, got {divisor}; pass what the sum of "
             "the loss is divided by (describe_loss(loss).mean_factor)"
+        )
+    if math.isnan(weight_decay):
+        raise DomainError(
+            "weight_decay must be known, got nan: the optimizer did not tell it; pass "
+            "0 for the distances alone, or the coefficient"
         )
     if not 0.0 <= weight_decay < math.inf:
         raise DomainError(
