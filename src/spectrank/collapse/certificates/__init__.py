@@ -15,3 +15,7 @@ from spectrank.collapse.certificates.tails import NORMS as NORMS
 from spectrank.collapse.certificates.tails import Norm as Norm
 from spectrank.collapse.certificates.tails import dist_to_rank as dist_to_rank
 from spectrank.collapse.certificates.theorem import rank_bounds as rank_bounds
+from spectrank.collapse.certificates.window import WindowBound as WindowBound
+from spectrank.collapse.certificates.window import window_bound as window_bound
+from spectrank.collapse.certificates.window import window_factors as window_factors
+from spectrank.collapse.certificates.window_rows import window_rank as window_rank
