@@ -104,8 +104,8 @@ def nc2_classifier(weight: Tensor, variant: Nc2Variant = "etf") -> Value:
 def etf_error(vectors: Tensor) -> Value:
     r"""Distance from a simplex ETF in the Gram matrix :math:`G=VV^T` of C vectors.
 
-    :math:`\|G/\|G\|_F-(I-11^T/C)/\sqrt{C-1}\|_F`, in :math:`[0,\sqrt2]`; 0 at an ETF of
-    any scale and rotation. Vectors are not centred: an ETF plus an offset reads 1.41, so
+    :math:`\|G/\|G\|_F-(I-11^T/C)/\sqrt{C-1}\|_F`, in :math:`[0,\sqrt2]`; 0 at an ETF
+    of any scale and rotation. Vectors are not centred: an ETF and an offset reads 1.41;
     subtract the mean of class means first (`nc2` does).
     Source (stated): script of Zhu et al. (2021), applied there to classifier rows.
 

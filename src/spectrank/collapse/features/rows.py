@@ -133,6 +133,7 @@ def kept_rows(
     *,
     num_clusters: int | None = None,
     label_weight: float | None = None,
+    num_starts: int = 3,
     seed: int,
 ) -> list[Row]:
     """Rows of what needs the samples themselves: NC4 and the k-means variation.
@@ -144,7 +145,8 @@ def kept_rows(
         predictions: (n,) classes that the network predicts, or (n, K) logits.
         num_clusters: K; by default the number of classes that the kept rows have.
         label_weight: tau, which adds the label-aware row.
-        seed: Of the starts of k-means.
+        num_starts: Random starts of k-means, beside the classes.
+        seed: Of those starts.
 
     Returns:
         Rows ``nc4`` and ``tcv`` (index K), with the reason where they rest on a sample.
@@ -152,7 +154,11 @@ def kept_rows(
     num_rows = summary.num_samples
     share = nc4_of(summary, features, predictions, num_rows=max(num_rows, len(labels)))
     k = len(torch.unique(labels)) if num_clusters is None else num_clusters
-    options: dict[str, Any] = {"num_clusters": max(k, 1), "seed": seed}
+    options: dict[str, Any] = {
+        "num_clusters": max(k, 1),
+        "num_starts": num_starts,
+        "seed": seed,
+    }
     rows = [
         row("nc4", None, share),
         row("tcv", "kmeans", tcv(features, labels, **options), k),
