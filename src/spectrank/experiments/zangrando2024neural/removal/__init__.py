@@ -1,0 +1,1 @@
+"""Trained networks without their small singular values: what that costs and saves."""

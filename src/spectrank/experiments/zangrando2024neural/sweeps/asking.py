@@ -1,0 +1,215 @@
+"""What the questions of all sweeps share: columns of records, lines of figures.
+
+R  seeds      P  cells      L  weight matrices      H = L - 1  hidden ones
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from spectrank.experiments.claims import Claim, Relation
+from spectrank.experiments.questions import Axes, Estimates, Line, Question
+from spectrank.experiments.zangrando2024neural import claims
+from spectrank.experiments.zangrando2024neural.sweeps.design import Asked
+from spectrank.experiments.zangrando2024neural.sweeps.points import RTOL
+
+THEORY = "derived: theorem A, proved in tests/collapse/certificates"
+TESTS = "derived: tests/experiments/zangrando2024neural_sweeps"
+WEIGHT_DECAY = "weight decay"
+ROUNDING = 1e-9
+"""By which a ratio of a distance to its bound may exceed 1 in float64."""
+
+
+def hidden(recorded: np.ndarray, name: str, layers: int) -> np.ndarray:
+    """Return a column of the hidden layers.
+
+    Args:
+        recorded: (R, P) of `Sweep.type`.
+        name: Of the column.
+        layers: H.
+
+    Returns:
+        (R, P, H).
+    """
+    return np.asarray(recorded["layers"][name][:, :, :layers])
+
+
+def rank_lines(layers: int, x: Sequence[float], name: str = "rank") -> tuple[Line, ...]:
+    """Return a line a layer: a column against the cells.
+
+    Args:
+        layers: How many, from the first.
+        x: (P,) abscissae of the cells.
+        name: Of the column.
+
+    Returns:
+        The lines.
+    """
+
+    def of(layer: int) -> Estimates:
+        return lambda recorded: recorded["layers"][name][:, :, layer]
+
+    return tuple(
+        Line(f"W_{layer + 1}", tuple(x), of(layer), None) for layer in range(layers)
+    )
+
+
+def rank_axes(x: str, x_scale: str = "log") -> Axes:
+    """Return the axes of a figure of numerical ranks.
+
+    Args:
+        x: Title of the abscissa.
+        x_scale: ``log`` or ``linear``.
+
+    Returns:
+        The axes.
+    """
+    return Axes(
+        x=x,
+        y=f"numerical rank (singular values above {RTOL:g} of the largest)",
+        metric="numerical_rank",
+        x_scale=x_scale,
+    )
+
+
+def ours(
+    name: str,
+    data: str,
+    statement: str,
+    *,
+    protocol: str,
+    quantity: str,
+    relation: Relation,
+    expected: float | None = None,
+    tolerance: float = 0.0,
+    source: str = TESTS,
+    version: claims.Version | None = None,
+) -> Claim:
+    """Return a claim of a sweep; the statement names data other than the digits.
+
+    Args:
+        name: Dotted, after the paper's key.
+        data: Name of the data set.
+        statement: The sentence.
+        protocol: What is measured.
+        quantity: Name of the number.
+        relation: Between measurement and expectation.
+        expected: Value or limit; None for a trend.
+        tolerance: In the units of the quantity.
+        source: Where the claim comes from.
+        version: Whose abstract makes it; None where it is ours.
+
+    Returns:
+        The claim.
+    """
+    return claims.claim(
+        name,
+        f"{statement} ({data})",
+        protocol=protocol,
+        quantity=quantity,
+        relation=relation,
+        expected=expected,
+        tolerance=tolerance,
+        source=source,
+        version=version,
+        data=data,
+    )
+
+
+def num_violated(recorded: np.ndarray) -> np.ndarray:
+    """Count weights that are farther from rank K than theorem A allows.
+
+    Args:
+        recorded: (R, P) of `Sweep.type`.
+
+    Returns:
+        (R,) over cells and layers, in any of the three norms.
+    """
+    return np.asarray(
+        (recorded["layers"]["tightness"] > 1.0 + ROUNDING).sum((1, 2)), dtype=float
+    )
+
+
+def certificate(
+    name: str, data: str, protocol: str, layers: int, x: Sequence[float], axis: str
+) -> Asked:
+    """Return the question whether theorem A holds at every point of a sweep.
+
+    Args:
+        name: Of the sweep.
+        data: Name of the data set.
+        protocol: In words.
+        layers: H, of the figure.
+        x: (P,) abscissae.
+        axis: Their title.
+
+    Returns:
+        The question; it needs no stationary point.
+    """
+    claim = ours(
+        f"{name}.certificate",
+        data,
+        "No weight matrix is farther from rank K than the within-class part of its "
+        "gradient and the residual allow, in the Frobenius, spectral and nuclear norm.",
+        protocol=protocol,
+        quantity="num_violated",
+        relation="at_most",
+        expected=0.0,
+        source=THEORY,
+    )
+    lines = [
+        Line(f"W_{layer + 1}, {series}", tuple(x), _column(layer, get), None)
+        for layer in range(layers)
+        for series, get in (("measured", _distance), ("bound", _bound))
+    ]
+    axes = Axes(
+        axis,
+        "distance to rank K over the norm of W",
+        "relative_distance_to_rank",
+        x_scale="log",
+        y_scale="log",
+    )
+    return Asked(Question(claim, num_violated, axes, tuple(lines)))
+
+
+def log_slopes(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Slope of log y on log x by least squares, for each seed.
+
+    Args:
+        x: (R, G) positive.
+        y: (R, G) positive.
+
+    Returns:
+        (R,); NaN where a number is not positive.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        u, v = np.log(x), np.log(y)
+        u = u - u.mean(1, keepdims=True)
+        found = (u * v).sum(1) / (u * u).sum(1)
+    return np.where(np.isfinite(found), found, np.nan)
+
+
+def bounds(recorded: np.ndarray) -> np.ndarray:
+    """Return the tightest bounds of theorem A over the norm, with the part of e.
+
+    Args:
+        recorded: (R, P) of `Sweep.type`.
+
+    Returns:
+        (R, P, L).
+    """
+    return np.asarray(recorded["layers"]["b3"] + recorded["layers"]["excess"])
+
+
+def _distance(recorded: np.ndarray) -> np.ndarray:
+    return np.asarray(recorded["layers"]["distance"])
+
+
+def _bound(recorded: np.ndarray) -> np.ndarray:
+    return bounds(recorded)
+
+
+def _column(layer: int, get: Callable[[np.ndarray], np.ndarray]) -> Estimates:
+    return lambda recorded: get(recorded)[:, :, layer]
