@@ -26,9 +26,9 @@ from spectrank.collapse.statistics import (
     effective_decays,
     gather,
 )
-from spectrank.collapse.statistics.accumulate import Scatter
 from spectrank.collapse.statistics.gather import KEEP_BYTES, Divisor
 from spectrank.collapse.statistics.labels import TargetKind
+from spectrank.collapse.statistics.settings import Scatter
 from spectrank.errors import SpectrankError
 from spectrank.model import Graph, graph
 from spectrank.model.capture.choose import NORMS as NORM_LAYERS

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, final
+from typing import final
 
 import torch
 from torch import Tensor
 
 from spectrank.collapse.statistics.cells import coarsen, join
-from spectrank.collapse.statistics.keep import Parts, RowKeeper
+from spectrank.collapse.statistics.keep import RowKeeper
 from spectrank.collapse.statistics.labels import BatchTargets
 from spectrank.collapse.statistics.layer import (
     LayerStatistics,
@@ -20,9 +19,10 @@ from spectrank.collapse.statistics.layer import (
 from spectrank.collapse.statistics.rows import (
     CallRows,
     call_rows,
+    kept_parts,
     row_positions,
-    row_predictions,
 )
+from spectrank.collapse.statistics.settings import Settings
 from spectrank.collapse.statistics.sites import Site
 from spectrank.errors import DomainError
 from spectrank.linalg.moments import (
@@ -33,38 +33,10 @@ from spectrank.linalg.moments import (
 )
 from spectrank.model import Batch, LayerBatch
 
-Scatter = Literal["full", "trace"]
+# Entries of class means of the output gradients, above which a layer that no class
+# cells can bound (K >= min(m, n)) holds them in one cell: K by K for the last layer.
+_MAX_MEANS = 1 << 22
 Moments = CrossMoments | ClassMoments
-
-
-@final
-@dataclass(frozen=True)
-class Settings:
-    """What every layer of a pass shares.
-
-    Attributes:
-        num_classes: K; None for regression.
-        graded: Whether there are output gradients.
-        scatter: Of the inputs.
-        scatter_out: Of the output gradients.
-        precision: Of the products.
-        positions: Whether (class, position) cells are looked for.
-        ignored: Label that means none.
-        capacity: Number of rows to keep.
-        keep_gradients: Whether output gradients are kept beside the rows.
-        seed: Of the rows that are kept.
-    """
-
-    num_classes: int | None
-    graded: bool
-    scatter: Scatter
-    scatter_out: Scatter
-    precision: Literal["float64", "float32"]
-    positions: bool
-    ignored: int
-    capacity: int
-    keep_gradients: bool
-    seed: int
 
 
 @final
@@ -81,6 +53,8 @@ class LayerAccumulator:
         self.site, self.settings, self.device = site, settings, device
         self.cells: Moments | None = None
         self.rest: Moments | None = None
+        # Inputs by class where the cells are not the classes.
+        self.inputs: ClassMoments | None = None
         self.keeper = RowKeeper(settings.capacity, seed=settings.seed)
         # Positions of each use, settled on the first batch; None without such cells.
         self._positions: tuple[int, ...] | None = None
@@ -110,7 +84,7 @@ class LayerAccumulator:
                 [(c.gradients, c.inputs) for c in calls if c.gradients is not None]
             )
         if calls:
-            self._keep(records[0], calls[0], batch, targets)
+            self._keep(records[0], calls[0], targets)
 
     def compute(self, divisor: float) -> LayerStatistics | None:
         """Return the statistics so far.
@@ -133,7 +107,7 @@ class LayerAccumulator:
             parametrised=self.site.parametrised,
             weight=self.site.weight(),
             dtype=self._dtype,
-            cells="none" if self._single else "classes",
+            cells="none" if self._single or self.is_split else "classes",
             num_classes=self.settings.num_classes,
             features=features,
             cross=cross,
@@ -143,6 +117,15 @@ class LayerAccumulator:
             kept=self.keeper.compute(),
             minibatch=self._minibatch,
         )
+
+    @property
+    def is_split(self) -> bool:
+        """Whether inputs go by class, but the pairs into one cell, to save memory."""
+        s = self.settings
+        if not s.graded or s.num_classes is None:
+            return False
+        m, n = self.site.shape
+        return s.num_classes >= min(m, n) and s.num_classes * m > _MAX_MEANS
 
     @property
     def cells_per_class(self) -> int:
@@ -161,13 +144,7 @@ class LayerAccumulator:
         s = self.settings
         m, n = self.site.shape
         if not s.graded:
-            return ClassMoments(
-                num_cells,
-                n,
-                scatter=s.scatter,
-                precision=s.precision,
-                device=self.device,
-            )
+            return self._make_inputs(num_cells)
         return CrossMoments(
             num_cells,
             m,
@@ -187,8 +164,21 @@ class LayerAccumulator:
         if self.cells is None:
             if self._positions is None and cells_per_class > 1:
                 self._positions = (cells_per_class,)
-            size = (self.settings.num_classes or 1) * cells_per_class
-            self.cells = self.make_moments(size)
+            num_classes = self.settings.num_classes or 1
+            if self.is_split:
+                self.inputs = self._make_inputs(num_classes)
+                num_classes = 1
+            self.cells = self.make_moments(num_classes * cells_per_class)
+
+    def _make_inputs(self, num_cells: int) -> ClassMoments:
+        s = self.settings
+        return ClassMoments(
+            num_cells,
+            self.site.shape[1],
+            scatter=s.scatter,
+            precision=s.precision,
+            device=self.device,
+        )
 
     @property
     def _single(self) -> bool:
@@ -232,6 +222,10 @@ class LayerAccumulator:
             self._feed_rest(rows, None)
             return
         assert self.cells is not None
+        if self.inputs is not None:
+            kept = slice(None) if labelled is None else labelled
+            self.inputs.update(rows.inputs[kept], labels[kept])
+            labels, labelled = torch.zeros_like(labels), None
         if self._positions is not None:
             labels = self._cell_numbers(use, labels)
         if labelled is None:
@@ -267,39 +261,19 @@ class LayerAccumulator:
         place = torch.arange(len(labels), device=labels.device) % counts[use]
         return labels * self.cells_per_class + sum(counts[:use]) + place
 
-    def _keep(
-        self, record: LayerBatch, rows: CallRows, batch: Batch, targets: BatchTargets
-    ) -> None:
-        if not self.settings.capacity:
-            return
-        parts = _whole_inputs(record, targets) if self.site.unfolds else None
-        chosen = None
-        if not self.site.unfolds:
-            parts, chosen = self._row_parts(record, rows, targets), rows.labelled
-        elif targets.labels is not None:
-            chosen = targets.labels != self.settings.ignored
-        if parts is None:
-            return
-        if chosen is not None:
-            parts = {name: part[chosen] for name, part in parts.items()}
-        self.keeper.update(parts)
-
-    def _row_parts(
-        self, record: LayerBatch, rows: CallRows, targets: BatchTargets
-    ) -> Parts | None:
-        parts: Parts = {"rows": rows.inputs}
-        if self.settings.keep_gradients and rows.gradients is not None:
-            parts["gradients"] = rows.gradients
-        if not self._single:
-            if rows.labels is None:
-                return None
-            parts["labels"] = rows.labels
-            chosen = row_predictions(record, rows, targets)
-            return parts if chosen is None else parts | {"predictions": chosen}
-        parts["labels"] = torch.zeros(len(rows.inputs), dtype=torch.int64)
-        if rows.samples is not None and targets.values is not None:
-            parts["targets"] = targets.values[rows.samples.to(targets.values.device)]
-        return parts
+    def _keep(self, record: LayerBatch, rows: CallRows, targets: BatchTargets) -> None:
+        s = self.settings
+        if s.capacity:
+            parts = kept_parts(
+                self.site,
+                record,
+                rows,
+                targets,
+                gradients=s.keep_gradients,
+                ignored=s.ignored,
+            )
+            if parts is not None:
+                self.keeper.update(parts)
 
     def _summaries(
         self,
@@ -315,7 +289,8 @@ class LayerAccumulator:
             fine = found if rest is None else join(found, rest)
             classes = torch.arange(size) // self.cells_per_class
             found = coarsen(found, classes, size // self.cells_per_class)
-        return found.inputs, found if rest is None else join(found, rest), fine
+        features = found.inputs if self.inputs is None else self.inputs.compute()
+        return features, found if rest is None else join(found, rest), fine
 
 
 def _feed(
@@ -325,16 +300,3 @@ def _feed(
         moments.update(inputs, labels)
     elif gradients is not None:
         moments.update(gradients, inputs, labels)
-
-
-def _whole_inputs(record: LayerBatch, targets: BatchTargets) -> Parts | None:
-    """What a convolution is given, one row a sample."""
-    labels, inputs = targets.labels, record.inputs
-    if labels is None or labels.ndim != 1 or inputs is None:
-        return None
-    if len(inputs) != len(labels):
-        return None
-    parts = {"rows": inputs.flatten(1), "labels": labels}
-    if targets.predictions is not None:
-        parts["predictions"] = targets.predictions
-    return parts

@@ -10,11 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from spectrank.collapse.statistics.accumulate import (
-    LayerAccumulator,
-    Scatter,
-    Settings,
-)
+from spectrank.collapse.statistics.accumulate import LayerAccumulator
 from spectrank.collapse.statistics.labels import (
     BatchTargets,
     Reading,
@@ -24,6 +20,7 @@ from spectrank.collapse.statistics.labels import (
 )
 from spectrank.collapse.statistics.outputs import OutputAccumulator
 from spectrank.collapse.statistics.reduce import reduce_pass
+from spectrank.collapse.statistics.settings import Scatter, Settings
 from spectrank.collapse.statistics.sites import Site, find_sites
 from spectrank.collapse.statistics.state import Pass, Statistics
 from spectrank.errors import DomainError
@@ -146,7 +143,8 @@ def gather(
                     ignored=_ignored(described),
                     capacity=_capacity(sites, batch, keep_bytes, keep_gradients),
                     keep_gradients=keep_gradients,
-                    seed=seed,
+                    # Equal keys on two processes would keep rows in pairs.
+                    seed=seed if group is None else seed + dist.get_rank(group),
                 )
                 state = _begin(sites, settings, reading, batch)
             found = read(batch, state.reading)

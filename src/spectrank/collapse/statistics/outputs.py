@@ -8,9 +8,9 @@ from typing import final
 import torch
 from torch import Tensor
 
-from spectrank.collapse.statistics.accumulate import Settings
 from spectrank.collapse.statistics.keep import KeptRows, Parts, RowKeeper
 from spectrank.collapse.statistics.labels import BatchTargets, Reading
+from spectrank.collapse.statistics.settings import Settings
 from spectrank.linalg.moments import (
     ClassMoments,
     ClassSummary,
@@ -20,6 +20,8 @@ from spectrank.linalg.moments import (
 
 # A full scatter of more logits would outweigh all layers.
 _MAX_FULL = 2048
+# Nor are class means held of so many entries: 10,000 logits by 10,000 classes.
+_MAX_MEANS = 1 << 24
 
 
 @final
@@ -29,7 +31,7 @@ class OutputStatistics:
 
     Attributes:
         logits: Of the outputs by class (one cell for regression); None where they do
-            not fit the labels.
+            not fit the labels, or are more than 16 million means.
         kept: Rows of the outputs; None if none were kept.
         targets: Mean and scatter of regression targets; None for classes.
         num_labelled: Number of labels that the outputs can be compared with.
@@ -106,18 +108,19 @@ class OutputAccumulator:
     def _add(self, parts: Parts) -> None:
         rows, labels = parts["rows"], parts["labels"]
         self._dtype = rows.dtype
-        if self.logits is None:
-            dim = rows.shape[1]
+        num_classes, dim = self._reading.num_classes or 1, rows.shape[1]
+        if self.logits is None and num_classes * dim <= _MAX_MEANS:
             full = dim <= _MAX_FULL and self._settings.scatter == "full"
             self.logits = ClassMoments(
-                self._reading.num_classes or 1,
+                num_classes,
                 dim,
                 scatter="full" if full else "trace",
                 precision=self._settings.precision,
                 device=self._device,
             )
-        self.logits.update(rows, labels)
-        self.keeper.update(parts)
+        if self.logits is not None:
+            self.logits.update(rows, labels)
+            self.keeper.update(parts)
         if "predictions" in parts:
             self.num_labelled += len(labels)
             self.num_agreeing += int((parts["predictions"] == labels).sum())

@@ -69,6 +69,8 @@ def _reduce_layer(layer: LayerAccumulator, group: dist.ProcessGroup) -> None:
         layer.open(positions)
         assert layer.cells is not None
         layer.cells = all_reduce(layer.cells, group)
+        if layer.inputs is not None:
+            layer.inputs = all_reduce(layer.inputs, group)
     if rest:
         own = layer.make_moments(1) if layer.rest is None else layer.rest
         layer.rest = all_reduce(own, group)

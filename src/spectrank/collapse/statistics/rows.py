@@ -11,6 +11,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from spectrank.collapse.statistics.keep import Parts
 from spectrank.collapse.statistics.labels import BatchTargets
 from spectrank.collapse.statistics.sites import Site
 from spectrank.errors import DomainError
@@ -79,29 +80,6 @@ def call_rows(
     return CallRows(inputs, gradients, spread, labelled, samples)
 
 
-def row_predictions(
-    record: LayerBatch, rows: CallRows, targets: BatchTargets
-) -> Tensor | None:
-    """The class that the model chose for each row's sample or position.
-
-    Args:
-        record: The call.
-        rows: Its rows.
-        targets: Of the batch.
-
-    Returns:
-        (R,) classes; None where rows and outputs have different positions.
-    """
-    chosen = targets.predictions
-    if chosen is None:
-        return None
-    if chosen.ndim == 1:
-        samples = rows.samples
-        return None if samples is None else chosen[samples.to(chosen.device)]
-    same = record.outputs.shape[:-1] == chosen.shape
-    return chosen.flatten() if same else None
-
-
 def row_positions(rows: CallRows, num_samples: int | None) -> int | None:
     """P where the rows are those of P positions of each sample, one sample at a time.
 
@@ -118,6 +96,82 @@ def row_positions(rows: CallRows, num_samples: int | None) -> int | None:
     positions = size // num_samples
     wanted = torch.arange(size, device=rows.samples.device) // max(positions, 1)
     return positions if torch.equal(rows.samples, wanted) else None
+
+
+def kept_parts(
+    site: Site,
+    record: LayerBatch,
+    rows: CallRows,
+    targets: BatchTargets,
+    *,
+    gradients: bool,
+    ignored: int,
+) -> Parts | None:
+    """The rows of a call that may be kept, with what belongs to them.
+
+    Args:
+        site: The layer.
+        record: Its call.
+        rows: Of the call.
+        targets: Of the batch.
+        gradients: Whether output gradients are kept too.
+        ignored: Label that means none.
+
+    Returns:
+        The labelled rows, or of a convolution its whole inputs, one row a sample; None
+        where they have no labels.
+    """
+    if site.unfolds:
+        return _whole_inputs(record, targets, ignored)
+    parts: Parts = {"rows": rows.inputs}
+    if gradients and rows.gradients is not None:
+        parts["gradients"] = rows.gradients
+    if targets.labels is None:
+        parts["labels"] = torch.zeros(len(rows.inputs), dtype=torch.int64)
+        if rows.samples is not None and targets.values is not None:
+            parts["targets"] = targets.values[rows.samples.to(targets.values.device)]
+        return parts
+    if rows.labels is None:
+        return None
+    parts["labels"] = rows.labels
+    chosen = _predictions(record, rows, targets)
+    if chosen is not None:
+        parts["predictions"] = chosen
+    return _picked(parts, rows.labelled)
+
+
+def _whole_inputs(
+    record: LayerBatch, targets: BatchTargets, ignored: int
+) -> Parts | None:
+    labels, inputs = targets.labels, record.inputs
+    if labels is None or labels.ndim != 1 or inputs is None:
+        return None
+    if len(inputs) != len(labels):
+        return None
+    parts: Parts = {"rows": inputs.flatten(1), "labels": labels}
+    if targets.predictions is not None:
+        parts["predictions"] = targets.predictions
+    return _picked(parts, labels != ignored)
+
+
+def _picked(parts: Parts, chosen: Tensor | None) -> Parts:
+    if chosen is None:
+        return parts
+    return {name: part[chosen.to(part.device)] for name, part in parts.items()}
+
+
+def _predictions(
+    record: LayerBatch, rows: CallRows, targets: BatchTargets
+) -> Tensor | None:
+    """(R,) classes that the model chose; None where outputs have other positions."""
+    chosen = targets.predictions
+    if chosen is None:
+        return None
+    if chosen.ndim == 1:
+        samples = rows.samples
+        return None if samples is None else chosen[samples.to(chosen.device)]
+    same = record.outputs.shape[:-1] == chosen.shape
+    return chosen.flatten() if same else None
 
 
 def _samples(record: LayerBatch, size: int, dense: bool) -> Tensor | None:
