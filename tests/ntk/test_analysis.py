@@ -264,3 +264,5 @@ def test_kernels_that_cannot_be_compared_are_refused_or_have_a_status():
         velocity(K, K, elapsed=0.0)
     assert {row["status"] for row in velocity(K, K * 0.0)} == {"degenerate"}
     assert {row["status"] for row in velocity(K, K * math.nan)} == {"nonfinite"}
+    with pytest.raises(TypeError, match="elapsed is a number, got str"):
+        velocity(K, K, elapsed="4")

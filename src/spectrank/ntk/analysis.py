@@ -10,6 +10,7 @@ import polars as pl
 from torch import Tensor
 
 from spectrank.errors import DomainError, ShapeError
+from spectrank.linalg.ensembles.requests import check_number
 from spectrank.metrics import get_metric
 from spectrank.ntk.analysis_rows import (
     RANKS,
@@ -113,7 +114,7 @@ def alignment(K: Tensor, labels: Any, *, centred: bool | None = None) -> Table:
         Table of ``kernel_target_alignment``; the centred row has variant ``centred``.
 
     Raises:
-        ArgumentTypeError: If K is no real tensor.
+        ArgumentTypeError: If K is no real tensor, or labels are no real numbers.
         ShapeError: If labels and kernel differ in samples or outputs.
         DomainError: If K is not symmetric, or a class or target is no such.
 
@@ -162,7 +163,7 @@ def velocity(K0: Tensor, K1: Tensor, *, elapsed: float | None = None) -> Table:
         Table of the three numbers, four with ``elapsed``.
 
     Raises:
-        ArgumentTypeError: If one is no real tensor.
+        ArgumentTypeError: If one is no real tensor, or ``elapsed`` no number.
         ShapeError: If the shapes differ.
         DomainError: If ``elapsed`` is not positive.
     """  # noqa: DOC502 - one is raised by the function called
@@ -173,10 +174,13 @@ def velocity(K0: Tensor, K1: Tensor, *, elapsed: float | None = None) -> Table:
             "two kernels must be of the same points and outputs to be compared, got "
             f"{tuple(K0.shape)} and {tuple(K1.shape)}; take both on the same inputs"
         )
-    if elapsed is not None and not 0.0 < elapsed < math.inf:
+    way_out = "leave it out for the distance alone"
+    if (
+        elapsed is not None
+        and not 0.0 < check_number("elapsed", elapsed, way_out) < math.inf
+    ):
         raise DomainError(
-            f"elapsed must be positive and finite, got {elapsed}; leave it out for the "
-            "distance alone"
+            f"elapsed must be positive and finite, got {elapsed}; {way_out}"
         )
     key = {
         "num_samples": K0.shape[0],

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -19,6 +20,8 @@ from spectrank.errors import ArgumentTypeError, DomainError, ShapeError
 
 # Multiple of the unit roundoff of the kernel's dtype that its entries are trusted to.
 _ENTRY_ERROR = 8.0
+# Entries of one-hot rows, 1 GiB.
+_MOST_TARGETS = 1 << 27
 
 
 @final
@@ -130,6 +133,34 @@ def flatten(K: Tensor) -> Tensor:
     return K.permute(0, 2, 1, 3).reshape(n1 * c, n2 * c)
 
 
+def as_numbers(name: str, given: Any, what: str, device: torch.device) -> Tensor:
+    """Real numbers as a tensor, in the precision that they are given in.
+
+    Args:
+        name: Of the argument.
+        given: A tensor, an array, a sequence of numbers or one number.
+        what: Is to be passed, for the message.
+        device: Where the result lives.
+
+    Returns:
+        Without history.
+
+    Raises:
+        ArgumentTypeError: If it is none of these.
+    """
+    numbers, got = given, type(given).__name__
+    if not isinstance(given, Tensor):
+        # Not torch.as_tensor of a list, which would round its numbers to float32.
+        with suppress(TypeError, ValueError, RuntimeError):
+            numbers = np.asarray(given)
+        real = isinstance(numbers, np.ndarray) and numbers.dtype.kind in "biuf"
+    else:
+        real, got = not given.is_complex(), f"a tensor of {given.dtype}"
+    if not real:
+        raise ArgumentTypeError(f"{name} must be real numbers, got {got}; pass {what}")
+    return torch.as_tensor(numbers, device=device).detach()
+
+
 def target_outputs(
     labels: Any, num_samples: int, num_outputs: int | None, device: torch.device
 ) -> Tensor:
@@ -145,12 +176,11 @@ def target_outputs(
         (n, c) float64.
 
     Raises:
+        ArgumentTypeError: If they are no real numbers.
         ShapeError: If their number or that of the outputs is another.
         DomainError: If a class is not among the outputs or a value is not finite.
-    """
-    # Not torch.as_tensor of a list, which would round its numbers to float32.
-    given = labels if isinstance(labels, Tensor) else np.asarray(labels)
-    y = torch.as_tensor(given, device=device).detach()
+    """  # noqa: DOC502 - one is raised by the function called
+    y = as_numbers("labels", labels, "whole numbers for classes, from 0", device)
     if y.ndim not in {1, 2} or len(y) != num_samples:
         raise ShapeError(
             f"labels must be ({num_samples},) or ({num_samples}, c) for a kernel of "
@@ -179,5 +209,11 @@ def _one_hot(y: Tensor, num_outputs: int | None) -> Tensor:
             f"classes must be whole numbers from 0 to {c - 1}, at least two, got "
             f"{int(y.min())} to {top - 1}; pass real numbers, such as -1.0 and 1.0, "
             "for the values of a single output"
+        )
+    if len(y) * c > _MOST_TARGETS:
+        raise DomainError(
+            f"classes are numbered from 0 without gaps, got up to {top - 1} of "
+            f"{len(y)} samples; number those that occur, torch.unique(labels, "
+            "return_inverse=True)"
         )
     return functional.one_hot(y, c).to(torch.float64)

@@ -59,24 +59,38 @@ def check_memory(
     Raises:
         ArgumentTypeError: A count is no integer.
         DomainError: A count is below one, or the result is above the ceiling.
-    """
-    for name, value in (("memory", memory), ("block", block)):
-        if value is None:
-            continue
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise ArgumentTypeError(
-                f"{name} must be an integer or None, got {value!r}; pass a count"
-            )
-        if value < 1:
-            raise DomainError(
-                f"{name} must be at least 1, got {value}; leave it out for the default"
-            )
+    """  # noqa: DOC502 - one is raised by the function called
+    check_size("memory", memory)
+    check_size("block", block)
     ceiling = DEFAULT_MEMORY if memory is None else memory
     if out is None and block is None and result_bytes > ceiling:
         raise DomainError(
             f"a kernel must fit below the memory ceiling of {ceiling:,} bytes, this "
             f"one takes {result_bytes:,}; pass out= to keep it in a file, "
             "outputs='trace', or memory= to raise the ceiling"
+        )
+
+
+def check_size(name: str, value: object) -> None:
+    """Refuse what is neither None nor a whole number of at least one.
+
+    Args:
+        name: Of the argument.
+        value: As given.
+
+    Raises:
+        ArgumentTypeError: It is no integer.
+        DomainError: It is below one.
+    """
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ArgumentTypeError(
+            f"{name} must be an integer or None, got {value!r}; pass a count"
+        )
+    if value < 1:
+        raise DomainError(
+            f"{name} must be at least 1, got {value}; leave it out for the default"
         )
 
 

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from spectrank.errors import DomainError
+from spectrank.errors import DomainError, ShapeError
 from spectrank.ntk.analysis import spectrum
 from spectrank.ntk.dynamics import largest_learning_rate
 
@@ -86,3 +86,15 @@ def test_a_shared_kernel_divides_by_the_outputs_that_share_it():
     assert largest_learning_rate(torch.zeros(2, 2)) == math.inf
     with pytest.raises(DomainError, match="must be finite"):
         largest_learning_rate(K * math.nan)
+
+
+def test_the_limit_of_what_is_no_kernel_is_refused():
+    K = torch.diag(torch.tensor([4.0, -1.0]))
+    with pytest.raises(DomainError, match="positive semi-definite, the smallest"):
+        largest_learning_rate(K)
+    with pytest.raises(DomainError, match="num_outputs must be at least 1, got 0"):
+        largest_learning_rate(K.abs(), num_outputs=0)
+    K = torch.eye(2)[:, :, None, None] * torch.eye(3)
+    assert largest_learning_rate(K, num_outputs=3) == largest_learning_rate(K)
+    with pytest.raises(ShapeError, match="has the axes, 3, got 2"):
+        largest_learning_rate(K, num_outputs=2)

@@ -48,6 +48,25 @@ BAD = [
         "rows of probabilities that sum to one",
     ),
     ({"rtol": 0.0}, DomainError, r"rtol must lie in \(0, 1\)"),
+    ({"rtol": "small"}, ArgumentTypeError, "rtol is a number, got str"),
+    ({"times": None}, ArgumentTypeError, "times must be real numbers, got NoneType"),
+    ({"times": "12"}, ArgumentTypeError, "times must be real numbers, got str"),
+    ({"times": iter([1.0])}, ArgumentTypeError, "real numbers, got list_iterator"),
+    ({"labels": ["a"] * N}, ArgumentTypeError, "labels must be real numbers, got list"),
+    ({"labels": [[1], [1, 2], [1], [1]]}, ArgumentTypeError, "labels must be real"),
+    (
+        {"labels": torch.ones(N, dtype=torch.complex64)},
+        ArgumentTypeError,
+        r"a tensor of torch\.complex64",
+    ),
+    ({"labels": [0, 1, 0, 10**9]}, DomainError, "numbered from 0 without gaps"),
+    ({"initial": "zero"}, ArgumentTypeError, "initial must be real numbers, got str"),
+    ({"initial": 1.0}, ShapeError, "initial must be the outputs"),
+    (
+        {"times": [1.0], "learning_rate": "fast"},
+        ArgumentTypeError,
+        "learning_rate is a number",
+    ),
 ]
 
 
@@ -58,7 +77,7 @@ def test_what_does_not_go_together_is_refused(changed, error, words):
         "labels": torch.tensor([0, 1, 1, 0]),
         "times": [1.0],
     }
-    if changed.get("initial") is not None and changed["initial"].shape == (N, 3):
+    if getattr(changed.get("initial"), "shape", None) == (N, 3):
         request["labels"] = torch.tensor([0, 1, 3, 0])
     request |= changed
     with pytest.raises(error, match=words):

@@ -11,7 +11,12 @@ from torch.nn import functional
 from torch.nn.utils.parametrizations import weight_norm
 
 from spectrank import RandomMLP
-from spectrank.errors import ArgumentTypeError, DomainError, UnknownNameError
+from spectrank.errors import (
+    ArgumentTypeError,
+    DomainError,
+    ShapeError,
+    UnknownNameError,
+)
 from spectrank.ntk.infinite import infinite_width
 
 _X = torch.zeros(1, 4)
@@ -146,3 +151,17 @@ def test_options_that_name_nothing_are_refused() -> None:
         infinite_width({})
     with pytest.raises(DomainError, match="states its variances"):
         infinite_width(RandomMLP([4, 1], spectrum="orthogonal"), weight_variance=2.0)
+
+
+def test_inputs_of_another_size_are_refused() -> None:
+    net = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
+    with pytest.raises(ShapeError, match="an output of 0 reads 4 numbers, got 3"):
+        infinite_width(net)(torch.ones(2, 3))
+    net = nn.Sequential(nn.Conv2d(2, 6, 3), nn.Flatten(), nn.Linear(24, 2))
+    assert infinite_width(net)(torch.ones(1, 2, 4, 4))[0].isfinite().all()
+    with pytest.raises(ShapeError, match="an output of 0 reads 18 numbers, got 27"):
+        infinite_width(net)(torch.ones(1, 3, 4, 4))
+    with pytest.raises(ShapeError, match="an output of 2 reads 24 numbers, got 54"):
+        infinite_width(net)(torch.ones(1, 2, 5, 5))
+    with pytest.raises(ArgumentTypeError, match="block must be an integer"):
+        infinite_width(net)(torch.ones(1, 2, 4, 4), block="2")

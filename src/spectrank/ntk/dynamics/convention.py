@@ -21,9 +21,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from spectrank.errors import ArgumentTypeError, DomainError, UnknownNameError
-from spectrank.linalg.haar import check_count
+from spectrank.errors import (
+    ArgumentTypeError,
+    DomainError,
+    ShapeError,
+    UnknownNameError,
+)
 from spectrank.ntk.kernel_matrix import KernelMatrix, kernel_matrix
+from spectrank.ntk.memory import check_size
 
 Loss = Literal["mse", "cross_entropy"]
 Reduction = Literal["mean", "sum"]
@@ -157,8 +162,9 @@ def largest_learning_rate(
     Raises:
         UnknownNameError: If there is no such loss or reduction.
         ArgumentTypeError: If K is no real tensor.
-        ShapeError: If K is no kernel of one set of points.
-        DomainError: If K is not symmetric and finite, or ``factor`` not positive.
+        ShapeError: If K is no kernel of one set of points, or of other outputs.
+        DomainError: If K is not symmetric, finite and positive semi-definite, or
+            ``factor`` not positive.
 
     Example:
         >>> K = torch.diag(torch.tensor([4.0, 1.0]))
@@ -169,10 +175,17 @@ def largest_learning_rate(
     kernel = kernel_matrix(K)
     check_finite(kernel)
     c = kernel.num_outputs
+    check_size("num_outputs", num_outputs)
     if c is None:
-        c = 1 if num_outputs is None else check_count("num_outputs", num_outputs)
-    top = float(torch.linalg.eigvalsh(kernel.matrix)[-1])
-    return limit(convention, top, kernel.size, kernel.num_samples, c)
+        c = num_outputs or 1
+    elif num_outputs not in (None, c):
+        raise ShapeError(
+            f"num_outputs is that of K where it has the axes, {c}, got {num_outputs}; "
+            "leave it out"
+        )
+    values = torch.linalg.eigvalsh(kernel.matrix)
+    check_semi_definite(kernel, float(values[0]))
+    return limit(convention, float(values[-1]), kernel.size, kernel.num_samples, c)
 
 
 def limit(
@@ -209,4 +222,22 @@ def check_finite(kernel: KernelMatrix) -> None:
         raise DomainError(
             "the kernel of a training curve must be finite, got NaN or inf among its "
             "entries; look at spectrum(K) and at the model's outputs"
+        )
+
+
+def check_semi_definite(kernel: KernelMatrix, smallest: float) -> None:
+    """Refuse a matrix that is no kernel.
+
+    Args:
+        kernel: Checked otherwise.
+        smallest: Eigenvalue over its ``size``.
+
+    Raises:
+        DomainError: If it lies below zero by more than rounding.
+    """
+    if smallest < -kernel.error:
+        raise DomainError(
+            "a kernel must be positive semi-definite, the smallest eigenvalue is "
+            f"{smallest * kernel.size:.6g}, below zero by more than rounding "
+            f"({kernel.error * kernel.size:.3g}); see spectrum(K)"
         )

@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 
 from spectrank.errors import DomainError
+from spectrank.linalg.ensembles.requests import check_number
 from spectrank.linalg.value import Status
 from spectrank.ntk.dynamics.convention import (
     Loss,
     Reduction,
     check_finite,
+    check_semi_definite,
     limit,
     make_convention,
 )
@@ -76,7 +78,8 @@ def gradient_flow(
 
     Raises:
         UnknownNameError: If the loss has no kernel flow here.
-        ArgumentTypeError: If a kernel is no real tensor.
+        ArgumentTypeError: If a kernel is no real tensor, or what should be numbers are
+            none.
         ShapeError: If kernels, labels and outputs do not go together.
         DomainError: If K is not symmetric, not finite or not positive semi-definite,
             or a time, label or rate lies outside its range.
@@ -93,7 +96,7 @@ def gradient_flow(
     convention = make_convention(loss, reduction, factor)
     kernel = kernel_matrix(K)
     check_finite(kernel)
-    if not 0.0 < rtol < 1.0:
+    if not 0.0 < check_number("rtol", rtol, "leave it out for 1e-8") < 1.0:
         raise DomainError(f"rtol must lie in (0, 1), got {rtol}; leave it out for 1e-8")
     problem = make_problem(
         kernel,
@@ -112,12 +115,7 @@ def gradient_flow(
 def _solved(problem: Problem, rtol: float) -> KernelFlow:
     kernel, convention = problem.kernel, problem.convention
     values, vectors = torch.linalg.eigh(kernel.matrix)
-    if float(values[0]) < -kernel.error:
-        raise DomainError(
-            "a kernel must be positive semi-definite, the smallest eigenvalue is "
-            f"{float(values[0]) * kernel.size:.6g}, below zero by more than rounding "
-            f"({kernel.error * kernel.size:.3g}); see spectrum(K)"
-        )
+    check_semi_definite(kernel, float(values[0]))
     values = values.clamp_min(0.0)
     n, c = problem.targets.shape
     largest = limit(convention, float(values[-1]), kernel.size, n, c)

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from spectrank.errors import DomainError, ShapeError
+from spectrank.linalg.ensembles.requests import check_number
 from spectrank.ntk.dynamics.convention import Convention
 from spectrank.ntk.kernel_matrix import (
     KernelMatrix,
+    as_numbers,
     check_kernel,
     flatten,
     target_outputs,
@@ -117,13 +119,16 @@ def make_problem(
         The request.
 
     Raises:
+        ArgumentTypeError: If what should be numbers are none.
         ShapeError: If they do not.
         DomainError: If a value lies outside its range.
     """  # noqa: DOC502 - raised by the functions called
     n, device = kernel.num_samples, kernel.matrix.device
     c = kernel.num_outputs
-    if c is None and initial is not None:
-        c = torch.as_tensor(initial).reshape(n, -1).shape[1] if len(initial) == n else c
+    initial = _numbers("initial", initial, device)
+    initial_test = _numbers("initial_test", initial_test, device)
+    if c is None and initial is not None and initial.shape[:1] == (n,):
+        c = initial.reshape(n, -1).shape[1]
     targets = target_outputs(labels, n, c, device)
     _check_probabilities(targets, convention)
     shape = (n, targets.shape[1])
@@ -142,14 +147,18 @@ def make_problem(
     return Problem(kernel, targets, start, moments, learning_rate, convention, test)
 
 
+def _numbers(name: str, given: Any, device: torch.device) -> Tensor | None:
+    if given is None:
+        return None
+    return as_numbers(name, given, "model(x)", device).to(torch.float64)
+
+
 def _outputs(
     name: str, given: Tensor | None, shape: tuple[int, int], device: torch.device
 ) -> Tensor:
     if given is None:
         return torch.zeros(shape, dtype=torch.float64, device=device)
-    f = torch.as_tensor(given, dtype=torch.float64, device=device).detach()
-    if f.ndim == 1:
-        f = f[:, None]
+    f = given[:, None] if given.ndim == 1 else given
     if f.shape != shape:
         raise ShapeError(
             f"{name} must be the outputs {shape} at the start, got {tuple(f.shape)}; "
@@ -211,7 +220,8 @@ def _times(
     learning_rate: float | None,
     device: torch.device,
 ) -> Tensor:
-    t = torch.as_tensor(times, dtype=torch.float64, device=device).detach()
+    t = as_numbers("times", times, "such as torch.linspace(0, 10, 101)", device)
+    t = t.to(torch.float64)
     if t.ndim != 1 or len(t) == 0:
         raise ShapeError(
             f"times must be a list of at least one, got shape {tuple(t.shape)}; e.g. "
@@ -223,10 +233,12 @@ def _times(
             "starts at 0"
         )
     if learning_rate is not None:
+        way_out = "leave it out for the continuous flow"
+        check_number("learning_rate", learning_rate, way_out)
         if not 0.0 < learning_rate < math.inf:
             raise DomainError(
                 "learning_rate must be positive and finite, got "
-                f"{learning_rate}; leave it out for the continuous flow"
+                f"{learning_rate}; {way_out}"
             )
         if not bool(((t == t.round()) & (t < _LARGEST_STEPS)).all()):
             raise DomainError(

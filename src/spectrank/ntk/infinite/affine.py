@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from spectrank.errors import DomainError
+from spectrank.errors import DomainError, ShapeError
 from spectrank.model.graph import Node
 from spectrank.ntk.infinite.field import (
     CHANNEL,
@@ -62,7 +62,8 @@ def linear(
 
     Raises:
         DomainError: The layer acts on an axis without channels.
-    """
+        ShapeError: It has another number of inputs.
+    """  # noqa: DOC502 - one is raised by the function called
     if isinstance(value, Data):
         rank = value.x.dim() - 1
         axes: Axes = (*((i,) for i in range(rank - 1)), (CHANNEL,))
@@ -102,7 +103,8 @@ def convolution(
 
     Raises:
         DomainError: Groups, or an input whose axes are no channels and positions.
-    """
+        ShapeError: It has another number of channels.
+    """  # noqa: DOC502 - one is raised by the function called
     facts = node.attributes
     kernel = list(facts["kernel_size"])
     rank = len(kernel)
@@ -179,6 +181,11 @@ def _affine(
     inputs: int,
     axes: Axes,
 ) -> Field:
+    if inputs != scale.n:
+        raise ShapeError(
+            f"an output of {node.name or node.id} reads {scale.n} numbers, got "
+            f"{inputs}; pass inputs of the shape that the model takes"
+        )
     w, b = scale.weight_variance, scale.bias_variance
     weight, bias = (float(inputs), 1.0) if kind == "standard" else (w, b)
     own_weight = weight if scale.weight_trained else 0.0

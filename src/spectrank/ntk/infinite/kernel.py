@@ -28,6 +28,7 @@ from spectrank.ntk.infinite.refusals import refusal
 from spectrank.ntk.infinite.rows import rows
 from spectrank.ntk.infinite.scales import Scale
 from spectrank.ntk.infinite.steps import elementwise, layer_norm, total
+from spectrank.ntk.memory import check_size
 
 if TYPE_CHECKING:
     from spectrank.table import Table
@@ -91,8 +92,7 @@ class Kernel:
                 f"{tuple(x.shape)} on {x.device} and {tuple(other.shape)} on "
                 f"{other.device}; make them alike"
             )
-        if block is not None and block < 1:
-            raise DomainError(f"block must be at least 1, got {block}; or None")
+        check_size("block", block)
         size = block or self._block(x)
         nngp = x.new_zeros(len(x), len(other))
         ntk = torch.zeros_like(nngp)

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 
 from spectrank.errors import DomainError
 from spectrank.linalg.ensembles.layer import LayerLaw
+from spectrank.linalg.ensembles.requests import check_number
 from spectrank.linalg.haar import haar_moments
 from spectrank.linalg.layer_moments.one_layer import mask_variance, mean_gain
-from spectrank.propagation.theory.numbers import check_number
 
 
 def kappa(law: LayerLaw) -> float:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from spectrank.errors import ArgumentTypeError, DomainError
+from spectrank.linalg.ensembles.requests import check_number
 from spectrank.model import Skip, WeightMatrix, describe, iter_weights
 from spectrank.propagation.names import COLUMNS, METRICS, NETWORK
 from spectrank.propagation.theory.layer_norms import (
@@ -19,7 +20,6 @@ from spectrank.propagation.theory.layer_norms import (
     law_norms,
     measured_norms,
 )
-from spectrank.propagation.theory.numbers import check_number
 from spectrank.propagation.theory.rows import LARGEST_LOG, SMALLEST_LOG, Row
 from spectrank.random_nets import RandomMLP
 from spectrank.table import Table

@@ -8,10 +8,10 @@ from dataclasses import asdict, replace
 
 from spectrank.errors import ArgumentTypeError, DomainError
 from spectrank.linalg.ensembles.layer import LayerLaw
+from spectrank.linalg.ensembles.requests import check_number
 from spectrank.propagation.names import COLUMNS, METRICS
 from spectrank.propagation.theory.angles import check_cosine
 from spectrank.propagation.theory.exact_rows import angle_rows, exact_rows
-from spectrank.propagation.theory.numbers import check_number
 from spectrank.propagation.theory.rows import Row, with_error
 from spectrank.propagation.theory.smooth_rows import smooth_rows
 from spectrank.random_nets import RandomMLP
