@@ -4,7 +4,9 @@ With e = grad L_0 + lambda W, R the within-class part of grad L_0 and K cells,
 
     dist(W, rank K) <= (|||R||| + |||e|||) / lambda
 
-in every unitarily invariant norm: zero e is not needed, it is paid for.
+in every unitarily invariant norm: zero e is not needed, it is paid for. The gradient is
+autograd's, not the sum over samples that R is split from: nothing here holds by the way
+it is computed.
 """
 
 from __future__ import annotations
@@ -14,7 +16,9 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
+from spectrank.collapse.certificates import NORMS, RankBounds, dist_to_rank, rank_bounds
 from spectrank.experiments.zangrando2024neural.stationary.networks import linear_layers
 from spectrank.linalg.moments import CrossMoments, CrossSummary
 from spectrank.metrics import numerical_rank
@@ -37,8 +41,8 @@ LAYER = np.dtype(
         ("tightness", "f8"),
     ]
 )
-"""Of a layer: numerical rank, ||W||_F, Frobenius distance to rank K, the singular value
-K + 1 over the first, relative variability of its inputs, the three bounds of the
+"""Of a layer: numerical rank, ||W||_F, Frobenius distance to rank K, its spectral
+distance over ||W||_2, relative variability of its inputs, the three bounds of the
 distance without residual, ||e||_F / lambda, and the largest ratio of a distance to
 (|||R||| + |||e|||) / lambda over the Frobenius, spectral and nuclear norm (0 where the
 matrix cannot be farther)."""
@@ -65,99 +69,82 @@ def layer_numbers(
         (L,) of dtype `LAYER`, in the order of `linear_layers`.
     """
     cells = labels if cells is None else cells
-    return np.array(
-        [
-            _numbers(weight, summary, weight_decay)
-            for weight, summary in _summaries(model, inputs, labels, cells)
-        ],
-        dtype=LAYER,
-    )
+    found = []
+    for weight, gradient, cross in _layers(model, inputs, labels, cells):
+        bounds = rank_bounds(
+            weight,
+            cross,
+            divisor=float(len(inputs)),
+            weight_decay=weight_decay,
+            ranks=(),
+            gradient=gradient,
+        )
+        found.append(_numbers(weight, cross, bounds))
+    return np.array(found, dtype=LAYER)
 
 
-def distances(sigma: Tensor, k: int) -> tuple[float, float, float]:
-    """Distance to rank k from singular values: Frobenius, spectral, nuclear.
-
-    Args:
-        sigma: Descending.
-        k: The rank.
-
-    Returns:
-        The three; 0 where the matrix has rank at most k.
-    """
-    tail = sigma[k:]
-    if not len(tail):
-        return 0.0, 0.0, 0.0
-    return float(tail.norm()), float(tail[0]), float(tail.sum())
-
-
-def gradient_distances(
-    model: nn.Module, inputs: Tensor, labels: Tensor, k: int
-) -> np.ndarray:
-    """Distance of each layer's loss gradient to rank k, with what bounds it.
+def gradient_distances(model: nn.Module, inputs: Tensor, labels: Tensor) -> np.ndarray:
+    """Distance of each layer's loss gradient to rank K, with what bounds it.
 
     Args:
         model: A network of `networks`.
         inputs: (N, d).
         labels: (N,) classes, the cells.
-        k: The rank.
 
     Returns:
-        (L, 4): Frobenius distance of the gradient of the mean loss to rank k, ||R||_F,
+        (L, 4): Frobenius distance of the gradient of the mean loss to rank K, ||R||_F,
         and the bounds of it by the roots of WCV(delta) WCV(z) and of
         mean ||delta||^2 WCV(z).
     """
     rows = []
-    for _, summary in _summaries(model, inputs, labels, labels):
-        sigma = torch.linalg.svdvals(summary.moment())
-        variation = summary.inputs.wcv.value
+    for _, gradient, cross in _layers(model, inputs, labels, labels):
+        variation = cross.inputs.wcv.value
         rows.append(
             (
-                distances(sigma, k)[0],
-                float(summary.within_moment().norm()),
-                (summary.outputs.wcv.value * variation) ** 0.5,
-                (summary.outputs.mean_square.value * variation) ** 0.5,
+                dist_to_rank(gradient, cross.inputs.num_present).value,
+                float(cross.within_moment().norm()),
+                (cross.outputs.wcv.value * variation) ** 0.5,
+                (cross.outputs.mean_square.value * variation) ** 0.5,
             )
         )
     return np.array(rows)
 
 
-def _summaries(
+def _layers(
     model: nn.Module, inputs: Tensor, labels: Tensor, cells: Tensor
-) -> Iterator[tuple[Tensor, CrossSummary]]:
+) -> Iterator[tuple[Tensor, Tensor, CrossSummary]]:
+    """Weight, gradient of the mean loss and statistics of every layer."""
     layers = linear_layers(model)
+    weights = [layer.weight for layer in layers.values()]
+    gradients = torch.autograd.grad(cross_entropy(model(inputs), labels), weights)
     with capture(model, list(layers), gradients="loss", loss="cross_entropy") as taps:
         for batch in taps.over([(inputs, labels)]):
-            for name, layer in layers.items():
+            for (name, layer), gradient in zip(layers.items(), gradients, strict=True):
                 seen = batch[name]
                 cross = CrossMoments(
                     int(cells.max()) + 1, layer.out_features, layer.in_features
                 )
                 cross.update(seen.gradient_rows(), seen.input_rows(), cells)
-                yield layer.weight.detach(), cross.compute()
+                yield layer.weight.detach(), gradient, cross.compute()
 
 
 def _numbers(
-    weight: Tensor, summary: CrossSummary, weight_decay: float
+    weight: Tensor, cross: CrossSummary, bounds: RankBounds
 ) -> tuple[float, ...]:
-    k = summary.inputs.num_present
-    sigma = torch.linalg.svdvals(weight)
-    within = torch.linalg.svdvals(summary.within_moment())
-    error = torch.linalg.svdvals(summary.moment() + weight_decay * weight)
-    variation = summary.inputs.wcv.value
-    reach = [
-        (r + e) / weight_decay
-        for r, e in zip(distances(within, 0), distances(error, 0), strict=True)
-    ]
-    apart = distances(sigma, k)
+    k = bounds.num_cells
+    distances = {norm: bounds.distances[norm, k].value for norm in NORMS}
     return (
         numerical_rank(weight, rtol=RTOL).value,
-        float(sigma.norm()),
-        apart[0],
-        float(sigma[k] / sigma[0]) if k < len(sigma) else 0.0,
-        summary.inputs.rtcv.value,
-        (summary.outputs.mean_square.value * variation) ** 0.5 / weight_decay,
-        (summary.outputs.wcv.value * variation) ** 0.5 / weight_decay,
-        float(within.norm()) / weight_decay,
-        float(error.norm()) / weight_decay,
-        max(a / b if a else 0.0 for a, b in zip(apart, reach, strict=True)),
+        bounds.weight_norms["frobenius"].value,
+        distances["frobenius"],
+        distances["spectral"] / bounds.weight_norms["spectral"].value,
+        cross.inputs.rtcv.value,
+        bounds.b1.value,
+        bounds.b2.value,
+        bounds.b3["frobenius", k].value,
+        bounds.excess["frobenius"].value,
+        max(
+            distances[norm] / bounds.bound("B3", norm).value if distances[norm] else 0.0
+            for norm in NORMS
+        ),
     )

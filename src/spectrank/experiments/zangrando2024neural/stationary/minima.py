@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from spectrank.collapse.forecast import Minimum, minimise
 
-TOLERANCE = 1e-7
+TOLERANCE = 1e-6
 """On the gradient's norm; what is left of it enters the bounds."""
 
 

@@ -109,6 +109,46 @@ class Residual(nn.Module):
         return logits
 
 
+@final
+class Bypassed(nn.Module):
+    """tanh network without biases; its second layer sees more than its first.
+
+    The inputs are two blocks of d columns: layer 1 reads the first, layer 2 what layer
+    1 gave and the second block.
+    """
+
+    def __init__(
+        self, dimension: int, width: int, num_classes: int, generator: torch.Generator
+    ) -> None:
+        """Draw the layers with torch's default law.
+
+        Args:
+            dimension: d.
+            width: Of both hidden layers.
+            num_classes: Outputs.
+            generator: Source of randomness.
+        """
+        super().__init__()
+        self.first = _linear(dimension, width, bias=False)
+        self.second = _linear(width + dimension, width, bias=False)
+        self.readout = _linear(width, num_classes, bias=False)
+        _drawn(self, generator)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits.
+
+        Args:
+            x: (N, 2d) inputs.
+
+        Returns:
+            (N, c).
+        """
+        left, right = x.chunk(2, 1)
+        h = torch.cat([torch.tanh(self.first(left)), right], 1)
+        logits: Tensor = self.readout(torch.tanh(self.second(h)))
+        return logits
+
+
 def mlp(
     widths: Sequence[int],
     generator: torch.Generator,
