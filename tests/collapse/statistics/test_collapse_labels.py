@@ -141,6 +141,18 @@ def test_logits_of_tokens_are_rows_in_the_order_of_the_labels(axis):
     assert torch.equal(found.predictions, wanted.argmax(-1))
 
 
+def test_classes_are_on_axis_1_where_both_axes_fit_as_torch_reads_it():
+    x = torch.linspace(-1.0, 1.0, 24, dtype=torch.float64).reshape(2, 4, 3)
+    labels = torch.tensor([[0, 1, 2, 3], [3, 1, 1, 0]])
+    model = _Tokens(-1)
+    with capture(model) as taps:
+        batch = next(iter(taps.over([(x, labels)])))
+    _, found = settled(batch, nn.CrossEntropyLoss())
+    assert torch.equal(found.predictions, batch.outputs.argmax(1))
+    _, found = settled(batch, "causal_cross_entropy")
+    assert torch.equal(found.predictions, batch.outputs.argmax(-1))
+
+
 def test_missing_targets_are_refused():
     with capture(nn.Linear(3, 2).double()) as taps:
         batch = next(iter(taps.over([X])))

@@ -78,7 +78,7 @@ class LayerAccumulator:
         if self.cells is None:
             self._start(calls, batch, targets)
         for use, rows in enumerate(calls):
-            self._add(use, rows)
+            self._add(use, rows, batch.num_samples)
         if s.graded and self._minibatch is None and calls:
             self._minibatch = minibatch_of(
                 [(c.gradients, c.inputs) for c in calls if c.gradients is not None]
@@ -214,7 +214,7 @@ class LayerAccumulator:
             return None
         return counts if num_classes * total < min(self.site.shape) else None
 
-    def _add(self, use: int, rows: CallRows) -> None:
+    def _add(self, use: int, rows: CallRows, num_samples: int | None) -> None:
         labels, labelled = rows.labels, rows.labelled
         if self._single:
             labels = torch.zeros(len(rows.inputs), dtype=torch.int64)
@@ -227,7 +227,7 @@ class LayerAccumulator:
             self.inputs.update(rows.inputs[kept], labels[kept])
             labels, labelled = torch.zeros_like(labels), None
         if self._positions is not None:
-            labels = self._cell_numbers(use, labels)
+            labels = self._cell_numbers(use, labels, num_samples)
         if labelled is None:
             _feed(self.cells, rows.gradients, rows.inputs, labels)
             return
@@ -249,10 +249,13 @@ class LayerAccumulator:
         labels = torch.zeros(len(inputs), dtype=torch.int64)
         _feed(self.rest, rows.gradients[pick], inputs, labels)
 
-    def _cell_numbers(self, use: int, labels: Tensor) -> Tensor:
+    def _cell_numbers(
+        self, use: int, labels: Tensor, num_samples: int | None
+    ) -> Tensor:
         assert self._positions is not None
         counts = self._positions
-        if use >= len(counts) or len(labels) % counts[use]:
+        wanted = (num_samples or 0) * (counts[use] if use < len(counts) else 0)
+        if len(labels) != wanted:
             raise DomainError(
                 "(class, position) cells need the same positions in every batch, "
                 f"{self.site.name} had {counts} in the first and others later; "

@@ -75,6 +75,13 @@ class RowKeeper:
         self.num_seen += size
         if not self.capacity or not size:
             return
+        if (
+            self._chunks
+            and parts["rows"].shape[1:] != self._chunks[0]["rows"].shape[1:]
+        ):
+            # Images of several sizes have no common mean: nothing can be kept.
+            self._chunks, self._num_held, self.capacity = [], 0, 0
+            return
         keys = torch.rand(size, generator=self._generator, dtype=torch.float64)
         held = {name: part.detach() for name, part in parts.items()}
         self._hold({**held, "keys": keys, "order": order})

@@ -91,7 +91,7 @@ def settle(
     if kind == "regression":
         return Reading(kind, None, False, name)
     signed = name in _SIGNED
-    found = num_classes or _num_classes(batch)
+    found = num_classes or _num_classes(batch, name)
     if found is None:
         raise DomainError(
             "the number of classes must be known, the outputs of the model have no "
@@ -115,7 +115,7 @@ def read(batch: Batch, reading: Reading) -> BatchTargets:
         logits = _flat_outputs(batch, len(values))
         return BatchTargets(None, values, None, logits)
     labels = _labels(batch, reading)
-    logits = _class_outputs(batch, labels)
+    logits = _class_outputs(batch, labels, reading.loss)
     predictions = None
     if logits is not None:
         chosen = logits.argmax(-1) if logits.shape[-1] > 1 else _sided(logits, reading)
@@ -155,7 +155,7 @@ def _binary(targets: Tensor) -> bool:
     return flat and bool(((targets == 0) | (targets.abs() == 1)).all())
 
 
-def _num_classes(batch: Batch) -> int | None:
+def _num_classes(batch: Batch, loss: str | None) -> int | None:
     targets, outputs = batch.targets, batch.outputs
     if _one_hot(targets):
         return int(targets.shape[1])
@@ -164,9 +164,7 @@ def _num_classes(batch: Batch) -> int | None:
     labels = batch.labels
     if labels is None or outputs.ndim == 1 or outputs.shape[-1] == 1:
         return 2
-    if outputs.shape[:-1] == labels.shape:
-        return int(outputs.shape[-1])
-    return int(outputs.shape[1])
+    return int(outputs.shape[-1 if _last(outputs, labels, loss) else 1])
 
 
 def _labels(batch: Batch, reading: Reading) -> Tensor:
@@ -205,15 +203,22 @@ def _flat_outputs(batch: Batch, size: int) -> Tensor | None:
     return outputs.reshape(size, -1)
 
 
-def _class_outputs(batch: Batch, labels: Tensor) -> Tensor | None:
+def _last(outputs: Tensor, labels: Tensor, loss: str | None) -> bool:
+    """Whether the classes are on the last axis; where both fit, torch takes axis 1."""
+    second = outputs.ndim > 2 and (outputs.shape[0], *outputs.shape[2:]) == labels.shape
+    causal = loss is not None and "causal" in loss
+    return outputs.shape[:-1] == labels.shape and (causal or not second)
+
+
+def _class_outputs(batch: Batch, labels: Tensor, loss: str | None) -> Tensor | None:
     """Outputs as rows in the order of ``labels``; None where they do not fit."""
     outputs = batch.outputs
     if outputs is None:
         return None
     if outputs.shape == labels.shape:
         outputs = outputs.unsqueeze(-1)
-    elif outputs.shape[:-1] != labels.shape:
-        outputs = outputs.movedim(1, -1) if outputs.ndim > 2 else outputs
+    elif not _last(outputs, labels, loss) and outputs.ndim > 2:
+        outputs = outputs.movedim(1, -1)
     if outputs.shape[:-1] != labels.shape:
         return None
     return outputs.reshape(-1, outputs.shape[-1])
