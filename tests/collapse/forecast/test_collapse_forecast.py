@@ -94,8 +94,12 @@ def test_the_forecast_of_collapsed_data_is_the_trained_network(loss):
     assert distance(forecast_spectra(table), spectra(full.model)) < 1e-6
     assert table.value("model", "objective") == pytest.approx(full.objective, rel=1e-12)
     for row in table.where(metric="forecast_trust"):
-        assert row["verdict"] == "holds"
         assert row["value"] < 1e-6
+        # A single start says nothing of other basins.
+        assert row["verdict"] == "not_applicable"
+        assert (
+            row["reason"] == "one start says nothing of other minima; ask for seeds=3"
+        )
 
 
 @pytest.mark.parametrize(("noise", "limit"), [(0.02, 1e-3), (0.1, 1.5e-2)])
@@ -163,17 +167,6 @@ def test_the_share_is_the_gradient_of_all_the_data_over_the_decay():
         assert share > 0.01
         check = table.where(metric="forecast_trust", subject=name).frame
         assert check["value"].item() == pytest.approx(share, rel=1e-9)
-
-
-def test_noise_takes_the_trust_away():
-    _, _, loader = mixture(1.5)
-    table = forecast(net(), loader, weight_decay=1e-3, seeds=1)
-    first = table.where(metric="forecast_trust", subject="0.weight").frame.row(
-        0, named=True
-    )
-    assert first["verdict"] == "not_applicable"
-    assert first["slack"] < 0
-    assert "variation within classes" in first["reason"]
 
 
 def test_the_range_is_that_of_the_starts():

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, final
 
 import polars as pl
 import torch
@@ -82,9 +83,31 @@ def forecast_rows(
         }
         for seed, how, minimum in ended
     ]
-    for first, *others in _matrices(ended):
-        rows += _layer_rows(first, others, ended, shares, key, rtol, zero)
+    layers = [_layer(matrices, zero) for matrices in _matrices(ended)]
+    worst = max((layer.spread for layer in layers if not layer.zero), default=0.0)
+    for layer in layers:
+        rows += _layer_rows(layer, ended, key, rtol, zero)
+        rows += _trust_rows(layer, ended, key, shares, worst)
     return rows
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class _Layer:
+    """One weight matrix at the end of every start."""
+
+    first: WeightMatrix
+    matrices: tuple[Tensor, ...]
+    sigma: Tensor  # (starts, min(m, n))
+    spread: float
+    zero: bool
+
+
+def _layer(weights: Sequence[WeightMatrix], zero: float) -> _Layer:
+    matrices = tuple(w.tensor().detach().double() for w in weights)
+    sigma = torch.stack([_singular_values(w) for w in matrices])
+    size = float(torch.linalg.vector_norm(sigma[0]))
+    return _Layer(weights[0], matrices, sigma, _spread(sigma), size <= zero)
 
 
 def _matrices(ended: _Ended) -> list[tuple[WeightMatrix, ...]]:
@@ -93,22 +116,22 @@ def _matrices(ended: _Ended) -> list[tuple[WeightMatrix, ...]]:
     return list(zip(*found, strict=True))
 
 
+def _base(layer: _Layer, ended: _Ended, key: Mapping[str, Any]) -> dict[str, Any]:
+    """Key columns, and the worst status of all starts."""
+    worst = next((m for _, _, m in ended if m.status != "ok"), ended[0][2])
+    found = {**key, **matrix_key(layer.first)}
+    return {**found, "status": worst.status, "reason": worst.reason}
+
+
 def _layer_rows(
-    first: WeightMatrix,
-    others: Sequence[WeightMatrix],
+    layer: _Layer,
     ended: _Ended,
-    shares: Mapping[str, float],
     key: Mapping[str, Any],
     rtol: float,
     zero: float,
 ) -> list[dict[str, Any]]:
-    matrices = [w.tensor().detach().double() for w in (first, *others)]
-    sigma = torch.stack([_singular_values(w) for w in matrices])
-    worst = next((m for _, _, m in ended if m.status != "ok"), ended[0][2])
-    base = {**key, **matrix_key(first), "status": worst.status}
-    base |= {"reason": worst.reason}
-    count = f"range over {len(ended)} starts"
-    spread = _spread(sigma)
+    base, sigma = _base(layer, ended, key), layer.sigma
+    count = base["reason"] or f"range over {len(ended)} starts"
     rows: list[dict[str, Any]] = [
         {
             **base,
@@ -118,22 +141,22 @@ def _layer_rows(
             "values": sigma[0].tolist(),
             "lower_values": sigma.amin(0).tolist(),
             "upper_values": sigma.amax(0).tolist(),
-            "reason": worst.reason or count,
+            "reason": count,
         },
         {
             **base,
             "kind": "measurement",
             "metric": "numerical_rank",
             "variant": f"rtol={rtol:g}",
-            **_rank(matrices, rtol, zero),
-            "reason": worst.reason or count,
+            **_rank(layer.matrices, rtol, zero),
+            "reason": count,
         },
         {
             **base,
             "kind": "measurement",
             "metric": "forecast_spread",
             "variant": "starts",
-            "value": spread,
+            "value": layer.spread,
         },
     ]
     rows += [
@@ -149,20 +172,19 @@ def _layer_rows(
         }
         for (seed, how, minimum), values in zip(ended, sigma, strict=True)
     ]
-    small = float(torch.linalg.vector_norm(sigma[0])) <= zero
-    return rows + _trust_rows(base, first.name, shares, spread, small=small)
+    return rows
 
 
 def _trust_rows(
-    base: Mapping[str, Any],
-    name: str,
+    layer: _Layer,
+    ended: _Ended,
+    key: Mapping[str, Any],
     shares: Mapping[str, float],
-    spread: float,
-    *,
-    small: bool,
+    worst_spread: float,
 ) -> list[dict[str, Any]]:
-    share = math.nan if small else shares.get(name, math.nan)
-    found = trust(share, 0.0 if math.isnan(spread) else spread)
+    base = _base(layer, ended, key)
+    share = math.nan if layer.zero else shares.get(layer.first.name)
+    found = trust(share, layer.spread, worst_spread=worst_spread, num_starts=len(ended))
     known = not math.isnan(found.share)
     return [
         {
