@@ -9,20 +9,29 @@ import polars as pl
 
 from spectrank.collapse.certificates.bounds import RankBounds
 from spectrank.collapse.certificates.caveats import Applicability, Caveat
-from spectrank.collapse.certificates.tails import NORMS, Norm, add, ratio
+from spectrank.collapse.certificates.softmax import softmax_bound, sums_to_zero
+from spectrank.collapse.certificates.tails import (
+    NORMS,
+    Norm,
+    add,
+    dist_to_rank,
+    ratio,
+)
 from spectrank.collapse.certificates.theorem import rank_bounds
+from spectrank.collapse.certificates.verdicts import (
+    SOURCE,
+    Row,
+    check_row,
+    number,
+)
 from spectrank.linalg import Value
 from spectrank.linalg.moments import CrossSummary
 from spectrank.linalg.shapes import Matrix
 from spectrank.scanning.rows import value_columns
 
-Row = dict[str, Any]
-
 # Producer column: the bound without the part due to e.
 COLUMNS: Mapping[str, Any] = {"bound_at_stationarity": pl.Float64}
 
-SOURCE = "derived: theorem A, tests/collapse/certificates/test_collapse_bounds.py"
-_UPPER = "an upper bound, not an estimate: the rank can be far lower"
 # Share of the bound from which e is called its main part.
 _MAIN = 0.5
 
@@ -45,7 +54,8 @@ def certificate_rows(
     ``verdict`` is ``not_applicable`` where a hypothesis fails, there is no decay, or
     k >= min(m, n); ``violated`` where the distance exceeds the bound by more than
     rounding; ``vacuous`` where the bound is not below the weight's norm; else
-    ``holds``.
+    ``holds``. Where the derivatives sum to zero over the outputs (a softmax reads the
+    layer), variant ``softmax`` judges rank m - 1.
     Source (derived): tests/collapse/certificates/test_collapse_rows.py.
 
     Args:
@@ -76,6 +86,7 @@ def certificate_rows(
         *distance_rows(bounds),
         gradient_share_row(bounds),
         *bound_rows(bounds, known),
+        *_softmax_rows(weight, cross, divisor, bounds, known),
         *(caveat_row(caveat) for caveat in known.caveats),
     ]
 
@@ -139,7 +150,7 @@ def gradient_share_row(bounds: RankBounds) -> Row:
     if k >= min(bounds.shape):
         blocked = _size_reason(bounds, k)
     one = Value.exact(1.0)
-    return _check("within_gradient_share", None, k, found, share, one, blocked, "")
+    return check_row("within_gradient_share", None, k, found, share, one, blocked, "")
 
 
 def bound_rows(bounds: RankBounds, known: Applicability) -> list[Row]:
@@ -186,8 +197,26 @@ def bound_row(
     words = _words(bounds, known)
     whole = add(stationary, bounds.excess[norm])
     found, norm_ = bounds.distances[norm, k], bounds.weight_norms[norm]
-    row = _check("rank_bound", variant, k, found, whole, norm_, blocked, words)
-    return {**row, "bound_at_stationarity": _number(stationary)}
+    row = check_row("rank_bound", variant, k, found, whole, norm_, blocked, words)
+    return {**row, "bound_at_stationarity": number(stationary)}
+
+
+def _softmax_rows(
+    weight: Matrix,
+    cross: CrossSummary,
+    divisor: float,
+    bounds: RankBounds,
+    known: Applicability,
+) -> list[Row]:
+    """Return the check of rank m - 1 where a softmax reads the layer; else nothing."""
+    if not sums_to_zero(cross):
+        return []
+    k, decay = len(weight) - 1, bounds.weight_decay
+    limit = softmax_bound(weight, cross, divisor=divisor, weight_decay=decay)
+    found, whole = dist_to_rank(weight, k), bounds.weight_norms["frobenius"]
+    blocked = _blocked(bounds, known, k)
+    words = "a softmax takes the mean row away, all of it due to e"
+    return [check_row("rank_bound", "softmax", k, found, limit, whole, blocked, words)]
 
 
 def caveat_row(caveat: Caveat) -> Row:
@@ -208,64 +237,6 @@ def caveat_row(caveat: Caveat) -> Row:
         "verdict": verdicts[caveat.weight],
         "status": "ok",
         "reason": caveat.reason,
-        "source": SOURCE,
-    }
-
-
-def judge(found: Value, bound: Value, trivial: Value) -> tuple[str, str]:
-    """Judge a bound: violated, vacuous or holding, with the reason.
-
-    Args:
-        found: What was measured.
-        bound: What it must not exceed.
-        trivial: What it cannot exceed anyway, such as the norm of the weight.
-
-    Returns:
-        Verdict and reason; ``not_applicable`` where a number is missing.
-    """
-    for value in (found, bound, trivial):
-        if value.value != value.value:
-            return "not_applicable", value.reason or "a number is missing"
-    if found.lower > bound.upper:
-        return "violated", (
-            f"{found.value:.3g} exceeds {bound.value:.3g} by more than rounding: "
-            "the decay, the divisor or the gradient is not the one of the training"
-        )
-    if bound.value >= trivial.value:
-        return "vacuous", (
-            f"the bound {bound.value:.3g} is not below {trivial.value:.3g}, which "
-            "holds of any matrix"
-        )
-    share = bound.value / trivial.value
-    return "holds", f"the bound is {share:.2g} of the trivial one; {_UPPER}"
-
-
-def _check(
-    metric: str,
-    variant: str | None,
-    k: int,
-    found: Value,
-    bound: Value,
-    trivial: Value,
-    blocked: str | None,
-    words: str,
-) -> Row:
-    verdict, reason = judge(found, bound, trivial)
-    if blocked is not None and verdict != "violated":
-        verdict, reason = "not_applicable", blocked
-    elif words:
-        reason = f"{reason}; {words}"
-    limit = _number(bound)
-    return {
-        **value_columns(found),
-        "kind": "check",
-        "metric": metric,
-        "variant": variant,
-        "index": k,
-        "bound": limit,
-        "slack": None if limit is None else limit - found.value,
-        "verdict": verdict,
-        "reason": reason,
         "source": SOURCE,
     }
 
@@ -307,7 +278,3 @@ def _measured(metric: str, variant: str, value: Value, k: int | None = None) -> 
         "index": k,
         "source": SOURCE,
     }
-
-
-def _number(value: Value) -> float | None:
-    return None if value.value != value.value else float(value.value)
