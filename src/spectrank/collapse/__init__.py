@@ -1,5 +1,33 @@
 """Neural collapse and the rank of trained layers: measured, bounded, forecast."""
 
+from spectrank.collapse.certificates import Applicability as Applicability
+from spectrank.collapse.certificates import Caveat as Caveat
+from spectrank.collapse.certificates import Partition as Partition
+from spectrank.collapse.certificates import RankBounds as RankBounds
+from spectrank.collapse.certificates import applicability as applicability
+from spectrank.collapse.certificates import best_partition as best_partition
+from spectrank.collapse.certificates import certificate_rows as certificate_rows
+from spectrank.collapse.certificates import dist_to_rank as dist_to_rank
+from spectrank.collapse.certificates import equal_norms_row as equal_norms_row
+from spectrank.collapse.certificates import norm_cap_rows as norm_cap_rows
+from spectrank.collapse.certificates import partition_profile as partition_profile
+from spectrank.collapse.certificates import partition_rows as partition_rows
+from spectrank.collapse.certificates import product_row as product_row
+from spectrank.collapse.certificates import rank_bounds as rank_bounds
+from spectrank.collapse.certificates import softmax_bound as softmax_bound
+from spectrank.collapse.certificates import (
+    sufficient_weight_decay as sufficient_weight_decay,
+)
+from spectrank.collapse.certificates import window_bound as window_bound
+from spectrank.collapse.certificates import window_factors as window_factors
+from spectrank.collapse.certificates import window_rank as window_rank
+from spectrank.collapse.forecast import DeepLinear as DeepLinear
+from spectrank.collapse.forecast import Minimum as Minimum
+from spectrank.collapse.forecast import deep_linear as deep_linear
+from spectrank.collapse.forecast import forecast as forecast
+from spectrank.collapse.forecast import interpolation_limit as interpolation_limit
+from spectrank.collapse.forecast import minimise as minimise
+from spectrank.collapse.forecast import rank_curve as rank_curve
 from spectrank.collapse.measure import measure as measure
 from spectrank.collapse.statistics import LayerStatistics as LayerStatistics
 from spectrank.collapse.statistics import Statistics as Statistics

@@ -114,7 +114,7 @@ def test_starts_that_disagree_take_the_trust_away_where_training_ends_elsewhere(
 
 
 def test_noise_takes_the_trust_away_and_the_first_layer_has_a_higher_rank():
-    first, *_ = compare(1.0, 3e-3, 21)
+    first, *_ = compare(1.0, 2e-2, 21)
     assert first["verdict"] == "not_applicable"
     assert first["share"] > SHARE_LIMIT
     assert first["rank"] > first["forecast rank"]

@@ -16,11 +16,12 @@ from torch import nn
 
 from spectrank.collapse.forecast.centroids import Centroids, centroids
 from spectrank.collapse.forecast.minimise import Minimum, minimise
-from spectrank.collapse.forecast.objective import LossLike, known_loss
+from spectrank.collapse.forecast.objective import known_loss
 from spectrank.collapse.forecast.rows import COLUMNS, forecast_rows
 from spectrank.collapse.forecast.starts import Initialise, Start, starts
 from spectrank.collapse.forecast.trust import data_shares
 from spectrank.errors import DomainError
+from spectrank.model.capture.objective import LossLike
 from spectrank.table import Table
 
 RTOL = 1e-2

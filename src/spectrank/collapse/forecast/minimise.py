@@ -24,8 +24,9 @@ from scipy.optimize import minimize as _scipy_minimize
 from scipy.sparse.linalg import LinearOperator, minres
 from torch import Tensor, nn
 
-from spectrank.collapse.forecast.objective import LossLike, Objective, make_objective
+from spectrank.collapse.forecast.objective import Objective, make_objective
 from spectrank.errors import DomainError
+from spectrank.model.capture.objective import LossLike
 
 _Array = np.ndarray[Any, np.dtype[np.float64]]
 

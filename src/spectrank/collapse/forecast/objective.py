@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from spectrank.errors import DomainError, ShapeError
+from spectrank.model.capture.objective import LossLike
 from spectrank.model.losses import Loss, UnknownLoss, describe_loss
 
-LossLike = str | nn.Module | Callable[..., Tensor]
 _Array = np.ndarray[Any, np.dtype[np.float64]]
 
 

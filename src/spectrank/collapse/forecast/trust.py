@@ -31,7 +31,8 @@ from torch import Tensor
 
 from spectrank.collapse.forecast.centroids import data_batches
 from spectrank.collapse.forecast.minimise import Minimum
-from spectrank.collapse.forecast.objective import LossLike, known_loss
+from spectrank.collapse.forecast.objective import known_loss
+from spectrank.model.capture.objective import LossLike
 
 SHARE_LIMIT = 0.3
 """Largest share at which the forecast of a layer is trusted."""
