@@ -45,6 +45,7 @@ Row = dict[str, Any]
 COLUMNS: Mapping[str, Any] = {
     "m": pl.Int64,
     "n": pl.Int64,
+    "dtype": pl.String,
     "layer_type": pl.String,
     "tied_to": pl.String,
     "of": pl.String,
@@ -196,6 +197,7 @@ def _key(
         "view": layer.view,
         "m": layer.weight.shape[0],
         "n": layer.weight.shape[1],
+        "dtype": str(layer.dtype).removeprefix("torch."),
         "layer_type": layer.layer_type,
         "tied_to": ", ".join(layer.uses[1:]) or None,
         "num_samples": statistics.num_samples,
