@@ -160,6 +160,23 @@ def test_rows_of_rank_two_leave_nothing_beyond_two_directions():
     assert value.lower == 0.0
 
 
+@pytest.mark.parametrize("shape", [(300, 80), (70, 400)])
+@pytest.mark.parametrize("tail", [1.0, 1e-9])
+def test_the_bracket_of_tall_and_wide_sets_is_that_of_numpy(shape, tail):
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(*shape, dtype=torch.float64, generator=g)
+    # Ten strong directions; a weak rest is below what a Gram matrix resolves.
+    u, s, v = torch.linalg.svd(x - x.mean(0), full_matrices=False)
+    s[10:] *= tail
+    built = (u * s) @ v
+    truth = np.linalg.svd((built - built.mean(0)).numpy(), compute_uv=False)[10:]
+    truth = float((truth**2).sum()) / len(x)
+    value = pca_bracket(built, 11)
+    assert value.value == pytest.approx(truth, rel=1e-9 if tail == 1.0 else 1e-5)
+    assert value.lower <= truth <= value.upper
+    assert value.relative_width < 1e-3
+
+
 def test_what_cannot_be_clustered_is_refused_or_said(monkeypatch):
     x, y = mixture(0, [3, 3], 2, 1.0)
     with pytest.raises(DomainError, match="num_clusters or labels must be given"):

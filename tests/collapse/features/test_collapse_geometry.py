@@ -150,6 +150,19 @@ def test_the_classifier_against_the_means_is_its_formula():
     assert nc3(x[part], y[part], w).value == pytest.approx(float(gap.square().sum()))
 
 
+def test_many_more_classes_than_features_are_the_whole_matrix_too():
+    g = torch.Generator().manual_seed(3)
+    means = torch.randn(90, 4, dtype=torch.float64, generator=g)
+    w = means + 2.0 * torch.randn(90, 4, dtype=torch.float64, generator=g)
+    m = means - means.mean(0)
+    truth = zhu_distance((w @ m.mT).numpy())
+    value = nc3(means, torch.arange(90), w, "zhu")
+    assert value.value == pytest.approx(truth, rel=1e-12)
+    assert value.lower <= truth <= value.upper
+    # No 90 vectors in four dimensions come nearer than this to a simplex.
+    assert nc2(means, torch.arange(90)).value >= (2 - 2 * (4 / 89) ** 0.5) ** 0.5
+
+
 def test_duality_knows_sign_and_shape():
     means = simplex(4, 6, seed=3)
     y = torch.arange(4)

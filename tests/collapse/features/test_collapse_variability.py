@@ -254,10 +254,14 @@ def test_float32_noise_between_means_is_not_a_direction():
     plane = torch.randn(2, 30, generator=g)
     x = torch.randn(4, 2, generator=g)[y] @ plane
     x = x + 1e-3 * torch.randn(200, 2, generator=g) @ plane
-    exact = nc1(x, y).value
+    truth = nc1(x.double(), y, rtol=1e-5).value
+    assert truth < 1e-4
     # Two true directions; a third of rounding would add a number of order one or more.
-    assert exact < 1e-4
-    assert nc1(x.double(), y).value > 100 * exact
+    assert nc1(x.double(), y).value > 100 * truth
+    assert nc1(x, y).value == pytest.approx(truth, rel=1e-10)
+    # An offset takes seven binary digits of the features, and their noise grows so.
+    assert nc1(x + 300.0, y).value == pytest.approx(truth, rel=0.1)
+    assert nc1(x.bfloat16(), y).status == "ok"
 
 
 def test_cdnv_across_tiles_and_for_near_twins_is_the_loop():

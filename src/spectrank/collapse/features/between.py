@@ -75,6 +75,26 @@ def scaled_means(
     return rows[classes] * (counts / counts.sum()).sqrt()[:, None]
 
 
+def resolution(summary: ClassSummary, dtype: torch.dtype) -> float | None:
+    """Relative threshold below which class means of this precision are rounding.
+
+    Eight spacings of the dtype, times the size of the rows over their variation: a
+    common offset costs the digits it takes.
+
+    Args:
+        summary: Statistics of the features.
+        dtype: In which the features were computed.
+
+    Returns:
+        ``rtol`` for `between_directions`; None for float64, whose own default is finer.
+    """
+    if dtype == torch.float64:
+        return None
+    size, variation = summary.mean_square.value, summary.total_variation.value
+    offset = (size / variation) ** 0.5 if 0.0 < variation < size else 1.0
+    return min(8.0 * float(torch.finfo(dtype).eps) * offset, 0.5)
+
+
 def between_directions(
     summary: ClassSummary,
     weights: str = "classes",

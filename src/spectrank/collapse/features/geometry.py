@@ -35,6 +35,8 @@ NC3_VARIANTS: tuple[Nc3Variant, ...] = get_args(Nc3Variant)
 
 # Rows of a tile of a Gram matrix: 10,000 classes would make 800 MB at once.
 _TILE = 512
+# So many times more classes than columns are no simplex, by more than one.
+_FAR = 4
 
 
 def nc2(
@@ -219,7 +221,9 @@ def _simplex(rows: Tensor, error: float, variant: Nc2Variant) -> Value:
 
 def _from_simplex(left: Tensor, right: Tensor, error: float) -> Value:
     """Distance of ``left @ right.T`` from the Gram matrix of a simplex ETF."""
-    num = len(left)
+    num, d = left.shape
+    if num - 1 >= _FAR * d:
+        return _far_from_simplex(left, right, error)
     norm = sum(float(p.square().sum()) for p, _ in _products(left, right)) ** 0.5
     if norm == 0.0:
         return Value.undefined("degenerate", "all products are zero")
@@ -229,6 +233,21 @@ def _from_simplex(left: Tensor, right: Tensor, error: float) -> Value:
         gap[diagonal] -= 1.0 / (num - 1) ** 0.5
         squares += float(gap.square().sum())
     # Products of norm one at most; those of W and M may cancel among each other.
+    scale = float(left.norm() * right.norm()) / norm
+    return rounded(squares**0.5, 4.0 * error * scale)
+
+
+def _far_from_simplex(left: Tensor, right: Tensor, error: float) -> Value:
+    """The same from (d, d) products: a rank of d keeps the distance above one.
+
+    |A - P|^2 = 2 - 2 <A, P> loses no digit then, and 10,000 classes need no tiles.
+    """
+    num = len(left)
+    norm = max(float(((left.mT @ left) * (right.mT @ right)).sum()), 0.0) ** 0.5
+    if norm == 0.0:
+        return Value.undefined("degenerate", "all products are zero")
+    inner = float((left * right).sum() - (left.sum(0) * right.sum(0)).sum() / num)
+    squares = 2.0 - 2.0 * inner / (norm * (num - 1) ** 0.5)
     scale = float(left.norm() * right.norm()) / norm
     return rounded(squares**0.5, 4.0 * error * scale)
 

@@ -27,7 +27,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from spectrank.collapse.features.between import Between, between_directions
+from spectrank.collapse.features.between import Between, between_directions, resolution
 from spectrank.collapse.features.summarised import (
     EPS,
     class_summary,
@@ -88,10 +88,8 @@ def nc1(
     """
     full = check_nc1_variant(variant) in SPAN_VARIANTS
     summary = class_summary(features, labels, num_classes=num_classes, full=full)
-    if rtol is None and features.dtype != torch.float64:
-        rtol = max(features.shape[1], summary.num_present) * float(
-            torch.finfo(features.dtype).eps
-        )
+    if rtol is None:
+        rtol = resolution(summary, features.dtype)
     return nc1_of(summary, variant, rtol=rtol)
 
 
