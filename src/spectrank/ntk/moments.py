@@ -4,28 +4,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import partial
 from itertools import combinations
 from types import MappingProxyType
-from typing import Any
 
+import numpy as np
 import polars as pl
 
 from spectrank.errors import ArgumentTypeError, DomainError
 from spectrank.linalg.ensembles.layer import LayerLaw
-from spectrank.linalg.ensembles.mp_spike import largest_sure
 from spectrank.ntk.recursion import (
     KernelMoments,
     RelativeLaw,
     kernel_moments,
     limit_log_second,
+    log_less_one,
+    log_sum,
     relative_law,
 )
 from spectrank.random_nets import RandomMLP
 from spectrank.random_nets.activations import SLOPES
+from spectrank.random_nets.rows import NETWORK, Cell, Row, bases, skip, with_moved
 from spectrank.table import Table
-
-Row = dict[str, Any]
 
 COLUMNS = MappingProxyType(
     {
@@ -50,12 +51,7 @@ DEFINITIONS = MappingProxyType(
         "kernel_exponent": "B, the exponent of E K^2/(E K)^2 at large depth",
     }
 )
-_NETWORK = "network"
 _SOURCE = "derived; tests/ntk/test_moments.py"
-_LARGEST = math.log(1.7976931348623157e308)
-_SMALLEST = math.log(2.2250738585072014e-308)
-# Half the interval of a mean over drawn spectra, in standard errors.
-_WIDTH = 4.0
 
 
 def moments(net: RandomMLP, *, pairs: bool = False) -> Table:
@@ -104,7 +100,7 @@ def moments(net: RandomMLP, *, pairs: bool = False) -> Table:
     if any(law.a2_stderr > 0.0 for law in net.layers):
         moved = [relative_law(law, a2_shift=1.0) for law in net.layers]
         others = _rows(net, moved, slope, pairs)
-        rows = [_with_error(a, b) for a, b in zip(rows, others, strict=True)]
+        rows = [with_moved(a, b) for a, b in zip(rows, others, strict=True)]
     provenance = {
         "network": repr(net),
         "layers": [asdict(law) for law in net.layers],
@@ -141,37 +137,37 @@ def _rows(
     net: RandomMLP, layers: Sequence[RelativeLaw], slope: float, pairs: bool
 ) -> Iterator[Row]:
     found = kernel_moments(layers, slope)
-    note = _note(net.layers)
+    note = bases(net.layers)[-1].note
     yield from _network_rows(found, note)
     yield from _limit_rows(net.layers, slope)
     names, products = net.parameter_names, found.log_products
     for i, (name, law) in enumerate(zip(names, layers, strict=True)):
-        key = {"subject": name, "index": i + 1, "m": law.m, "n": law.n}
-        mean, ratio = float(found.log_means[i]), float(found.log_ratios[i, i])
-        yield key | _number("kernel_mean", mean)
-        yield key | _number("kernel_second_moment", float(products[i, i]), note)
-        yield key | _number("kernel_relative_variance", _log_expm1(ratio), note)
-        yield key | _number("kernel_share", mean - found.log_mean)
+        size = {"m": law.m, "n": law.n}
+        place = partial(Cell, name, index=i + 1, source=_SOURCE)
+        noted = partial(place, reason=note)
+        mean, ratio = float(found.log_means[i]), found.log_ratios[i, i]
+        second, variance = float(products[i, i]), float(log_less_one(ratio))
+        yield place("kernel_mean").exp_row(mean, **size)
+        yield noted("kernel_second_moment").exp_row(second, **size)
+        yield noted("kernel_relative_variance").exp_row(variance, **size)
+        yield place("kernel_share").exp_row(mean - found.log_mean, **size)
         if len(layers) > 1:
-            others = [x for k, x in enumerate(products[i]) if k != i]
-            yield key | _number("kernel_cross_moment", _log_sum(others), note)
+            others = log_sum(np.delete(products[i], i))
+            yield noted("kernel_cross_moment").exp_row(others, **size)
     for i, k in combinations(range(len(layers)), 2) if pairs else ():
-        yield {
-            "subject": names[i],
-            "index": i + 1,
-            "variant": f"with {names[k]}",
-            "other": names[k],
-            "other_index": k + 1,
-            **_number("kernel_cross_moment", float(products[i, k]), note),
-        }
+        variant = f"with {names[k]}"
+        cell = Cell(names[i], "kernel_cross_moment", i + 1, variant, "exact", note)
+        yield replace(cell, source=_SOURCE).exp_row(
+            float(products[i, k]), other=names[k], other_index=k + 1
+        )
 
 
 def _network_rows(found: KernelMoments, note: str | None) -> Iterator[Row]:
-    key = {"subject": _NETWORK}
-    yield key | _number("kernel_mean", found.log_mean)
-    yield key | _number("kernel_second_moment", found.log_second, note)
+    noted = partial(Cell, NETWORK, reason=note, source=_SOURCE)
     variance = found.log_relative_variance
-    yield key | _number("kernel_relative_variance", variance, note)
+    yield Cell(NETWORK, "kernel_mean", source=_SOURCE).exp_row(found.log_mean)
+    yield noted("kernel_second_moment").exp_row(found.log_second)
+    yield noted("kernel_relative_variance").exp_row(variance)
 
 
 def _limit_rows(laws: Sequence[LayerLaw], slope: float) -> Iterator[Row]:
@@ -182,15 +178,11 @@ def _limit_rows(laws: Sequence[LayerLaw], slope: float) -> Iterator[Row]:
     ratios = {law.participation_ratio for law in hidden}
     square = all(m == n for m, n in shapes)
     if len(shapes) != 1 or not square or len(ratios) != 1 or laws[-1].m != 1:
-        yield {
-            "kind": "skip",
-            "subject": _NETWORK,
-            "metric": metric,
-            "variant": "limit",
-            "status": "skipped",
-            "reason": "the limit is one of hidden layers of equal width (that of the "
-            "input) and spectrum with a scalar readout; the exact row is beside it",
-        }
+        reason = (
+            "the limit is one of hidden layers of equal width (that of the input) and "
+            "spectrum with a scalar readout; the exact row is beside it"
+        )
+        yield skip(metric, reason, variant="limit")
         return
     rho, n = hidden[0].participation_ratio, hidden[0].n
     exponent, log_second = limit_log_second(num, rho, n, slope)
@@ -198,78 +190,13 @@ def _limit_rows(laws: Sequence[LayerLaw], slope: float) -> Iterator[Row]:
         "leading order, n to infinity at fixed L/n and L/rho: too high at small depth "
         "and of no use at small participation ratio; the exact row is beside it"
     )
-    columns = {"subject": _NETWORK, "variant": "limit", "route": "leading-order"}
-    yield _number(metric, _log_expm1(log_second), reason) | columns
-    yield _plain("kernel_exponent", exponent, reason) | columns
-
-
-def _note(laws: Sequence[LayerLaw]) -> str | None:
-    """What exactness rests on."""
-    notes = []
-    if any(law.a2_stderr > 0.0 for law in laws):
-        notes.append(
-            "exact in E sum s^4, which for temper is a mean over drawn spectra: "
-            "standard_error"
-        )
-    if any(
-        law.spectrum == "mp-spike"
-        and law.stable_rank is not None
-        and law.stable_rank > largest_sure(law.m, law.n)
-        for law in laws
-    ):
-        notes.append("over all draws of mp-spike, those that sample() refuses included")
-    return "; ".join(notes) or None
-
-
-def _plain(metric: str, value: float, reason: str | None = None) -> Row:
-    return {
-        "kind": "measurement",
-        "metric": metric,
-        "value": value,
-        "status": "ok",
-        "route": "exact",
-        "reason": reason,
-        "source": _SOURCE,
-    }
-
-
-def _number(metric: str, log_value: float, reason: str | None = None) -> Row:
-    """Row of a non-negative number that is known by its logarithm."""
-    if log_value == -math.inf:
-        return _plain(metric, 0.0, reason)
-    if _SMALLEST <= log_value <= _LARGEST:
-        row = _plain(metric, math.exp(log_value), reason)
-        return row | {"log_value": log_value}
-    above = log_value > 0.0
-    reason = (
-        f"e^{log_value:.6g} is {'above' if above else 'below'} the range of float64; "
-        "log_value is finite"
+    cell = partial(
+        Cell,
+        NETWORK,
+        variant="limit",
+        route="leading-order",
+        reason=reason,
+        source=_SOURCE,
     )
-    row = _plain(metric, math.inf if above else 0.0, reason)
-    return row | {"log_value": log_value, "status": "nonfinite"}
-
-
-def _with_error(row: Row, moved: Row) -> Row:
-    """Give a row the standard error that E sum s^4 of its layers has."""
-    if row["status"] != "ok" or moved["status"] != "ok":
-        return row
-    error = abs(moved["value"] - row["value"])
-    if error == 0.0:
-        return row
-    return row | {
-        "standard_error": error,
-        "lower": row["value"] - _WIDTH * error,
-        "upper": row["value"] + _WIDTH * error,
-        "error_kind": "stderr",
-    }
-
-
-def _log_expm1(x: float) -> float:
-    if x <= 0.0:
-        return -math.inf
-    return x if x > _LARGEST else math.log(math.expm1(x))
-
-
-def _log_sum(logs: Sequence[float]) -> float:
-    top = max(logs)
-    return top + math.log(sum(math.exp(x - top) for x in logs))
+    yield cell(metric).exp_row(float(log_less_one(log_second)))
+    yield cell("kernel_exponent").row(exponent)

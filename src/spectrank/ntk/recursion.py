@@ -71,12 +71,12 @@ class KernelMoments:
     @property
     def log_mean(self) -> float:
         """Log E K."""
-        return _log_sum(self.log_means)
+        return log_sum(self.log_means)
 
     @property
     def log_second(self) -> float:
         """Log E K^2."""
-        return _log_sum(self.log_products)
+        return log_sum(self.log_products)
 
     @property
     def log_products(self) -> np.ndarray:
@@ -90,19 +90,21 @@ class KernelMoments:
     def log_relative_variance(self) -> float:
         """Log of Var K / (E K)^2; -inf where K is not random."""
         shares = self.log_means - self.log_mean
-        return _log_sum(shares[:, None] + shares[None, :] + log_less_one(self))
+        # Cov(K_l, K_l') / (E K_l E K_l').
+        excess = log_less_one(self.log_ratios)
+        return log_sum(shares[:, None] + shares[None, :] + excess)
 
 
-def log_less_one(moments: KernelMoments) -> np.ndarray:
-    """Log of Cov(K_l, K_l') / (E K_l E K_l'), without a difference of large numbers.
+def log_less_one(log_ratio: float | np.ndarray) -> np.ndarray:
+    """Log of e^x - 1, without a difference of large numbers.
 
     Args:
-        moments: Of the layers.
+        log_ratio: x, at least 0, such as log E X^2 / (E X)^2.
 
     Returns:
-        (L, L); -inf where two layers are not correlated.
+        Of its shape; -inf where x is zero: no variance, or no correlation.
     """
-    x = moments.log_ratios
+    x = np.maximum(log_ratio, 0.0)
     with np.errstate(divide="ignore"):
         small = np.log(np.expm1(np.minimum(x, _LARGE)))
     result: np.ndarray = np.where(x > _LARGE, x, small)
@@ -221,7 +223,15 @@ def _mask(state: tuple[_X, _X], m: int, v: float) -> tuple[_X, _X]:
     return log_second + np.log1p(diagonal), shape
 
 
-def _log_sum(logs: np.ndarray) -> float:
+def log_sum(logs: np.ndarray) -> float:
+    """Log of a sum of numbers that are known by their logarithms.
+
+    Args:
+        logs: Any shape, at least one.
+
+    Returns:
+        The logarithm; -inf where all are zero.
+    """
     top = float(logs.max())
     if math.isinf(top):
         return top

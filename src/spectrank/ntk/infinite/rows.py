@@ -12,6 +12,7 @@ from typing import Any
 import polars as pl
 
 from spectrank.ntk.infinite.scales import Scale
+from spectrank.random_nets.rows import NETWORK
 from spectrank.table import Table
 
 COLUMNS = {"m": pl.Int64, "n": pl.Int64}
@@ -54,7 +55,7 @@ def rows(
 
 
 def _scatter(relative_variance: float | None) -> dict[str, Any]:
-    row = {"kind": "measurement", "subject": "network"}
+    row = {"kind": "measurement", "subject": NETWORK}
     row["metric"] = "kernel_relative_variance"
     if relative_variance is None:
         return row | {

@@ -21,9 +21,7 @@ from spectrank.propagation.names.angles import ANGLE_NAMES
 from spectrank.propagation.names.capacity import CAPACITY_NAMES
 from spectrank.propagation.names.name import Name as Name
 from spectrank.propagation.names.norms import NORM_NAMES
-
-NETWORK = "network"
-"""Subject of the rows of a whole network."""
+from spectrank.random_nets.rows import NETWORK as NETWORK
 
 COLUMNS: Mapping[str, Any] = MappingProxyType(
     {

@@ -20,8 +20,8 @@ from spectrank.propagation.theory.layer_norms import (
     law_norms,
     measured_norms,
 )
-from spectrank.propagation.theory.rows import LARGEST_LOG, SMALLEST_LOG, Row
 from spectrank.random_nets import RandomMLP
+from spectrank.random_nets.rows import LARGEST_LOG, SMALLEST_LOG, Row
 from spectrank.table import Table
 
 _UNIT = 2.0**-53

@@ -27,7 +27,7 @@ from spectrank.propagation.theory.depth import (
     signal_moments,
 )
 from spectrank.propagation.theory.kinks import new_kinks, pattern_changes
-from spectrank.propagation.theory.rows import (
+from spectrank.random_nets.rows import (
     Basis,
     Cell,
     Row,

@@ -12,10 +12,10 @@ from spectrank.linalg.ensembles.requests import check_number
 from spectrank.propagation.names import COLUMNS, METRICS
 from spectrank.propagation.theory.angles import check_cosine
 from spectrank.propagation.theory.exact_rows import angle_rows, exact_rows
-from spectrank.propagation.theory.rows import Row, with_error
 from spectrank.propagation.theory.smooth_rows import smooth_rows
 from spectrank.random_nets import RandomMLP
 from spectrank.random_nets.activations import SLOPES
+from spectrank.random_nets.rows import Row, with_moved
 from spectrank.table import Table
 
 
@@ -80,7 +80,7 @@ def predict(
     if any(law.a2_stderr > 0.0 for law in net.layers):
         moved = [replace(law, a2=law.a2 + law.a2_stderr) for law in net.layers]
         others = _rows(net, moved, cosines, input_mean_square)
-        rows = [_with_error(a, b) for a, b in zip(rows, others, strict=True)]
+        rows = [with_moved(a, b) for a, b in zip(rows, others, strict=True)]
     provenance = {
         "network": repr(net),
         "layers": [asdict(law) for law in net.layers],
@@ -118,10 +118,3 @@ def _cosines(cosine: float | Sequence[float] | None) -> tuple[float, ...]:
     if isinstance(cosine, Sequence):
         return tuple(check_cosine(c) for c in cosine)
     return (check_cosine(cosine),)
-
-
-def _with_error(row: Row, moved: Row) -> Row:
-    """Give a row the standard error that a2 of its layers has."""
-    if row["kind"] == "skip" or row["status"] != "ok":
-        return row
-    return with_error(row, abs(moved["value"] - row["value"]))

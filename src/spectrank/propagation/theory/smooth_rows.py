@@ -13,7 +13,7 @@ from spectrank.propagation.theory.mean_field import (
     mean_square,
     mean_square_slope,
 )
-from spectrank.propagation.theory.rows import Cell, Row, basis, skip
+from spectrank.random_nets.rows import Cell, Row, basis, skip
 
 _REASON = "mean field: width and participation ratio to infinity"
 _NO_THEORY = (

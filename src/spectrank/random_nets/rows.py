@@ -1,4 +1,8 @@
-"""Rows of a prediction: one number of one layer, with its route and its range."""
+"""Rows of a prediction about a random network, of a layer or of the whole.
+
+A number has its route (how exact it is), its range and, where it stands on drawn
+spectra, its standard error.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,6 @@ from typing import Any, Literal, final
 
 from spectrank.linalg.ensembles.layer import LayerLaw
 from spectrank.linalg.ensembles.mp_spike import largest_sure
-from spectrank.propagation.names import NETWORK
 
 Route = Literal["exact", "leading-order", "mean-field"]
 Row = dict[str, Any]
@@ -18,6 +21,9 @@ Row = dict[str, Any]
 # Half the interval of a mean over drawn spectra, in standard errors.
 _WIDTH = 4.0
 _FIXED = ("flat", "spike", "power", "exp", "orthogonal")
+
+NETWORK = "network"
+"""Subject of the rows of a whole network."""
 
 SOURCE = "theory of bi-orthogonally invariant layers; derived, tests/propagation/theory"
 LARGEST_LOG = math.log(1.7976931348623157e308)
@@ -31,11 +37,12 @@ class Cell:
 
     Attributes:
         subject: A weight's name or ``network``.
-        metric: Name in ``propagation.names``.
+        metric: Its name.
         index: Number of the layer; None for the network.
         variant: Of the metric.
         route: How exact it is.
         reason: Why it is not exact, or what exactness rests on.
+        source: Where it is derived; by default in the theory of signals.
     """
 
     subject: str
@@ -44,6 +51,7 @@ class Cell:
     variant: str | None = None
     route: Route = "exact"
     reason: str | None = None
+    source: str = SOURCE
 
     def row(self, value: float, **columns: Any) -> Row:
         """Return the row of a plain number; inf where that is its value.
@@ -65,15 +73,15 @@ class Cell:
             "status": "degenerate" if math.isnan(value) else "ok",
             "reason": self.reason,
             "route": self.route,
-            "source": SOURCE,
+            "source": self.source,
             **columns,
         }
 
     def exp_row(self, log_value: float, *, less: float = 0.0, **columns: Any) -> Row:
-        """Return the row of a positive number that is known by its logarithm.
+        """Return the row of a number that is known by its logarithm.
 
         Args:
-            log_value: Natural logarithm.
+            log_value: Natural logarithm, -inf of zero.
             less: Subtracted from the number.
             **columns: Further columns.
 
@@ -81,6 +89,8 @@ class Cell:
             A row; of status ``nonfinite`` with value inf or 0 where the number leaves
             the range of float64, the logarithm kept in ``log_value``.
         """
+        if log_value == -math.inf:
+            return self.row(0.0 - less, **columns)
         if SMALLEST_LOG <= log_value <= LARGEST_LOG:
             if less:
                 return self.row(math.exp(log_value) - less, **columns)
@@ -134,6 +144,21 @@ def with_error(row: Row, error: float) -> Row:
         "upper": row["value"] + _WIDTH * error,
         "error_kind": "stderr",
     }
+
+
+def with_moved(row: Row, moved: Row) -> Row:
+    """Give a row the standard error that E sum s^4 of its layers has.
+
+    Args:
+        row: As predicted.
+        moved: The same with that moment moved by its standard error.
+
+    Returns:
+        The row.
+    """
+    if row["status"] != "ok":
+        return row
+    return with_error(row, abs(moved["value"] - row["value"]))
 
 
 @final
