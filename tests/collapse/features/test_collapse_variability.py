@@ -234,36 +234,6 @@ def test_classes_without_rows_take_no_part(variant):
     assert value == pytest.approx(by_hand(x, y, variant), rel=1e-11)
 
 
-def test_fewer_directions_than_classes_are_not_inverted():
-    # Means of five classes on a line: rank 1 of 4.
-    g = torch.Generator().manual_seed(0)
-    line = torch.randn(6, dtype=torch.float64, generator=g)
-    y = torch.arange(5).repeat(8)
-    noise = torch.randn(4, 5, 6, dtype=torch.float64, generator=g)
-    # Each deviation comes with its opposite: the means stay on the line.
-    rows = y.double()[:, None] * line + torch.cat([noise, -noise]).reshape(40, 6)
-    direction = line / line.norm()
-    along = (torch.cat([noise, -noise]).reshape(40, 6) @ direction).square().mean()
-    truth = float(along / (2.0 * line.square().sum()))  # Var of 0..4 is 2
-    assert nc1(rows, y).value == pytest.approx(truth, rel=1e-10)
-
-
-def test_float32_noise_between_means_is_not_a_direction():
-    g = torch.Generator().manual_seed(1)
-    y = torch.arange(4).repeat(50)
-    plane = torch.randn(2, 30, generator=g)
-    x = torch.randn(4, 2, generator=g)[y] @ plane
-    x = x + 1e-3 * torch.randn(200, 2, generator=g) @ plane
-    truth = nc1(x.double(), y, rtol=1e-5).value
-    assert truth < 1e-4
-    # Two true directions; a third of rounding would add a number of order one or more.
-    assert nc1(x.double(), y).value > 100 * truth
-    assert nc1(x, y).value == pytest.approx(truth, rel=1e-10)
-    # An offset takes seven binary digits of the features, and their noise grows so.
-    assert nc1(x + 300.0, y).value == pytest.approx(truth, rel=0.1)
-    assert nc1(x.bfloat16(), y).status == "ok"
-
-
 def test_cdnv_across_tiles_and_for_near_twins_is_the_loop():
     g = torch.Generator().manual_seed(9)
     means = torch.randn(300, 3, dtype=torch.float64, generator=g)

@@ -8,6 +8,7 @@ from spectrank.collapse.features.alignments import ALIGNMENTS as ALIGNMENTS
 from spectrank.collapse.features.alignments import (
     canonical_alignments as canonical_alignments,
 )
+from spectrank.collapse.features.between import resolution as resolution
 from spectrank.collapse.features.centres import effective_depth as effective_depth
 from spectrank.collapse.features.centres import nc4 as nc4
 from spectrank.collapse.features.centres import nc4_of as nc4_of

@@ -238,9 +238,17 @@ def _from_simplex(left: Tensor, right: Tensor, error: float) -> Value:
 
 
 def _far_from_simplex(left: Tensor, right: Tensor, error: float) -> Value:
-    """The same from (d, d) products: a rank of d keeps the distance above one.
+    """The same from (d, d) products, where a rank of d keeps the distance above one.
 
     |A - P|^2 = 2 - 2 <A, P> loses no digit then, and 10,000 classes need no tiles.
+
+    Args:
+        left: (C, d) rows, C - 1 >= 4 d.
+        right: (C, d) rows.
+        error: Relative error of a row.
+
+    Returns:
+        Value with its rounding error.
     """
     num = len(left)
     norm = max(float(((left.mT @ left) * (right.mT @ right)).sum()), 0.0) ** 0.5
