@@ -3,36 +3,140 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
+from typing import final
 
 from spectrank.experiments.images import Images
 from spectrank.experiments.papers import Mode, Part
-from spectrank.experiments.zangrando2024neural.sweeps import decay
-from spectrank.experiments.zangrando2024neural.sweeps.networks import Mlp
+from spectrank.experiments.zangrando2024neural.removal.during import Design
+from spectrank.experiments.zangrando2024neural.sweeps import (
+    batches,
+    controls,
+    decay,
+    depth,
+    noise,
+)
+from spectrank.experiments.zangrando2024neural.sweeps.design import Sweep
+from spectrank.experiments.zangrando2024neural.sweeps.networks import Cnn, Mlp
 from spectrank.experiments.zangrando2024neural.sweeps.training import Recipe
 
-_NUM_SEEDS: Mapping[Mode, int] = MappingProxyType({"quick": 5, "full": 5})
+_DECAYS = (3e-3, 1e-2, 3e-2, 1e-1)
+_DECAY = 1e-2
+_BATCHES = Recipe(momentum=0.0, tail=0.0)
+_ADAMW = (3e-3, 0.3)
+
+
+@final
+@dataclass(frozen=True)
+class _Size:
+    """Perceptrons on a data set.
+
+    Attributes:
+        images: What is learned.
+        width: Of the hidden layers.
+        num_seeds: Networks of every cell.
+        batches: Batch sizes.
+    """
+
+    images: Images
+    width: int
+    num_seeds: int
+    batches: tuple[int, ...]
+
+
+_DIGITS = _Size(Images("digits"), 64, 5, (4, 16, 64))
+_MLPS: Mapping[Mode, tuple[_Size, ...]] = MappingProxyType(
+    {
+        "quick": (_DIGITS,),
+        "full": (
+            _DIGITS,
+            _Size(Images("mnist", 10_000, 10_000), 128, 5, (4, 16, 64)),
+            _Size(Images("fashion-mnist", 10_000, 10_000), 128, 5, (4, 16, 64)),
+        ),
+    }
+)
 
 
 def parts(mode: Mode) -> tuple[Part, ...]:
     """Return the experiments of a mode.
 
+    Pilots ran on base seeds 1000 and 1001.
+
     Args:
-        mode: ``quick`` (bundled digits) or ``full``.
+        mode: ``quick`` (bundled digits) or ``full`` (MNIST and Fashion-MNIST too, and
+            convolutional networks on MNIST and CIFAR-10).
 
     Returns:
         The parts.
     """
-    images = Images("digits")
-    network = Mlp(images.num_pixels, 64, 4)
-    sweeps = [
-        decay.sweep(
+    found = [part for size in _MLPS[mode] for part in _mlps(size)]
+    if mode == "full":
+        found += [sweep.part() for sweep in _cnns()]
+    return tuple(found)
+
+
+def _mlps(size: _Size) -> list[Part]:
+    images, num = size.images, size.num_seeds
+    shallow, deep = (Mlp(images.num_pixels, size.width, n) for n in (3, 4))
+    sweeps = (
+        decay.sweep("", images, deep, _DECAYS, recipe=Recipe(), num_seeds=num),
+        noise.sweep(
+            images,
+            shallow,
+            (0.0, 0.5, 1.0, 2.0),
+            weight_decay=_DECAY,
+            recipe=Recipe(),
+            num_seeds=num,
+        ),
+        depth.sweep(
+            images,
+            size.width,
+            (2, 3, 4, 6),
+            weight_decay=_DECAY,
+            recipe=Recipe(),
+            num_seeds=num,
+        ),
+        batches.sweep(
+            images,
+            shallow,
+            size.batches,
+            weight_decay=_DECAY,
+            recipe=_BATCHES,
+            num_seeds=num,
+        ),
+        controls.sweep(
             "",
             images,
-            network,
-            (3e-3, 1e-2, 3e-2, 1e-1),
+            shallow,
+            weight_decay=_DECAY,
             recipe=Recipe(),
-            num_seeds=_NUM_SEEDS[mode],
-        )
-    ]
-    return tuple(sweep.part() for sweep in sweeps)
+            adamw=_ADAMW,
+            num_seeds=num,
+        ),
+    )
+    during = Design(images, shallow, _DECAY, num_segments=10, num_seeds=num)
+    return [*(sweep.part() for sweep in sweeps), during.part()]
+
+
+def _cnns() -> list[Sweep]:
+    found = []
+    for data, channels in (("mnist", 1), ("cifar10", 3)):
+        images = Images(data, 5_000, 5_000, spatial=True)
+        network = Cnn(channels, (16, 32, 64))
+        recipe = Recipe(learning_rate=0.05, least_steps=1500)
+        found += [
+            decay.sweep(
+                "cnn", images, network, (1e-2, 3e-2), recipe=recipe, num_seeds=3
+            ),
+            controls.sweep(
+                "cnn",
+                images,
+                network,
+                weight_decay=_DECAY,
+                recipe=recipe,
+                adamw=_ADAMW,
+                num_seeds=3,
+            ),
+        ]
+    return found

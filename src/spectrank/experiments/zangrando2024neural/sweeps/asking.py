@@ -5,14 +5,14 @@ R  seeds      P  cells      L  weight matrices      H = L - 1  hidden ones
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from spectrank.experiments.claims import Claim, Relation
 from spectrank.experiments.questions import Axes, Estimates, Line, Question
 from spectrank.experiments.zangrando2024neural import claims
-from spectrank.experiments.zangrando2024neural.sweeps.design import Asked
+from spectrank.experiments.zangrando2024neural.sweeps.design import Asked, Pairs
 from spectrank.experiments.zangrando2024neural.sweeps.points import RTOL
 
 THEORY = "derived: theorem A, proved in tests/collapse/certificates"
@@ -47,12 +47,9 @@ def rank_lines(layers: int, x: Sequence[float], name: str = "rank") -> tuple[Lin
     Returns:
         The lines.
     """
-
-    def of(layer: int) -> Estimates:
-        return lambda recorded: recorded["layers"][name][:, :, layer]
-
     return tuple(
-        Line(f"W_{layer + 1}", tuple(x), of(layer), None) for layer in range(layers)
+        Line(f"W_{layer + 1}", tuple(x), column(name, layer), None)
+        for layer in range(layers)
     )
 
 
@@ -118,6 +115,52 @@ def ours(
     )
 
 
+def distance_axes(x: str) -> Axes:
+    """Return the axes of a figure of distances to rank K.
+
+    Args:
+        x: Title of the abscissa.
+
+    Returns:
+        The axes, both logarithmic.
+    """
+    return Axes(
+        x,
+        "distance to rank K over the norm of W",
+        "relative_distance_to_rank",
+        x_scale="log",
+        y_scale="log",
+    )
+
+
+def distances_by_variation(layers: int) -> tuple[Pairs, ...]:
+    """Return points a layer: distance to rank K against variation of the inputs.
+
+    Args:
+        layers: How many, from the first.
+
+    Returns:
+        The points, one for each cell.
+    """
+    return tuple(
+        Pairs(f"W_{layer + 1}", column("rtcv", layer), column("distance", layer))
+        for layer in range(layers)
+    )
+
+
+def column(name: str, layer: int) -> Estimates:
+    """Return the reader of a number of one layer.
+
+    Args:
+        name: Of the number, as in `points.layer_type`.
+        layer: Index from 0.
+
+    Returns:
+        Maps records (R, P) to (R, P).
+    """
+    return lambda recorded: recorded["layers"][name][:, :, layer]
+
+
 def num_violated(recorded: np.ndarray) -> np.ndarray:
     """Count weights that are farther from rank K than theorem A allows.
 
@@ -160,17 +203,14 @@ def certificate(
         source=THEORY,
     )
     lines = [
-        Line(f"W_{layer + 1}, {series}", tuple(x), _column(layer, get), None)
+        line
         for layer in range(layers)
-        for series, get in (("measured", _distance), ("bound", _bound))
+        for line in (
+            Line(f"W_{layer + 1}, measured", tuple(x), column("distance", layer), None),
+            Line(f"W_{layer + 1}, bound", tuple(x), bound_of(layer), None),
+        )
     ]
-    axes = Axes(
-        axis,
-        "distance to rank K over the norm of W",
-        "relative_distance_to_rank",
-        x_scale="log",
-        y_scale="log",
-    )
+    axes = distance_axes(axis)
     return Asked(Question(claim, num_violated, axes, tuple(lines)))
 
 
@@ -203,13 +243,13 @@ def bounds(recorded: np.ndarray) -> np.ndarray:
     return np.asarray(recorded["layers"]["b3"] + recorded["layers"]["excess"])
 
 
-def _distance(recorded: np.ndarray) -> np.ndarray:
-    return np.asarray(recorded["layers"]["distance"])
+def bound_of(layer: int) -> Estimates:
+    """Return the reader of one layer's bound.
 
+    Args:
+        layer: Index from 0.
 
-def _bound(recorded: np.ndarray) -> np.ndarray:
-    return bounds(recorded)
-
-
-def _column(layer: int, get: Callable[[np.ndarray], np.ndarray]) -> Estimates:
-    return lambda recorded: get(recorded)[:, :, layer]
+    Returns:
+        Maps records (R, P) to (R, P).
+    """
+    return lambda recorded: bounds(recorded)[:, :, layer]

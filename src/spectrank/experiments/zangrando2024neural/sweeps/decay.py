@@ -52,9 +52,9 @@ def sweep(
             _every_layer(prefix, data, protocol, layers, decays),
             _order(prefix, data, protocol, layers, decays),
             _bound_tightens(prefix, data, protocol, layers, decays),
-            _variation(prefix, data, protocol, layers, decays),
         )
     ]
+    asked.append(_variation(prefix, data, protocol, layers, decays))
     held = asking.certificate(
         f"{prefix}weight-decay", data, protocol, layers, decays, asking.WEIGHT_DECAY
     )
@@ -185,9 +185,6 @@ def _bound_tightens(
         relation="decreasing",
     )
 
-    def of(layer: int) -> Estimates:
-        return lambda recorded: asking.bounds(recorded)[:, :, layer]
-
     axes = Axes(
         asking.WEIGHT_DECAY,
         "bound of the distance to rank K over the norm of W",
@@ -199,13 +196,16 @@ def _bound_tightens(
         claim,
         lambda recorded: asking.bounds(recorded)[:, :, :layers].mean(-1),
         axes,
-        tuple(Line(f"W_{n + 1}", tuple(decays), of(n), None) for n in range(layers)),
+        tuple(
+            Line(f"W_{n + 1}", tuple(decays), asking.bound_of(n), None)
+            for n in range(layers)
+        ),
     )
 
 
 def _variation(
     prefix: str, data: str, protocol: str, layers: int, decays: Sequence[float]
-) -> Question:
+) -> Asked:
     claim = asking.ours(
         f"{prefix}weight-decay.distance-follows-variation",
         data,
@@ -223,20 +223,9 @@ def _variation(
         y = asking.hidden(recorded, "distance", layers)
         return asking.log_slopes(x.reshape(len(x), -1), y.reshape(len(y), -1))
 
-    axes = Axes(
-        asking.WEIGHT_DECAY,
-        "relative distance to rank K; relative within-class variation of the inputs",
-        "relative_distance_to_rank",
-        x_scale="log",
-        y_scale="log",
+    axes = asking.distance_axes("relative within-class variation of the inputs")
+    return Asked(
+        Question(claim, slopes, axes, ()),
+        tuple(range(len(decays))),
+        asking.distances_by_variation(layers),
     )
-    lines = tuple(
-        Line(f"W_{layer + 1}, {text}", tuple(decays), _of(name, layer), None)
-        for layer in range(layers)
-        for name, text in (("distance", "distance"), ("rtcv", "variation"))
-    )
-    return Question(claim, slopes, axes, lines)
-
-
-def _of(name: str, layer: int) -> Estimates:
-    return lambda recorded: recorded["layers"][name][:, :, layer]

@@ -13,9 +13,10 @@ from typing import Any, final
 import numpy as np
 from torch import nn
 
+from spectrank.experiments.figures import curve
 from spectrank.experiments.images import Images
 from spectrank.experiments.papers import Part, PartResult, Tick
-from spectrank.experiments.questions import Question, figures_of
+from spectrank.experiments.questions import Estimates, Question, figures_of
 from spectrank.experiments.verdicts import Row, not_applicable
 from spectrank.experiments.zangrando2024neural.claims import KEY
 from spectrank.experiments.zangrando2024neural.removal import after
@@ -36,6 +37,22 @@ RESIDUAL = 0.1
 
 @final
 @dataclass(frozen=True)
+class Pairs:
+    """Points of a figure whose abscissa is measured too.
+
+    Attributes:
+        series: Their label.
+        x: To (R, G); the mean over the seeds is shown.
+        y: To (R, G).
+    """
+
+    series: str
+    x: Estimates
+    y: Estimates
+
+
+@final
+@dataclass(frozen=True)
 class Asked:
     """A question and what it needs.
 
@@ -43,10 +60,12 @@ class Asked:
         question: Reads records (R, P) of `Sweep.type`.
         settled: Cells that must have been trained to the end; none for a question
             that holds at any parameter value.
+        pairs: More points of its figure.
     """
 
     question: Question
     settled: tuple[int, ...] = ()
+    pairs: tuple[Pairs, ...] = ()
 
 
 @final
@@ -134,6 +153,16 @@ class Sweep:
             if reason := self._unsettled(recorded, asked.settled):
                 rows[0] = not_applicable(asked.question.claim, reason)
             found += rows
+            for pairs in asked.pairs:
+                found += curve(
+                    asked.question.claim,
+                    pairs.series,
+                    pairs.x(recorded).mean(0),
+                    pairs.y(recorded),
+                    None,
+                    seed,
+                    metric=asked.question.axes.metric,
+                )
         return found
 
     def _run(self, seed: int, tick: Tick) -> PartResult:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from torch.nn.functional import cross_entropy
 
 from spectrank.collapse.certificates import RankBounds, rank_bounds
 from spectrank.collapse.statistics import LayerStatistics, gather
+from spectrank.errors import SpectrankWarning
 from spectrank.linalg import spectrum
 from spectrank.metrics import effective_rank, numerical_rank
 
@@ -35,6 +37,7 @@ _NUMBERS = (
     "norm",
     "distance",
     "rtcv",
+    "wcv",
     "b3",
     "b2",
     "b1",
@@ -51,10 +54,11 @@ def layer_type(num_values: int) -> np.dtype[np.void]:
     ``size`` is min(m, n), ``rank`` and ``effective_rank`` those of W, ``norm`` its
     Frobenius norm. ``distance`` to rank K, the bounds ``b3``, ``b2``, ``b1`` without
     the part of e, and that part ``excess`` are in units of the norm. ``rtcv`` is the
-    relative variability of the layer's inputs, ``residual`` ||e|| / (lambda ||W||),
-    ``tightness`` the largest ratio of a distance to its bound over three norms,
-    ``certified`` the least rank whose distance is promised to be at most
-    `CERTIFIED`, ``size`` where none is. Without decay bounds and residual are NaN.
+    relative within-class variation of the layer's inputs, ``wcv`` the variation itself,
+    ``residual`` ||e|| / (lambda ||W||), ``tightness`` the largest ratio of a distance
+    to its bound over three norms, ``certified`` the least rank whose distance is
+    promised to be at most `CERTIFIED`, ``size`` where none is. Without decay bounds and
+    residual are NaN.
 
     Args:
         num_values: Length of ``sigma``, the singular values padded with NaN.
@@ -90,10 +94,13 @@ def measure(
     """
     exact = copy.deepcopy(model).double()
     batch = (inputs.double(), labels)
-    statistics = gather(
-        exact, [batch], loss="cross_entropy", scatter="trace", keep_bytes=0
-    )
-    layers = statistics.layers
+    with warnings.catch_warnings():
+        # BatchNorm couples the samples; derivatives of the sum over this one batch,
+        # which is the whole set, are what the theory wants.
+        warnings.filterwarnings("ignore", "a gradient per sample", SpectrankWarning)
+        layers = gather(
+            exact, [batch], loss="cross_entropy", scatter="trace", keep_bytes=0
+        ).layers
     weights = [exact.get_parameter(layer.weight_name) for layer in layers]
     gradients = torch.autograd.grad(cross_entropy(exact(batch[0]), labels), weights)
     return np.array(
@@ -133,6 +140,7 @@ def _numbers(
         norm,
         bounds.distances["frobenius", k].value / norm,
         layer.features.rtcv.value,
+        layer.features.wcv.value,
         *(value.value / norm for value in bounded),
         bounds.excess["frobenius"].value / norm,
         bounds.relative_residual.value,
