@@ -15,7 +15,7 @@ from spectrank.experiments.verdicts import Row
 Mode = Literal["quick", "full"]
 Tick = Callable[[], None]
 
-_KEYS = ("georgiev2021stable",)
+_KEYS = ("georgiev2021stable", "zangrando2024neural")
 
 
 @final

@@ -32,7 +32,7 @@ from spectrank.experiments.zangrando2024neural.stationary.networks import (
 )
 
 NAME = "collapsed"
-_NUM_INPUTS = (2, 3, 4)
+_NUM_INPUTS = (2, 3)
 _NUM_CLASSES = 6
 _PER_INPUT = 20
 _MAJORITY = 0.9

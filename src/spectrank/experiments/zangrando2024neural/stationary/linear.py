@@ -33,7 +33,7 @@ from spectrank.experiments.zangrando2024neural.stationary.networks import (
     linear_layers,
     mlp,
 )
-from spectrank.linalg import haar_orthogonal
+from spectrank.linalg import haar
 
 NAME = "deep-linear"
 _MODES = (2.0, 1.2, 0.6, 0.25)
@@ -118,10 +118,10 @@ def measure(size: LinearSize, seed: int, tick: Tick) -> np.ndarray:
 def _data(generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Inputs with (1/N) X X^T = I, as rows, and targets with the modes in M."""
     n, c = _NUM_INPUTS, _NUM_OUTPUTS
-    left = haar_orthogonal(c, len(_MODES), generator=generator)
-    right = haar_orthogonal(n, len(_MODES), generator=generator)
+    left = haar(c, len(_MODES), generator=generator)
+    right = haar(n, len(_MODES), generator=generator)
     map_ = left * torch.tensor(_MODES, dtype=torch.float64) @ right.mT
-    x = haar_orthogonal(n, n, generator=generator) * n**0.5
+    x = haar(n, n, generator=generator) * n**0.5
     return x, x @ map_.mT
 
 
@@ -179,9 +179,9 @@ def questions(size: LinearSize) -> list[Question]:
     protocol = (
         f"linear networks of {listed(_DEPTHS)} layers, {_NUM_INPUTS} inputs, hidden "
         f"width {_WIDTH}, {_NUM_OUTPUTS} outputs; whitened inputs, singular values "
-        f"{listed(_MODES)} of the targets in random directions, {size.num_draws} draws; "
-        f"lambda {listed(_WEIGHT_DECAYS)}; lowest of {size.num_starts} minima, starts "
-        f"{_START:g} times torch's default"
+        f"{listed(_MODES)} of the targets in random directions, {size.num_draws} "
+        f"draws; lambda {listed(_WEIGHT_DECAYS)}; lowest of {size.num_starts} minima, "
+        f"starts {_START:g} times torch's default"
     )
     source = (
         "the closed form is derived, as in spectrank.collapse.forecast.deep_linear; "

@@ -38,8 +38,8 @@ NAME = "residual"
 _WIDTHS = (20, 16, 4)
 _NUM_BLOCKS = 2
 _NUM_LAYERS = 2 + 2 * _NUM_BLOCKS
-_NOISES = (0.1, 0.3)
-_WEIGHT_DECAYS = (1e-4, 1e-3, 1e-2, 1e-1)
+_NOISES = (0.1, 1.0)
+_WEIGHT_DECAYS = (1e-3, 1e-2, 1e-1)
 _K = 4
 _EMBEDDING = 0
 
@@ -168,7 +168,7 @@ def questions(mixture: Mixture, size: ResidualSize) -> list[Question]:
         Question(
             claim(
                 f"{NAME}.rank-falls-with-weight-decay",
-                "And their ranks fall as weight decay grows: embedding, noise 0.3, "
+                "And their ranks fall as weight decay grows: embedding, noise 1, "
                 "smallest against largest weight decay.",
                 protocol=protocol,
                 quantity="numerical_rank",
