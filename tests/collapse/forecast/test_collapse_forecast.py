@@ -140,6 +140,8 @@ def test_the_rank_falls_to_zero_as_the_decay_grows():
     # Without a layer there is no share to judge it by.
     trust = table.where(metric="forecast_trust", weight_decay=1.0).frame
     assert trust["verdict"].to_list() == ["not_applicable"] * 3
+    spread = table.where(metric="forecast_spread", weight_decay=1.0).frame
+    assert spread["value"].to_list() == [0.0] * 3
     single = forecast(net(), loader, weight_decay=1e-1, seeds=2)
     assert distance(forecast_spectra(table, 1e-1), forecast_spectra(single)) == 0.0
 

@@ -84,7 +84,7 @@ def forecast_rows(
         for seed, how, minimum in ended
     ]
     layers = [_layer(matrices, zero) for matrices in _matrices(ended)]
-    worst = max((layer.spread for layer in layers if not layer.zero), default=0.0)
+    worst = max((layer.spread for layer in layers), default=0.0)
     for layer in layers:
         rows += _layer_rows(layer, ended, key, rtol, zero)
         rows += _trust_rows(layer, ended, key, shares, worst)
@@ -107,7 +107,7 @@ def _layer(weights: Sequence[WeightMatrix], zero: float) -> _Layer:
     matrices = tuple(w.tensor().detach().double() for w in weights)
     sigma = torch.stack([_singular_values(w) for w in matrices])
     size = float(torch.linalg.vector_norm(sigma[0]))
-    return _Layer(weights[0], matrices, sigma, _spread(sigma), size <= zero)
+    return _Layer(weights[0], matrices, sigma, _spread(sigma, zero), size <= zero)
 
 
 def _matrices(ended: _Ended) -> list[tuple[WeightMatrix, ...]]:
@@ -231,10 +231,12 @@ def _singular_values(w: Tensor) -> Tensor:
     return sigma
 
 
-def _spread(sigma: Tensor) -> float:
-    """Largest relative difference from the first row; NaN where that is zero."""
+def _spread(sigma: Tensor, zero: float) -> float:
+    """Largest relative difference from the first start."""
     size = float(torch.linalg.vector_norm(sigma[0]))
-    if size == 0.0:
-        return math.nan
+    if size <= zero:
+        # Zero from every start is agreement; what is left of it has no direction.
+        largest = float(torch.linalg.vector_norm(sigma, dim=1).max())
+        return 0.0 if largest <= zero else math.inf
     differences = torch.linalg.vector_norm(sigma - sigma[0], dim=1)
     return float(differences.max()) / size
