@@ -80,7 +80,7 @@ def test_the_residual_rows_measure_the_distance_from_stationarity():
     row = pick(rows, "rank_bound", "B3 frobenius", 3)
     assert row["bound"] == pytest.approx((R + e) / 0.5, rel=1e-9)
     assert row["bound_at_stationarity"] == pytest.approx(R / 0.5, rel=1e-9)
-    assert f"{truth['share']:.0%}" in row["reason"]
+    assert f"{truth['share']:.2g} of it" in row["reason"]
     assert "distance from stationarity" in row["reason"]
 
 

@@ -263,8 +263,8 @@ def _words(bounds: RankBounds, known: Applicability) -> str:
     words = []
     share = bounds.residual_share.value
     if share == share:
-        kind = "mostly" if share >= _MAIN else "in part"
-        words.append(f"{share:.0%} of it ({kind}) is due to distance from stationarity")
+        much = ", the most," if share >= _MAIN else ""
+        words.append(f"{share:.2g} of it{much} is due to distance from stationarity")
     words += [c.reason for c in known.caveats if c.weight == "weakens"]
     return "; ".join(words)
 
