@@ -8,6 +8,7 @@ from spectrank.experiments.zangrando2024neural.stationary import (
     collapsed,
     descent,
     linear,
+    paths,
     residual,
     toy_questions,
     variability,
@@ -34,4 +35,5 @@ def parts(mode: Mode) -> tuple[Part, ...]:
         linear.part(linear.LinearSize(num, 8 if full else 4)),
         centroids.part(centroids.CentroidSize(num)),
         residual.part(residual.ResidualSize(num)),
+        paths.part(paths.PathSize(num)),
     )

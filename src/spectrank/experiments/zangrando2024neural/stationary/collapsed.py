@@ -40,6 +40,8 @@ _DIMENSION = 20
 _WIDTH = 16
 _WEIGHT_DECAY = 1e-3
 _TOLERANCE = 1e-8
+# Three layers without biases have local minima of lower rank, zero among them.
+_NUM_STARTS = 3
 _CONTROL = len(_NUM_INPUTS)
 _NEXT, _LAST, _COLUMNS, _READOUT = range(4)
 _SOURCE = (
@@ -87,6 +89,7 @@ def part(size: CollapsedSize) -> Part:
             "width": _WIDTH,
             "weight_decay": _WEIGHT_DECAY,
             "tolerance": _TOLERANCE,
+            "num_starts": _NUM_STARTS,
         },
         num_steps=size.num_draws,
     )
@@ -111,12 +114,17 @@ def measure(size: CollapsedSize, seed: int, tick: Tick) -> np.ndarray:
         for g, count in enumerate((*_NUM_INPUTS, _NUM_INPUTS[0])):
             generator = derive_generator(seed, KEY, NAME, r, g)
             x, cells, labels = _data(count, generator)
-            start: nn.Module = mlp(widths, generator, bias=False)
+            starts: list[nn.Module] = [
+                mlp(widths, generator, bias=False) for _ in range(_NUM_STARTS)
+            ]
             if g == _CONTROL:
                 noise = torch.randn(x.shape, dtype=x.dtype, generator=generator)
                 x = torch.cat([x, x + noise], 1)
-                start = Bypassed(_DIMENSION, _WIDTH, _NUM_CLASSES, generator)
-            found[r, g] = _ends(start, x, cells, labels, count)
+                starts = [
+                    Bypassed(_DIMENSION, _WIDTH, _NUM_CLASSES, generator)
+                    for _ in range(_NUM_STARTS)
+                ]
+            found[r, g] = _ends(starts, x, cells, labels, count)
         tick()
     return found
 
@@ -132,10 +140,10 @@ def _data(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tenso
 
 
 def _ends(
-    start: nn.Module, x: Tensor, cells: Tensor, labels: Tensor, count: int
+    starts: list[nn.Module], x: Tensor, cells: Tensor, labels: Tensor, count: int
 ) -> tuple[float, ...]:
     model = best_minimum(
-        [start], x, labels, weight_decay=_WEIGHT_DECAY, tolerance=_TOLERANCE
+        starts, x, labels, weight_decay=_WEIGHT_DECAY, tolerance=_TOLERANCE
     ).model
     layers = layer_numbers(model, x, labels, weight_decay=_WEIGHT_DECAY, cells=cells)
     weights = [layer.weight.detach() for layer in linear_layers(model).values()]
@@ -164,8 +172,8 @@ def questions(size: CollapsedSize) -> list[Question]:
         f"{_PER_INPUT} copies each, {_MAJORITY:g} of them of one class and the "
         f"rest of any of {_NUM_CLASSES}; {size.num_draws} draws; tanh network without "
         f"biases, of widths {_DIMENSION}-{_WIDTH}-"
-        f"{_WIDTH}-{_NUM_CLASSES}, weight decay {_WEIGHT_DECAY:g}, minimised to a "
-        f"gradient of norm {_TOLERANCE:g}"
+        f"{_WIDTH}-{_NUM_CLASSES}, weight decay {_WEIGHT_DECAY:g}, lowest of "
+        f"{_NUM_STARTS} minima, to a gradient of norm {_TOLERANCE:g}"
     )
     axes = Axes("distinct inputs K", "log10 of the ratio", "log10_ratio")
 
