@@ -95,6 +95,13 @@ def judge(model: nn.Module, x: torch.Tensor, labels: torch.Tensor, weight_decay:
                 "share": of.where(metric="forecast_trust").frame["value"][0],
                 "estimate": table.value(name, "forecast_error"),
                 "error": float((guess - sigma).norm() / sigma.norm()),
+                "range": of.where(metric="numerical_rank")
+                .frame.select("lower", "upper")
+                .row(0),
+                "starts": [
+                    sum(v > 1e-2 * values[0] for v in values)
+                    for values in of.where(variant="start").frame["values"].to_list()
+                ],
                 "forecast rank": table.value(name, "numerical_rank"),
                 "rank": int((sigma > 1e-2 * sigma[0]).sum()),
             }
@@ -119,6 +126,7 @@ def test_starts_that_disagree_take_the_trust_away_where_training_ends_elsewhere(
         assert row["verdict"] == "not_applicable"
         assert row["share"] < SHARE_LIMIT
         assert (row["forecast rank"], row["rank"]) == (2, 3)
+        assert row["range"] == (min(row["starts"]), max(row["starts"])) == (2, 3)
         assert row["error"] <= row["estimate"]
 
 

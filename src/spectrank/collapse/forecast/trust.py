@@ -16,6 +16,12 @@ decay 1e-3 to 3e-2), before any other data were tried. There, from a share of 0.
 in the median and below 0.3 of it in nine layers of ten. For training from the same
 initialisation the rank at 1e-2 was right in all 68 layers that both limits passed
 (K = 10: 12 of 12, and 30 of 44 without the limit on the spread).
+
+Judged on digits, which were not seen before (three and ten classes, decay 1e-3 to 0.1,
+14 settings, 42 layers): the forecast rank was wrong in 17 layers, none of them trusted,
+and right in 25, of which one was trusted: the limits are safe and strict there, as
+their inputs vary within classes as much as mixtures of noise 0.5. ``error`` was above
+the true error in all 36 layers that were not zero, by a factor 1.08 to 90.
 Source (derived): tests/collapse/forecast/test_collapse_trust.py.
 """
 
