@@ -13,6 +13,10 @@ from spectrank.experiments.claims import Claim, Relation
 from spectrank.experiments.questions import Axes, Estimates, Line, Question
 from spectrank.experiments.zangrando2024neural import claims
 from spectrank.experiments.zangrando2024neural.sweeps.design import Asked, Pairs
+from spectrank.experiments.zangrando2024neural.sweeps.networks import (
+    NUM_CLASSES,
+    Network,
+)
 from spectrank.experiments.zangrando2024neural.sweeps.points import RTOL
 
 THEORY = "derived: theorem A, proved in tests/collapse/certificates"
@@ -133,18 +137,30 @@ def distance_axes(x: str) -> Axes:
     )
 
 
-def distances_by_variation(layers: int) -> tuple[Pairs, ...]:
+def able(network: Network) -> list[int]:
+    """Return the hidden layers that can be farther than 0 from rank K.
+
+    Args:
+        network: The architecture.
+
+    Returns:
+        Their indices: min(m, n) is above K.
+    """
+    return [i for i, size in enumerate(network.sizes[:-1]) if size > NUM_CLASSES]
+
+
+def distances_by_variation(layers: Sequence[int]) -> tuple[Pairs, ...]:
     """Return points a layer: distance to rank K against variation of the inputs.
 
     Args:
-        layers: How many, from the first.
+        layers: Their indices.
 
     Returns:
         The points, one for each cell.
     """
     return tuple(
         Pairs(f"W_{layer + 1}", column("rtcv", layer), column("distance", layer))
-        for layer in range(layers)
+        for layer in layers
     )
 
 

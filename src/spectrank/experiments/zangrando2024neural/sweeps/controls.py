@@ -53,7 +53,7 @@ def sweep(
         f"{adamw[1]:g}; BatchNorm after every hidden layer with weight decay "
         f"{weight_decay:g}; {recipe.text()}"
     )
-    asked = _Asked(prefix, data, protocol, network.num_layers - 1)
+    asked = _Asked(prefix, data, protocol, network)
     return Sweep(
         name=f"{name or 'mlp'}-controls-{data}",
         images=images,
@@ -71,9 +71,11 @@ def sweep(
 class _Asked:
     """Questions that share a protocol."""
 
-    def __init__(self, prefix: str, data: str, protocol: str, layers: int) -> None:
-        self._prefix, self._data = prefix, data
-        self._protocol, self._layers = protocol, layers
+    def __init__(
+        self, prefix: str, data: str, protocol: str, network: Mlp | Cnn
+    ) -> None:
+        self._prefix, self._data, self._protocol = prefix, data, protocol
+        self._layers, self._able = network.num_layers - 1, asking.able(network)
 
     def all(self) -> list[Question]:
         return [*self._without_decay(), *self._adamw(), *self._batchnorm()]
@@ -126,7 +128,7 @@ class _Asked:
                 "least_ratio_of_distance_to_bound",
                 lambda recorded: (
                     self._hidden(recorded, "distance") / self._hidden(recorded, "b3")
-                )[:, _ADAMW].min(-1),
+                )[:, _ADAMW, self._able].min(-1),
                 "at_least",
                 1.0,
             ),

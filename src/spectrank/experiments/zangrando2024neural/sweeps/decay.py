@@ -14,6 +14,9 @@ from spectrank.experiments.zangrando2024neural.sweeps.design import Asked, Sweep
 from spectrank.experiments.zangrando2024neural.sweeps.networks import Network
 from spectrank.experiments.zangrando2024neural.sweeps.training import Cell, Recipe
 
+_SHOWN = 16
+"""Singular values of a layer in the figure."""
+
 
 def sweep(
     name: str,
@@ -49,12 +52,12 @@ def sweep(
         Asked(question, every)
         for question in (
             _falls(prefix, data, protocol, layers, decays),
-            _every_layer(prefix, data, protocol, layers, decays),
+            _every_layer(prefix, data, protocol, network, decays),
             _order(prefix, data, protocol, layers, decays),
             _bound_tightens(prefix, data, protocol, layers, decays),
         )
     ]
-    asked.append(_variation(prefix, data, protocol, layers, decays))
+    asked.append(_variation(prefix, data, protocol, asking.able(network), decays))
     held = asking.certificate(
         f"{prefix}weight-decay", data, protocol, layers, decays, asking.WEIGHT_DECAY
     )
@@ -94,8 +97,9 @@ def _falls(
 
 
 def _every_layer(
-    prefix: str, data: str, protocol: str, layers: int, decays: Sequence[float]
+    prefix: str, data: str, protocol: str, network: Network, decays: Sequence[float]
 ) -> Question:
+    layers = network.num_layers - 1
     claim = asking.ours(
         f"{prefix}weight-decay.every-hidden-layer",
         data,
@@ -111,11 +115,12 @@ def _every_layer(
         ranks = asking.hidden(recorded, "rank", layers)
         return np.asarray((1.0 - ranks[:, -1] / ranks[:, 0]).min(-1))
 
+    shown = [min(_SHOWN, size) for size in network.sizes]
+
     def values(p: int, layer: int) -> Estimates:
         def of(recorded: np.ndarray) -> np.ndarray:
             sigma = recorded["layers"]["sigma"][:, p, layer]
-            size = int(recorded["layers"]["size"][0, p, layer])
-            return np.asarray(sigma[:, :size] / sigma[:, :1])
+            return np.asarray(sigma[:, : shown[layer]] / sigma[:, :1])
 
         return of
 
@@ -125,22 +130,17 @@ def _every_layer(
         "relative_singular_value",
         y_scale="log",
     )
-    shown = 16
     lines = tuple(
         Line(
             f"W_{layer + 1}, decay {decays[p]:g}",
-            tuple(range(1, shown + 1)),
-            _first(values(p, layer), shown),
+            tuple(range(1, shown[layer] + 1)),
+            values(p, layer),
             None,
         )
         for layer in range(layers)
         for p in (0, len(decays) - 1)
     )
     return Question(claim, lost, axes, lines)
-
-
-def _first(estimates: Estimates, num: int) -> Estimates:
-    return lambda recorded: estimates(recorded)[:, :num]
 
 
 def _order(
@@ -204,7 +204,7 @@ def _bound_tightens(
 
 
 def _variation(
-    prefix: str, data: str, protocol: str, layers: int, decays: Sequence[float]
+    prefix: str, data: str, protocol: str, able: list[int], decays: Sequence[float]
 ) -> Asked:
     claim = asking.ours(
         f"{prefix}weight-decay.distance-follows-variation",
@@ -219,13 +219,13 @@ def _variation(
     )
 
     def slopes(recorded: np.ndarray) -> np.ndarray:
-        x = asking.hidden(recorded, "rtcv", layers)
-        y = asking.hidden(recorded, "distance", layers)
+        x = recorded["layers"]["rtcv"][:, :, able]
+        y = recorded["layers"]["distance"][:, :, able]
         return asking.log_slopes(x.reshape(len(x), -1), y.reshape(len(y), -1))
 
     axes = asking.distance_axes("relative within-class variation of the inputs")
     return Asked(
         Question(claim, slopes, axes, ()),
         tuple(range(len(decays))),
-        asking.distances_by_variation(layers),
+        asking.distances_by_variation(able),
     )

@@ -91,7 +91,7 @@ class Sweep:
     def type(self) -> np.dtype[np.void]:
         """What is recorded of a network: test accuracy, layers, truncations."""
         layers = max(cell.network.num_layers for cell in self.cells)
-        values = max(cell.network.num_values for cell in self.cells)
+        values = max(max(cell.network.sizes) for cell in self.cells)
         fields: list[Any] = [
             ("accuracy", "f8"),
             ("layers", layer_type(values), (layers,)),

@@ -22,8 +22,8 @@ class Network(Protocol):
         """Number of weight matrices."""
 
     @property
-    def num_values(self) -> int:
-        """Most singular values of a weight matrix."""
+    def sizes(self) -> tuple[int, ...]:
+        """min(m, n) of every weight matrix, kernels unfolded."""
 
     def draw(self, generator: torch.Generator) -> nn.Sequential:
         """Draw one network.
@@ -67,12 +67,10 @@ class Mlp:
         return self.depth
 
     @property
-    def num_values(self) -> int:
-        """Most singular values of a weight matrix."""
-        if self.depth == 1:
-            return min(self.num_inputs, NUM_CLASSES)
-        deep = self.depth > 2
-        return self.width if deep else max(min(self.num_inputs, self.width), 10)
+    def sizes(self) -> tuple[int, ...]:
+        """min(m, n) of every weight matrix."""
+        widths = [self.num_inputs, *[self.width] * (self.depth - 1), NUM_CLASSES]
+        return tuple(map(min, widths, widths[1:]))
 
     def draw(self, generator: torch.Generator) -> nn.Sequential:
         """Draw one network.
@@ -126,9 +124,11 @@ class Cnn:
         return len(self.widths) + 1
 
     @property
-    def num_values(self) -> int:
-        """Most singular values of a weight matrix."""
-        return max(self.widths)
+    def sizes(self) -> tuple[int, ...]:
+        """min(m, n) of every weight matrix, kernels unfolded."""
+        channels = (self.num_channels, *self.widths)
+        kernels = (min(m, 9 * n) for n, m in zip(channels, self.widths, strict=False))
+        return (*kernels, min(channels[-1], NUM_CLASSES))
 
     def draw(self, generator: torch.Generator) -> nn.Sequential:
         """Draw one network.

@@ -56,7 +56,7 @@ def sweep(
             Asked(
                 _at_most_linear(data, protocol),
                 every,
-                asking.distances_by_variation(layers),
+                asking.distances_by_variation(asking.able(network)),
             ),
             asking.certificate("noise", data, protocol, layers, noises, _AXIS),
         ),
