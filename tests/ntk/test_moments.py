@@ -176,5 +176,25 @@ def test_smooth_activations_and_other_types_are_refused():
         moments(RandomMLP([4, 4, 1], 2, "flat", activation="tanh"))
     with pytest.raises(ArgumentTypeError, match="law of a random network, got Linear"):
         moments(torch.nn.Linear(2, 2))
-    with pytest.raises(DomainError, match=r"layer 1 has E sum s\^2 = 0"):
+    with pytest.raises(DomainError, match=r"one of 4 x 4 has E sum s\^2 = 0"):
         moments(RandomMLP([4, 4, 1], None, "gaussian", gain=1e-200))
+
+
+@pytest.mark.parametrize("gain", [1e-170, 1e-90, 1e90, 1e170])
+@pytest.mark.parametrize("spectrum", ["flat", "slice", "temper"])
+def test_ratios_do_not_depend_on_the_scale_and_no_scale_is_too_large(spectrum, gain):
+    widths = [8, 12, 12, 5]
+    near = moments(RandomMLP(widths, 3, spectrum))
+    net = RandomMLP(widths, 3, spectrum, gain=gain)
+    far = moments(net)
+    for metric in ("kernel_relative_variance", "kernel_share"):
+        for name in net.parameter_names:
+            truth = near.value(name, metric)
+            assert far.value(name, metric) == pytest.approx(truth, rel=1e-9)
+    # K is of degree 2 (L - 1) in the scale of the net.
+    shift = 4.0 * (math.log(gain) - math.log(math.sqrt(2.0)))
+    logs = [
+        t.where(subject="network", metric="kernel_mean").frame["log_value"].item()
+        for t in (near, far)
+    ]
+    assert logs[1] - logs[0] == pytest.approx(shift, rel=1e-12)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from itertools import combinations
 from types import MappingProxyType
@@ -14,18 +13,29 @@ import polars as pl
 
 from spectrank.errors import ArgumentTypeError, DomainError
 from spectrank.linalg.ensembles.layer import LayerLaw
+from spectrank.linalg.layer_moments.relative import (
+    RelativeLaw,
+    moved_law,
+    relative_law,
+)
 from spectrank.ntk.recursion import (
     KernelMoments,
-    RelativeLaw,
     kernel_moments,
     limit_log_second,
     log_less_one,
     log_sum,
-    relative_law,
 )
 from spectrank.random_nets import RandomMLP
 from spectrank.random_nets.activations import SLOPES
-from spectrank.random_nets.rows import NETWORK, Cell, Row, bases, skip, with_moved
+from spectrank.random_nets.rows import (
+    NETWORK,
+    Cell,
+    Row,
+    bases,
+    laws_as_data,
+    skip,
+    with_moved,
+)
 from spectrank.table import Table
 
 COLUMNS = MappingProxyType(
@@ -98,12 +108,12 @@ def moments(net: RandomMLP, *, pairs: bool = False) -> Table:
     slope = _checked(net)
     rows = list(_rows(net, [relative_law(law) for law in net.layers], slope, pairs))
     if any(law.a2_stderr > 0.0 for law in net.layers):
-        moved = [relative_law(law, a2_shift=1.0) for law in net.layers]
+        moved = [relative_law(moved_law(law)) for law in net.layers]
         others = _rows(net, moved, slope, pairs)
         rows = [with_moved(a, b) for a, b in zip(rows, others, strict=True)]
     provenance = {
         "network": repr(net),
-        "layers": [asdict(law) for law in net.layers],
+        "layers": laws_as_data(net.layers),
         "settings": {"pairs": pairs, "input_norm": 1.0, "outputs": "trace"},
         "definitions": dict(DEFINITIONS),
     }
@@ -124,12 +134,6 @@ def _checked(net: RandomMLP) -> float:
             f"{net.activation!r}; use infinite_width for the limit of large width, or "
             "empirical on sampled networks"
         )
-    for i, law in enumerate(net.layers):
-        if law.stable_rank is None and not 0.0 < law.a1 < math.inf:
-            raise DomainError(
-                "the mean square of a Gaussian layer must lie in the range of float64, "
-                f"layer {i + 1} has E sum s^2 = {law.a1}; choose a gain nearer to 1"
-            )
     return SLOPES[net.activation]
 
 

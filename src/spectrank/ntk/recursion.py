@@ -26,33 +26,13 @@ from typing import TypeVar, final
 
 import numpy as np
 
-from spectrank.linalg.ensembles.layer import LayerLaw
 from spectrank.linalg.haar import haar_moments
 from spectrank.linalg.layer_moments.one_layer import mask_variance, mean_gain
+from spectrank.linalg.layer_moments.relative import RelativeLaw
 
 _X = TypeVar("_X", float, np.ndarray)
 # e^x - 1 and e^x agree to the last bit from here on.
 _LARGE = 700.0
-
-
-@final
-@dataclass(frozen=True)
-class RelativeLaw:
-    """A layer's moments over powers of its mean E sum s^2, safe at every scale.
-
-    Attributes:
-        m: Number of outputs.
-        n: Number of inputs.
-        log_a1: log E sum s^2.
-        a1_squared: E (sum s^2)^2 / (E sum s^2)^2; 1 where the Frobenius norm is fixed.
-        a2: E sum s^4 / (E sum s^2)^2.
-    """
-
-    m: int
-    n: int
-    log_a1: float
-    a1_squared: float
-    a2: float
 
 
 @final
@@ -109,32 +89,6 @@ def log_less_one(log_ratio: float | np.ndarray) -> np.ndarray:
         small = np.log(np.expm1(np.minimum(x, _LARGE)))
     result: np.ndarray = np.where(x > _LARGE, x, small)
     return result
-
-
-def relative_law(law: LayerLaw, *, a2_shift: float = 0.0) -> RelativeLaw:
-    """Divide the moments of a layer by its scale.
-
-    Args:
-        law: Of the layer.
-        a2_shift: Standard errors by which E sum s^4 is moved, where it has one.
-
-    Returns:
-        Ratios that neither overflow nor vanish.
-    """
-    if law.stable_rank is None or law.spectral_norm is None:
-        log_a1 = math.log(law.a1)
-        random = 1.0 + 2.0 / (law.m * law.n)
-    else:
-        # Not log(a1): the square of a spectral norm of 1e-200 is zero.
-        log_a1 = 2.0 * math.log(law.spectral_norm) + math.log(law.stable_rank)
-        random = 1.0
-    a2 = random / law.participation_ratio
-    if law.a2_stderr > 0.0:
-        # Mean fourth powers of min(m, n) values cannot leave their range.
-        least, most = random / min(law.m, law.n), random
-        moved = a2 * (1.0 + a2_shift * law.a2_stderr / law.a2)
-        a2 = min(max(moved, least), most)
-    return RelativeLaw(law.m, law.n, log_a1, random, a2)
 
 
 def kernel_moments(layers: Sequence[RelativeLaw], slope: float) -> KernelMoments:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from spectrank.errors import ArgumentTypeError, DomainError
 from spectrank.linalg.ensembles.ensemble import Ensemble
+from spectrank.linalg.ensembles.law import squared
 from spectrank.linalg.ensembles.layer import LayerLaw, layer_law
 from spectrank.linalg.ensembles.make import ensemble, shared_stable_ranks
 from spectrank.linalg.ensembles.requests import check_choice, check_norm
@@ -151,7 +152,7 @@ class RandomMLP:
         Source (derived): tests/test_random_nets.py.
 
         Returns:
-            One number per layer.
+            One number per layer; inf or 0 where it leaves the range of float64.
 
         Raises:
             DomainError: If the mean depends on more than the mean before it.
@@ -165,7 +166,7 @@ class RandomMLP:
         g, signal = _MEAN_GAINS[self.activation], 1.0
         means: list[float] = []
         for e, size in zip(self._ensembles, self._sizes, strict=True):
-            signal *= size**2 * e.law.a1 / e.n
+            signal *= squared(size) * e.law.a1 / e.n
             means.append(signal * g if len(means) < self.num_layers - 1 else signal)
             signal *= g
         return tuple(means)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import accumulate
 from typing import Any, Literal, final
 
@@ -103,6 +103,21 @@ class Cell:
             f"e^{log_value:.6g} is {side} the range of float64; log_value is finite"
         )
         return row
+
+
+def laws_as_data(layers: Sequence[LayerLaw]) -> list[dict[str, Any]]:
+    """Return laws for the provenance of a table.
+
+    Args:
+        layers: Laws, first layer first.
+
+    Returns:
+        Plain values; None in the place of a moment above the range of float64.
+    """
+    return [
+        {key: None if x == math.inf else x for key, x in asdict(law).items()}
+        for law in layers
+    ]
 
 
 def skip(metric: str, reason: str, *, variant: str | None = None) -> Row:

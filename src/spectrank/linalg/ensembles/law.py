@@ -6,6 +6,7 @@ descending; ``t = s^2``.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import final
@@ -55,15 +56,34 @@ class SpectralMoments:
             spectral_norm: Factor on every singular value.
 
         Returns:
-            a1 times its square; the others times its fourth power.
+            a1 times its square; the others times its fourth power; inf or 0 where
+            that leaves the range of float64.
         """
-        square = spectral_norm**2
+        square = squared(spectral_norm)
+        fourth = squared(square)
         return SpectralMoments(
             self.a1 * square,
-            self.a1_squared * square**2,
-            self.a2 * square**2,
-            self.a2_stderr * square**2,
+            self.a1_squared * fourth,
+            self.a2 * fourth,
+            # Not 0 * inf.
+            self.a2_stderr * fourth if self.a2_stderr else 0.0,
         )
+
+
+def squared(x: float) -> float:
+    """Return x^2, inf where it leaves the range of float64.
+
+    Args:
+        x: Any number.
+
+    Returns:
+        The square.
+    """
+    # Not x * x, which may differ from it in the last bit.
+    try:
+        return x**2
+    except OverflowError:
+        return math.inf
 
 
 class Law(ABC):

@@ -19,7 +19,8 @@ class LayerLaw:
         spectrum: Name of the law of the singular values.
         stable_rank: Of every draw; None for ``gaussian``, where it is random.
         spectral_norm: Of every draw; None for ``gaussian``.
-        a1: E sum s^2.
+        a1: E sum s^2; like the next two inf or 0 where it leaves the range of
+            float64, see ``relative_law``.
         a1_squared: E (sum s^2)^2.
         a2: E sum s^4.
         participation_ratio: a1_squared / a2.

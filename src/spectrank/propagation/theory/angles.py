@@ -14,6 +14,7 @@ from spectrank.linalg.ensembles.layer import LayerLaw
 from spectrank.linalg.ensembles.requests import check_number
 from spectrank.linalg.haar import haar_moments
 from spectrank.linalg.layer_moments.one_layer import mask_variance, mean_gain
+from spectrank.linalg.layer_moments.relative import relative_law
 
 
 def kappa(law: LayerLaw) -> float:
@@ -29,8 +30,8 @@ def kappa(law: LayerLaw) -> float:
         kappa, in [0, 1].
     """
     # Only the ratio matters: at a1 = 1 no square leaves float64's range.
-    q, a2 = law.a1_squared / law.a1 / law.a1, law.a2 / law.a1 / law.a1
-    alpha, beta = haar_moments(law.n, q, a2)
+    own = relative_law(law)
+    alpha, beta = haar_moments(law.n, own.a1_squared, own.a2)
     return max(beta, 0.0) / alpha if beta > 0.0 else 0.0
 
 
@@ -146,10 +147,10 @@ def jacobian_log_spread(layers: Sequence[LayerLaw], slope: float) -> float:
     T1, T2, mean = float(n * n), float(n), float(n)
     log_ratio = 0.0
     for i, law in enumerate(layers):
-        a1, q, a2 = 1.0, law.a1_squared / law.a1 / law.a1, law.a2 / law.a1 / law.a1
-        alpha, beta = haar_moments(law.n, q, a2)
+        own = relative_law(law)
+        alpha, beta = haar_moments(law.n, own.a1_squared, own.a2)
         T1, T2 = alpha * T1 + 2.0 * beta * T2, (alpha + beta) * T2 + beta * T1
-        mean *= a1 / law.n
+        mean /= law.n
         if i < len(layers) - 1:
             T1, T2 = _masked(T1, T2, law.m, slope)
             mean *= mean_gain(slope)

@@ -28,6 +28,7 @@ from spectrank.linalg.layer_moments.one_layer import (
     mask_variance,
     norm_moments,
 )
+from spectrank.linalg.layer_moments.relative import relative_law
 
 
 @final
@@ -66,8 +67,9 @@ def linear_factor(law: LayerLaw, *, transposed: bool = False) -> Moments:
         Logarithms.
     """
     n = law.m if transposed else law.n
-    gain, second = norm_moments(n, law.a1, law.a1_squared, law.a2)
-    return Moments(math.log(gain), math.log(second))
+    own = relative_law(law)
+    gain, second = norm_moments(n, 1.0, own.a1_squared, own.a2)
+    return Moments(own.log_a1 + math.log(gain), math.log(second))
 
 
 def mask_factor(m: int, slope: float) -> Moments:

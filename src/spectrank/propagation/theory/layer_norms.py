@@ -98,5 +98,7 @@ def law_norms(law: LayerLaw) -> LayerNorms:
         deviation = math.sqrt(law.a1 / (law.m * law.n))
         sigma = deviation * (math.sqrt(law.m) + math.sqrt(law.n))
         reason = "norms of gaussian layers by their large-width values"
-    frobenius = math.sqrt(law.a1)
+    # Not sqrt(a1): the square of a spectral norm of 1e-200 is zero.
+    r = law.stable_rank
+    frobenius = math.sqrt(law.a1) if r is None else sigma * math.sqrt(r)
     return LayerNorms((sigma,) * 3, (frobenius,) * 3, (rows,) * 3, None, 0.0, reason)

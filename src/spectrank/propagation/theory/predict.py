@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
 
 from spectrank.errors import ArgumentTypeError, DomainError
 from spectrank.linalg.ensembles.layer import LayerLaw
 from spectrank.linalg.ensembles.requests import check_number
+from spectrank.linalg.layer_moments.relative import moved_law
 from spectrank.propagation.names import COLUMNS, METRICS
 from spectrank.propagation.theory.angles import check_cosine
 from spectrank.propagation.theory.exact_rows import angle_rows, exact_rows
 from spectrank.propagation.theory.smooth_rows import smooth_rows
 from spectrank.random_nets import RandomMLP
 from spectrank.random_nets.activations import SLOPES
-from spectrank.random_nets.rows import Row, with_moved
+from spectrank.random_nets.rows import Row, laws_as_data, with_moved
 from spectrank.table import Table
 
 
@@ -78,12 +78,12 @@ def predict(
     cosines = _cosines(cosine)
     rows = list(_rows(net, net.layers, cosines, input_mean_square))
     if any(law.a2_stderr > 0.0 for law in net.layers):
-        moved = [replace(law, a2=law.a2 + law.a2_stderr) for law in net.layers]
+        moved = [moved_law(law) for law in net.layers]
         others = _rows(net, moved, cosines, input_mean_square)
         rows = [with_moved(a, b) for a, b in zip(rows, others, strict=True)]
     provenance = {
         "network": repr(net),
-        "layers": [asdict(law) for law in net.layers],
+        "layers": laws_as_data(net.layers),
         "settings": {
             "cosine": list(cosines),
             "input_mean_square": input_mean_square,

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 
 from spectrank.linalg.ensembles.layer import LayerLaw
+from spectrank.linalg.layer_moments.relative import check_scale
 from spectrank.propagation.theory.angles import collapse_depth
 from spectrank.propagation.theory.mean_field import (
     activation_cosine,
@@ -54,6 +55,7 @@ def smooth_rows(
     q, h, d = [], [], []
     square = input_mean_square
     for law in layers:
+        check_scale(law)
         q.append(law.a1 / law.m * square)
         square = mean_square(activation, q[-1])
         h.append(square)
