@@ -11,6 +11,7 @@ import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from spectrank import collapse as collapse
     from spectrank import errors as errors
     from spectrank import experiments as experiments
     from spectrank import init as init
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
 _MODULES = frozenset(
     [
+        "collapse",
         "errors",
         "experiments",
         "init",
