@@ -124,7 +124,10 @@ def test_gradients_have_rows_of_their_own(scene):
         sigma = torch.linalg.svdvals(delta[:16].T @ z[:16])
         found = row(table, name, "gradient_rank", "rtol=0.001")
         assert found["value"] == int((sigma > 1e-3 * sigma[0]).sum())
-        assert (found["index"], found["bound"]) == (16, min(delta.shape[1], z.shape[1], 16))
+        assert (found["index"], found["bound"]) == (
+            16,
+            min(delta.shape[1], z.shape[1], 16),
+        )
 
 
 def test_outputs_are_the_last_features_and_the_model_has_its_own_rows(scene):

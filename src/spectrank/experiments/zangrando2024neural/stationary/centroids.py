@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from spectrank.collapse.forecast import centroid_minima, centroids
+from spectrank.collapse.forecasting import centroid_minima, centroids
 from spectrank.experiments.figures import listed
 from spectrank.experiments.papers import Part, Tick
 from spectrank.experiments.questions import (

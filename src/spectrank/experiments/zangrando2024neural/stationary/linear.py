@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spectrank.collapse.forecast import deep_linear, minimise
+from spectrank.collapse.forecasting import deep_linear, minimise
 from spectrank.experiments.figures import listed
 from spectrank.experiments.papers import Part, Tick
 from spectrank.experiments.questions import (
@@ -184,7 +184,7 @@ def questions(size: LinearSize) -> list[Question]:
         f"starts {_START:g} times torch's default"
     )
     source = (
-        "the closed form is derived, as in spectrank.collapse.forecast.deep_linear; "
+        "the closed form is derived, as in spectrank.collapse.deep_linear; "
         "that the spectrum can be forecast before training is the abstract's"
     )
     axes = Axes("lambda", "error", "largest_error", "log", "log")

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from torch import Tensor, nn
 
-from spectrank.collapse.forecast import Minimum, minimise
+from spectrank.collapse.forecasting import Minimum, minimise
 
 TOLERANCE = 1e-6
 """On the gradient's norm; what is left of it enters the bounds."""

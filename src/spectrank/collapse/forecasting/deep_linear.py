@@ -86,8 +86,8 @@ def deep_linear(
     L = 2: both are s and sigma^2 = s - lambda. L = 1: sigma = s/(1 + lambda), never
     dropped. A forecast of the global minimum, not of where gradient descent ends: for
     L > 2 a small initialisation may stay at zero, and a large one at a metastable mode.
-    Source (derived): tests/collapse/forecast/test_collapse_deep_linear.py, scalar and
-    matrix minimisation.
+    Source (derived): tests/collapse/forecasting/test_collapse_deep_linear.py, scalar
+    and matrix minimisation.
 
     Args:
         singular_values: (k,) of M, finite, at least 0, in any order.

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from spectrank.collapse.forecast import (
+from spectrank.collapse.forecasting import (
     deep_linear,
     interpolation_limit,
     linear_modes,

@@ -8,7 +8,7 @@ with s_i the loss of sample i summed over its outputs and F what the loss as tra
 divides by (``describe_loss``). L-BFGS goes as far as differences of f can be seen,
 about ||grad f|| = 1e-8; Newton steps (MINRES on exact Hessian products) take it from
 there, as they need gradients alone. Kinks (ReLU) stop both early; that is a status.
-Source (derived): tests/collapse/forecast/test_collapse_minimise.py.
+Source (derived): tests/collapse/forecasting/test_collapse_minimise.py.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from scipy.optimize import minimize as _scipy_minimize
 from scipy.sparse.linalg import LinearOperator, minres
 from torch import Tensor, nn
 
-from spectrank.collapse.forecast.objective import Objective, make_objective
+from spectrank.collapse.forecasting.objective import Objective, make_objective
 from spectrank.errors import DomainError
 from spectrank.model.capture.objective import LossLike
 
@@ -83,7 +83,7 @@ def minimise(
     A local minimum, one that depends on the start. The coefficient is that of
     ``SGD(weight_decay=...)``; a penalty coded as w ||W||^2 has weight_decay = 2 w.
     Parameters that do not require gradients stay fixed and are not decayed.
-    Source (derived): tests/collapse/forecast/test_collapse_minimise.py.
+    Source (derived): tests/collapse/forecasting/test_collapse_minimise.py.
 
     Args:
         model: Left as it was; a float64 copy is trained, in the same mode. Active

@@ -16,7 +16,7 @@ def mse_weight_decay(weight_decay: float, num_outputs: int) -> float:
     """Return the lambda of this module for ``MSELoss()`` trained with weight decay.
 
     w d_out / 2, as that loss divides by N d_out and has no factor 1/2.
-    Source (derived): tests/collapse/forecast/test_collapse_deep_linear.py.
+    Source (derived): tests/collapse/forecasting/test_collapse_deep_linear.py.
 
     Args:
         weight_decay: Coefficient w in (w/2) ||W||^2, as ``SGD`` has it.
@@ -65,7 +65,7 @@ def interpolation_limit(
     :math:`\sigma_i(Y X^+)^{1/L}`: the layers of least norm among those that fit the
     targets (in the sense of least squares). Any inputs, not only whitened ones; hidden
     widths at least the rank. With class labels at most K of them are not zero.
-    Source (derived): tests/collapse/forecast/test_collapse_deep_linear.py.
+    Source (derived): tests/collapse/forecasting/test_collapse_deep_linear.py.
 
     Args:
         inputs: (N, d).

@@ -12,8 +12,8 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from spectrank.collapse.forecast.minimise import Minimum
-from spectrank.collapse.forecast.trust import SHARE_LIMIT, trust
+from spectrank.collapse.forecasting.minimise import Minimum
+from spectrank.collapse.forecasting.trust import SHARE_LIMIT, trust
 from spectrank.linalg.value import Value
 from spectrank.metrics import numerical_rank
 from spectrank.model import WeightMatrix, iter_matrices

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from spectrank.collapse.forecast import forecast, minimise
-from spectrank.collapse.forecast.trust import (
+from spectrank.collapse.forecasting import forecast, minimise
+from spectrank.collapse.forecasting.trust import (
     ERROR_PER_SHARE,
     SHARE_LIMIT,
     SPREAD_LIMIT,

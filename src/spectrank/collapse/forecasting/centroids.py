@@ -49,7 +49,7 @@ def centroids(
 
     Regression targets that (nearly) all differ have no cells and are refused; one-hot
     rows have. Means are formed in float64 without cancellation.
-    Source (derived): tests/collapse/forecast/test_collapse_centroids.py.
+    Source (derived): tests/collapse/forecasting/test_collapse_centroids.py.
 
     Args:
         model: For the names of its arguments, where batches are dicts; not run.

@@ -9,14 +9,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from spectrank.collapse.forecast import (
+from spectrank.collapse.forecasting import (
     centroid_minima,
     centroids,
     forecast,
     minimise,
     rank_curve,
 )
-from spectrank.collapse.forecast.starts import starts
+from spectrank.collapse.forecasting.starts import starts
 from spectrank.errors import DomainError
 from spectrank.experiments.data.mixtures import gaussian_mixture
 

@@ -22,7 +22,7 @@ Judged on digits, which were not seen before (three and ten classes, decay 1e-3 
 and right in 25, of which one was trusted: the limits are safe and strict there, as
 their inputs vary within classes as much as mixtures of noise 0.5. ``error`` was above
 the true error in all 36 layers that were not zero, by a factor 1.08 to 90.
-Source (derived): tests/collapse/forecast/test_collapse_trust.py.
+Source (derived): tests/collapse/forecasting/test_collapse_trust.py.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from typing import Any, Literal, final
 import torch
 from torch import Tensor
 
-from spectrank.collapse.forecast.centroids import data_batches
-from spectrank.collapse.forecast.minimise import Minimum
-from spectrank.collapse.forecast.objective import known_loss
+from spectrank.collapse.forecasting.centroids import data_batches
+from spectrank.collapse.forecasting.minimise import Minimum
+from spectrank.collapse.forecasting.objective import known_loss
 from spectrank.model.capture.objective import LossLike
 
 SHARE_LIMIT = 0.3

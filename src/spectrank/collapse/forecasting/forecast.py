@@ -14,12 +14,12 @@ from typing import Any, final
 
 from torch import nn
 
-from spectrank.collapse.forecast.centroids import Centroids, centroids
-from spectrank.collapse.forecast.minimise import Minimum, minimise
-from spectrank.collapse.forecast.objective import known_loss
-from spectrank.collapse.forecast.rows import COLUMNS, forecast_rows
-from spectrank.collapse.forecast.starts import Initialise, Start, starts
-from spectrank.collapse.forecast.trust import data_shares
+from spectrank.collapse.forecasting.centroids import Centroids, centroids
+from spectrank.collapse.forecasting.minimise import Minimum, minimise
+from spectrank.collapse.forecasting.objective import known_loss
+from spectrank.collapse.forecasting.rows import COLUMNS, forecast_rows
+from spectrank.collapse.forecasting.starts import Initialise, Start, starts
+from spectrank.collapse.forecasting.trust import data_shares
 from spectrank.errors import DomainError
 from spectrank.model.capture.objective import LossLike
 from spectrank.table import Table
@@ -117,7 +117,7 @@ def forecast(
     What is forecast is a minimum of loss plus (weight_decay/2) ||W||^2: a run that
     stops early, decays otherwise (AdamW) or has no decay ends elsewhere. Biases can
     change ranks: with MSE K without them, K - 1 with them.
-    Source (derived): tests/collapse/forecast/test_collapse_forecast.py.
+    Source (derived): tests/collapse/forecasting/test_collapse_forecast.py.
 
     Args:
         model: Any architecture of one input; left as it was.

@@ -9,7 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import nn
 from torch.nn import functional as F
 
-from spectrank.collapse.forecast import minimise
+from spectrank.collapse.forecasting import minimise
 from spectrank.errors import DomainError, ShapeError, UnknownNameError
 
 

@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from spectrank.collapse.forecast import centroids
+from spectrank.collapse.forecasting import centroids
 from spectrank.errors import ArgumentTypeError, DomainError, ShapeError
 
 NET = nn.Linear(6, 3)
