@@ -270,3 +270,20 @@ def test_a_layer_that_runs_for_some_inputs_only_is_refused_when_it_does_not() ->
             params=frozenset({"a.weight"}),
             support=rules,
         )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_gradient_that_is_zero_by_invariance_is_no_missed_use(dtype) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(1, 4, 3),
+        nn.GroupNorm(2, 4),
+        nn.InstanceNorm2d(4),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(4 * 16, 3),
+    ).to(dtype)
+    x = torch.randn(5, 1, 6, 6, dtype=dtype)
+    found = supported(net, x)
+    assert found["1.bias"] is not None
+    assert found["1.weight"] is not None
