@@ -64,10 +64,12 @@ def dist_to_rank(weight: Matrix, k: int, norm: Norm = "frobenius") -> Value:
         raise DomainError(
             f"a rank is a whole number from 0, got k={k}; count from the zero matrix"
         )
-    return tail(values_of(weight, (k,)), k, norm)
+    return tail(values_of(weight, (k,), (norm,)), k, norm)
 
 
-def values_of(matrix: Matrix, ranks: Iterable[int]) -> Spectrum:
+def values_of(
+    matrix: Matrix, ranks: Iterable[int], norms: Iterable[Norm] = NORMS
+) -> Spectrum:
     """Return the singular values, so exact that the distances to these ranks are.
 
     By the Gram matrix where it resolves every distance to 1e-6 of itself, else by a
@@ -76,6 +78,7 @@ def values_of(matrix: Matrix, ranks: Iterable[int]) -> Spectrum:
     Args:
         matrix: (m, n) real matrix.
         ranks: Ranks k.
+        norms: Which distances.
 
     Returns:
         Spectrum with ``sigma``.
@@ -83,7 +86,7 @@ def values_of(matrix: Matrix, ranks: Iterable[int]) -> Spectrum:
     s = spectrum(matrix, ("sigma",))
     if s.status != "ok" or s.route == "svd":
         return s
-    wanted = [tail(s, k, norm) for k in ranks for norm in NORMS]
+    wanted = [tail(s, k, norm) for k in ranks for norm in norms]
     if all(distance.relative_width <= _RESOLVED for distance in wanted):
         return s
     return spectrum(matrix, ("small_end",))

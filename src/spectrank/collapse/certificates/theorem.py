@@ -210,8 +210,8 @@ def _measure(
     within = spectrum(R, (*needs, *all_values))
     return _Measured(
         num_cells=cells,
-        weight=values_of(W, setting.profile),
-        gradient=values_of(slope, setting.profile),
+        weight=values_of(W, setting.profile, setting.norms),
+        gradient=values_of(slope, setting.profile, ("frobenius",)),
         within=within,
         between=between,
         within_norms=_enclosed(within, lost_R, setting),

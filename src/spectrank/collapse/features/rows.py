@@ -60,8 +60,7 @@ def feature_rows(
     rows = [
         row("wcv", None, summary.wcv),
         row("rtcv", None, summary.rtcv),
-        _class_partition(summary),
-        _bracket(summary),
+        *_cluster_rows(summary),
         *(_nc1_row(summary, variant, rtol) for variant in NC1_VARIANTS),
         *_nc2_rows("features", [(v, nc2_of(summary, v)) for v in NC2_VARIANTS]),
     ]
@@ -199,21 +198,20 @@ def row(
     }
 
 
-def _class_partition(summary: ClassSummary) -> Row:
-    """TCV_K between the PCA bracket and the class partition."""
+def _cluster_rows(summary: ClassSummary) -> list[Row]:
+    """TCV_K between the PCA bracket and the class partition, and the bracket."""
     k, value = summary.num_present, summary.wcv
-    if summary.kind == "full" and value.status == "ok":
-        lower = min(pca_bracket_of(summary, k).lower, value.upper)
-        value = Value(value.upper, lower, value.upper, "certified")
-    return row("tcv", "classes", value, k)
-
-
-def _bracket(summary: ClassSummary) -> Row:
-    k = summary.num_present
     if summary.kind != "full":
         lost = Value.undefined("skipped", _NO_SCATTER.format(summary.kind))
-        return row("pca_bracket", "lower", lost, k)
-    return row("pca_bracket", "lower", pca_bracket_of(summary, max(k, 1)), k)
+        return [row("tcv", "classes", value, k), row("pca_bracket", "lower", lost, k)]
+    bracket = pca_bracket_of(summary, max(k, 1))
+    if value.status == "ok":
+        lower = min(bracket.lower, value.upper)
+        value = Value(value.upper, lower, value.upper, "certified")
+    return [
+        row("tcv", "classes", value, k),
+        row("pca_bracket", "lower", bracket, k),
+    ]
 
 
 def _nc1_row(summary: ClassSummary, variant: Any, rtol: float | None) -> Row:
