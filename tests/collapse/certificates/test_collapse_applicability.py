@@ -162,6 +162,21 @@ def test_dropout_weakens_in_both_modes(training, words):
     assert "dropout" not in names(known(off))
 
 
+@pytest.mark.parametrize(
+    ("drops", "module"),
+    [
+        (True, nn.MultiheadAttention(4, 2, dropout=0.1)),
+        (False, nn.MultiheadAttention(4, 2)),
+        (True, nn.LSTM(4, 4, num_layers=2, dropout=0.1)),
+        (False, nn.GRU(4, 4, num_layers=2)),
+    ],
+)
+def test_dropout_inside_attention_and_recurrent_layers_is_seen(drops, module):
+    model = nn.ModuleList([nn.Linear(4, 6), module])
+    weakened = names(applicability(model, "0", COUPLED), "weakens")
+    assert weakened == ({"dropout"} if drops else set())
+
+
 def test_positions_are_noted_for_convolutions_and_tokens():
     conv = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(8, 2))
     wiring = graph(conv, torch.zeros(1, 1, 4, 4))

@@ -84,6 +84,32 @@ def test_the_residual_rows_measure_the_distance_from_stationarity():
     assert "distance from stationarity" in row["reason"]
 
 
+@pytest.mark.parametrize("factor", [1.002, 1.01])
+def test_the_share_of_a_bound_in_its_reason_is_of_that_bound(factor):
+    W, delta, z, labels = stationary(4)
+    rows = rows_of(factor * W, delta, z, labels, ranks=(1, 3, 6))
+    R = dense_within(delta, z, labels) / 90
+    e = 0.5 * (factor - 1.0) * W.numpy()
+    sigma = np.linalg.svd(R, compute_uv=False)
+    moment = (delta**2).sum() * np.linalg.eigvalsh((z.T @ z).numpy())[::-1][3:].sum()
+    truth = {  # The part that stays at a stationary point, by variant and rank.
+        ("B3 frobenius", 3): float(np.linalg.norm(R)),
+        ("B3 frobenius", 6): float(np.linalg.norm(sigma[3:])),
+        ("B3 nuclear", 3): float(sigma.sum()),
+        ("A3", 3): float(moment) ** 0.5 / 90,
+    }
+    words = set()
+    for (variant, k), stays in truth.items():
+        order = "nuc" if "nuclear" in variant else "fro"
+        away = float(np.linalg.norm(e, order))
+        reason = pick(rows, "rank_bound", variant, k)["reason"]
+        share = away / (away + stays)
+        much = ", the most," if share >= 0.5 else ""
+        assert f"{share:.2g} of it{much} is due to" in reason
+        words.add(f"{share:.2g}")
+    assert len(words) == 4
+
+
 def test_noise_makes_the_bound_vacuous_and_says_so():
     rows = rows_of(*stationary(5, spread=3.0))
     row = pick(rows, "rank_bound", "B1", 3)
@@ -110,6 +136,11 @@ def test_ranks_that_every_matrix_has_are_not_applicable():
     row = pick(rows_of(W, delta, z, labels), "rank_bound", "B3 spectral", 3)
     assert row["verdict"] == "not_applicable"
     assert "3 x 9 matrix has rank at most 3" in row["reason"]
+    W, delta, z, labels = stationary(7, m=2)
+    row = pick(rows_of(W, delta, z, labels), "rank_bound", "B2", 3)
+    assert row["verdict"] == "not_applicable"
+    assert "2 x 9 matrix has rank at most 2" in row["reason"]
+    assert "distance to rank 3 is 0" in row["reason"]
     below = pick(rows_of(W, delta, z, labels), "rank_bound", "B3 frobenius", 1)
     assert below["verdict"] in {"holds", "vacuous"}
 
@@ -177,6 +208,23 @@ def test_a_softmax_takes_one_rank_and_the_row_appears_for_it_alone(smoothing):
     assert sigma[3] <= truth
     other = rows_of(W, delta + 0.1, z, labels)
     assert not [r for r in other if r["variant"] == "softmax"]
+
+
+@pytest.mark.parametrize("skip", [False, True])
+def test_a_layer_norm_takes_one_rank_too(skip):
+    generator = torch.Generator().manual_seed(11)
+    options = {"dtype": torch.float64, "generator": generator}
+    z, x = torch.randn(90, 9, **options), torch.randn(90, 4, **options)
+    W = torch.randn(4, 9, **options)
+    a = (z @ W.T).requires_grad_()
+    scale, target = torch.randn(4, **options), torch.randn(90, 4, **options)
+    out = torch.nn.functional.layer_norm(a + x if skip else a, (4,), scale)
+    (out - target).square().sum().backward()
+    row = pick(rows_of(W, a.grad, z, torch.arange(90) % 3), "rank_bound", "softmax", 3)
+    truth = float(np.linalg.norm(W.numpy().sum(0))) / 2
+    assert row["bound"] == pytest.approx(truth, rel=1e-10)
+    assert row["value"] <= truth
+    assert "LayerNorm" in row["reason"]
 
 
 def test_the_rows_make_a_table():

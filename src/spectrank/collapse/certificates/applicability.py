@@ -180,7 +180,7 @@ def _norm_caveat(layer: Node, norm: Node, alone: bool, frozen: bool) -> Caveat:
 
 
 def _mode(model: nn.Module, frozen: bool) -> Iterator[Caveat]:
-    drops = any(isinstance(m, _DropoutNd) and m.p > 0.0 for m in model.modules())
+    drops = any(_drops(module) for module in model.modules())
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
     off = not model.training
     if drops:
@@ -213,6 +213,15 @@ def _positions(module: nn.Module, num_positions: int) -> Iterator[Caveat]:
             f"a sample gives {count} rows: collapse of the classes makes the rank at "
             "most cells times positions, and rows of one cell vary with the position",
         )
+
+
+def _drops(module: nn.Module) -> bool:
+    # Attention and recurrent layers drop without a module; the latter between layers.
+    if isinstance(module, nn.MultiheadAttention):
+        return float(module.dropout) > 0.0
+    if isinstance(module, nn.RNNBase):
+        return float(module.dropout) > 0.0 and module.num_layers > 1
+    return isinstance(module, _DropoutNd) and module.p > 0.0
 
 
 def _is_norm(module: nn.Module) -> bool:

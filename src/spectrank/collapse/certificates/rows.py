@@ -54,8 +54,8 @@ def certificate_rows(
     ``verdict`` is ``not_applicable`` where a hypothesis fails, there is no decay, or
     k >= min(m, n); ``violated`` where the distance exceeds the bound by more than
     rounding; ``vacuous`` where the bound is not below the weight's norm; else
-    ``holds``. Where the derivatives sum to zero over the outputs (a softmax reads the
-    layer), variant ``softmax`` judges rank m - 1.
+    ``holds``. Where the derivatives sum to zero over the outputs (a softmax or a
+    LayerNorm reads the layer), variant ``softmax`` judges rank m - 1.
     Source (derived): tests/collapse/certificates/test_collapse_rows.py.
 
     Args:
@@ -194,8 +194,8 @@ def bound_row(
         The row.
     """
     blocked = _blocked(bounds, known, k)
-    words = _words(bounds, known)
     whole = add(stationary, bounds.excess[norm])
+    words = _words(bounds.excess[norm], whole, known)
     found, norm_ = bounds.distances[norm, k], bounds.weight_norms[norm]
     row = check_row("rank_bound", variant, k, found, whole, norm_, blocked, words)
     return {**row, "bound_at_stationarity": number(stationary)}
@@ -208,14 +208,17 @@ def _softmax_rows(
     bounds: RankBounds,
     known: Applicability,
 ) -> list[Row]:
-    """Return the check of rank m - 1 where a softmax reads the layer; else nothing."""
+    """Return the check of rank m - 1 where derivatives sum to zero; else nothing."""
     if not sums_to_zero(cross):
         return []
     k, decay = len(weight) - 1, bounds.weight_decay
     limit = softmax_bound(weight, cross, divisor=divisor, weight_decay=decay)
     found, whole = dist_to_rank(weight, k), bounds.weight_norms["frobenius"]
     blocked = _blocked(bounds, known, k)
-    words = "a softmax takes the mean row away, all of it due to e"
+    words = (
+        "all of it is due to distance from stationarity: the derivatives sum to zero "
+        "over the outputs, as a softmax or a LayerNorm that reads them makes them do"
+    )
     return [check_row("rank_bound", "softmax", k, found, limit, whole, blocked, words)]
 
 
@@ -255,13 +258,16 @@ def _blocked(bounds: RankBounds, known: Applicability, k: int) -> str | None:
 
 def _size_reason(bounds: RankBounds, k: int) -> str:
     m, n = bounds.shape
-    return f"every {m} x {n} matrix has rank at most {k}, so the distance is 0 anyway"
+    return (
+        f"every {m} x {n} matrix has rank at most {min(m, n)}, so its distance to rank "
+        f"{k} is 0 anyway"
+    )
 
 
-def _words(bounds: RankBounds, known: Applicability) -> str:
-    """Say what weakens the bound: distance from stationarity, and known caveats."""
+def _words(excess: Value, bound: Value, known: Applicability) -> str:
+    """Say what weakens a bound: distance from stationarity, and known caveats."""
     words = []
-    share = bounds.residual_share.value
+    share = ratio(excess, bound, "the bound is zero").value
     if share == share:
         much = ", the most," if share >= _MAIN else ""
         words.append(f"{share:.2g} of it{much} is due to distance from stationarity")

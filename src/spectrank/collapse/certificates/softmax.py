@@ -7,7 +7,9 @@ leaves rank m - 1:
 
     dist(W, rank m - 1) <= ||1^T e|| / (lambda sqrt(m))
 
-in all three norms; at a stationary point the rank is at most m - 1 exactly.
+in all three norms; at a stationary point the rank is at most m - 1 exactly. A LayerNorm
+takes the mean over the outputs away, so a layer that it reads, with or without a skip
+connection between them, is bound alike.
 Source (derived): tests/collapse/certificates/test_collapse_rows.py.
 """
 
@@ -36,7 +38,7 @@ def sums_to_zero(cross: CrossSummary) -> bool:
         cross: Statistics of the pairs.
 
     Returns:
-        Whether the layer is followed by a softmax, as far as the data tell.
+        Whether a softmax or a LayerNorm reads the layer, as far as the data tell.
     """
     if cross.status != "ok" or len(cross.within) < 2:
         return False
