@@ -1,10 +1,18 @@
 """Claims of the sweeps: answered from records made by hand, true and false ones."""
 
+import itertools
+import math
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 from spectrank.experiments.images import Images
+from spectrank.experiments.seeds import derive_generator, derive_seed
 from spectrank.experiments.zangrando2024neural import sweeps
+from spectrank.experiments.zangrando2024neural.networks import Cnn, Mlp
 from spectrank.experiments.zangrando2024neural.removal.after import RULES
 from spectrank.experiments.zangrando2024neural.sweeps import (
     asking,
@@ -13,9 +21,10 @@ from spectrank.experiments.zangrando2024neural.sweeps import (
     decay,
     depth,
     noise,
+    window,
 )
-from spectrank.experiments.zangrando2024neural.sweeps.networks import Cnn, Mlp
-from spectrank.experiments.zangrando2024neural.sweeps.training import Recipe
+from spectrank.experiments.zangrando2024neural.training import Recipe
+from spectrank.train import batch_order
 
 IMAGES = Images("digits", 50, 20)
 NET = Mlp(64, 12, 3)
@@ -69,9 +78,22 @@ def falling(sweep):
 
 def test_claims_on_weight_decay_are_reproduced_where_they_are_true():
     sweep = decay_sweep()
-    found = verdicts(sweep, falling(sweep))
+    recorded = falling(sweep)
+    found = verdicts(sweep, recorded)
+    # Slope 2 is no proportion.
+    assert found.pop("weight-decay.distance-in-proportion") == "contradicted"
     assert set(found.values()) == {"reproduced"}
     assert len(found) == 12
+    layers = recorded["layers"]
+    for slope, verdict in (
+        (0.7, "contradicted"),
+        (0.8, "reproduced"),
+        (1.2, "reproduced"),
+        (1.3, "contradicted"),
+    ):
+        layers["distance"] = 0.3 * layers["rtcv"] ** slope
+        answer = verdicts(sweep, recorded)["weight-decay.distance-in-proportion"]
+        assert answer == verdict, slope
 
 
 @pytest.mark.parametrize(
@@ -156,6 +178,20 @@ def test_noise_reads_absolute_variation_and_distance_of_the_first_layer():
     row = rows["zangrando2024neural.noise.distance-at-most-linear"]
     assert row["value"] == pytest.approx(0.7, abs=1e-9)
     assert row["verdict"] == "reproduced"
+    row = rows["zangrando2024neural.noise.distance-in-proportion"]
+    assert row["value"] == pytest.approx(0.7, abs=1e-9)
+    assert row["verdict"] == "contradicted"
+    assert "arXiv:2402.03991v3" in row["source"]
+    points = [
+        (r["x"], r["value"])
+        for r in sweep.rows(found, 0)
+        if r["kind"] == "measurement" and r["subject"] == row["subject"]
+    ]
+    expected = [(x, x**0.7) for x in (1.0, 2.0, 4.0)]
+    np.testing.assert_allclose(points, expected, rtol=1e-12)
+    layers["distance"][:, :, 0] = layers["wcv"][:, :, 0] ** -1.0
+    answers = verdicts(sweep, found)
+    assert answers["noise.distance-in-proportion"] == "reproduced"
     layers["distance"][:, :, 0] = layers["wcv"][:, :, 0] ** -0.5
     answers = verdicts(sweep, found)
     assert answers["noise.distance-at-most-linear"] == "contradicted"
@@ -190,6 +226,71 @@ def test_batch_sizes_are_in_ascending_order():
     assert verdicts(sweep, found)[name] == "reproduced"
     ranks[:] = ranks[:, ::-1].copy()
     assert verdicts(sweep, found)[name] == "contradicted"
+
+
+@pytest.mark.parametrize(
+    ("decay_", "verdict"), [(0.01, "reproduced"), (5.0, "contradicted")]
+)
+def test_the_window_rank_is_vacuous_until_the_decay_is_large(decay_, verdict):
+    recipe = Recipe(learning_rate=0.1, momentum=0.0, tail=0.0)
+    sweep = batches.sweep(
+        IMAGES, NET, (1, 4), weight_decay=decay_, recipe=recipe, num_seeds=4
+    )
+    rows = {
+        r["subject"]: r for r in sweep.rows(blank(sweep), 0) if r["kind"] == "claim"
+    }
+    row = rows["zangrando2024neural.batch-size.window-rank-says-nothing"]
+    assert row["verdict"] == verdict
+    # Least m with 2 (1 - eta lambda)^m <= 0.01, over 12 singular values, batch of 1.
+    steps = math.ceil(math.log(0.005) / math.log1p(-0.1 * decay_))
+    assert row["value"] == steps / 12
+
+
+def test_windows_bound_the_weight_by_what_is_left_of_an_earlier_one(monkeypatch):
+    recipe = Recipe(
+        learning_rate=0.1, momentum=0.0, batch_size=1, tail=0.0, least_steps=57
+    )
+    monkeypatch.setattr(window, "RECIPE", replace(recipe, most_steps=57))
+    design = window.Design(Images("digits", 50, 20), Mlp(64, 24, 3), 0.3, (4, 8, 20), 3)
+    found = design.record(7, lambda: None)
+    assert found.shape == (3, 3, 2)
+    for r in range(3):
+        # 60 steps, the next multiple of 4, by torch.optim.
+        stream = ("zangrando2024neural", design.name)
+        model = design.network.draw(
+            derive_generator(7, *stream, "start", design.network.text(), r)
+        )
+        train = design.images.train
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=0.3)
+        order = batch_order(derive_seed(7, *stream, "batches", r), 50, 1)
+        seen = [model[2].weight.detach().clone()]
+        for batch in itertools.islice(order, 60):
+            optimizer.zero_grad()
+            outputs = model(train.inputs[batch])
+            nn.functional.cross_entropy(outputs, train.labels[batch]).backward()
+            optimizer.step()
+            seen.append(model[2].weight.detach().clone())
+        whole = float(seen[-1].norm())
+        sigma = torch.linalg.svdvals(seen[-1].double())
+        for n, m in enumerate((4, 8, 20)):
+            bound = 0.97**m * float(seen[60 - m].norm()) / whole
+            assert found[r, n, 1] == pytest.approx(bound, rel=1e-3)
+            distance = float(sigma[m:].norm()) / whole
+            assert found[r, n, 0] == pytest.approx(distance, rel=1e-2, abs=1e-5)
+            assert distance <= bound * (1 + 1e-5)
+
+
+def test_claims_on_windows_are_answered_by_their_own_numbers():
+    design = window.Design(IMAGES, NET, 0.1, (4, 8), 4)
+    recorded = np.zeros((4, 2, 2))
+    recorded[..., 0], recorded[..., 1] = 0.1, [0.9, 0.4]
+    holds, says = design._holds(), design._says_something()
+    assert holds.rows(recorded, 0)[0]["verdict"] == "reproduced"
+    assert says.rows(recorded, 0)[0]["verdict"] == "reproduced"
+    recorded[:, 0, 0] = 0.901
+    assert holds.rows(recorded, 0)[0]["verdict"] == "contradicted"
+    recorded[:, 1, 1] = 0.6
+    assert says.rows(recorded, 0)[0]["verdict"] == "contradicted"
 
 
 def test_controls_read_their_own_arm():
@@ -243,7 +344,7 @@ def test_parts_and_claims_have_names_of_their_own(mode):
     names = [part.name for part in parts]
     keys = [claim.key for part in parts for claim in part.claims]
     statements = [claim.statement for part in parts for claim in part.claims]
-    assert len(set(names)) == len(names) == (6 if mode == "quick" else 22)
+    assert len(set(names)) == len(names) == (7 if mode == "quick" else 25)
     assert len(set(keys)) == len(keys)
     assert len({(k, s) for k, s in zip(keys, statements, strict=True)}) == len(keys)
     assert all(key.startswith("zangrando2024neural.") for key in keys)

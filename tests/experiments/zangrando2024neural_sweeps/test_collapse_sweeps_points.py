@@ -11,13 +11,13 @@ from torch import nn
 
 from spectrank.experiments.images import Images
 from spectrank.experiments.seeds import derive_generator, derive_seed
-from spectrank.experiments.zangrando2024neural.sweeps.networks import Cnn, Mlp
+from spectrank.experiments.zangrando2024neural.networks import Cnn, Mlp
 from spectrank.experiments.zangrando2024neural.sweeps.points import (
     CERTIFIED,
     RTOL,
     measure,
 )
-from spectrank.experiments.zangrando2024neural.sweeps.training import (
+from spectrank.experiments.zangrando2024neural.training import (
     DECAY_TIMES,
     Cell,
     Recipe,
@@ -158,13 +158,14 @@ def test_before_batchnorm_the_gradient_is_orthogonal_to_the_weight(kind):
     loss.backward()
     layers = [m for m in exact if isinstance(m, nn.Linear | nn.Conv2d)]
     for row, layer in zip(found, layers, strict=True):
-        e = layer.weight.grad + DECAY * layer.weight
-        relative = float(e.norm() / (DECAY * layer.weight.norm()))
+        weight = layer.weight.detach()
+        e = layer.weight.grad + DECAY * weight
+        relative = float(e.norm() / (DECAY * weight.norm()))
         assert row["residual"] == pytest.approx(relative, rel=1e-9)
         assert row["tightness"] <= 1.0 + 1e-9
     # Pythagoras, but for the eps of BatchNorm: e = g + lambda W with <g, W> = 0.
     for row, layer in list(zip(found, layers, strict=True))[:-1]:
-        g_norm, w = float(layer.weight.grad.norm()), float(layer.weight.norm())
+        g_norm, w = float(layer.weight.grad.norm()), float(layer.weight.detach().norm())
         whole = math.hypot(g_norm, DECAY * w) / (DECAY * w)
         assert row["residual"] == pytest.approx(whole, rel=2e-3)
         assert row["residual"] > 0.99

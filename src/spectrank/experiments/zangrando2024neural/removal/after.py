@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from spectrank.experiments.zangrando2024neural.networks import NUM_CLASSES
 from spectrank.experiments.zangrando2024neural.removal.factored import (
     factored,
     load,
@@ -22,7 +23,6 @@ from spectrank.experiments.zangrando2024neural.removal.truncation import (
     share_kept,
     with_ranks,
 )
-from spectrank.experiments.zangrando2024neural.sweeps.networks import NUM_CLASSES
 from spectrank.model import iter_matrices
 
 RULES: Mapping[str, str] = MappingProxyType(

@@ -20,13 +20,13 @@ from spectrank.experiments.papers import Part, Tick
 from spectrank.experiments.questions import Axes, Line, Question, question_part
 from spectrank.experiments.seeds import derive_generator, derive_seed
 from spectrank.experiments.zangrando2024neural.claims import KEY, claim
-from spectrank.experiments.zangrando2024neural.removal.questions import LOSS
-from spectrank.experiments.zangrando2024neural.removal.truncation import truncated
-from spectrank.experiments.zangrando2024neural.sweeps.networks import (
+from spectrank.experiments.zangrando2024neural.networks import (
     NUM_CLASSES,
     Mlp,
 )
-from spectrank.experiments.zangrando2024neural.sweeps.training import Recipe
+from spectrank.experiments.zangrando2024neural.removal.questions import LOSS
+from spectrank.experiments.zangrando2024neural.removal.truncation import truncated
+from spectrank.experiments.zangrando2024neural.training import Recipe
 from spectrank.train import SGD, FleetResult, stack, train_fleet
 from spectrank.train.fleet.threads import single_threaded
 
@@ -202,8 +202,10 @@ class Design:
         data = self.images.data
         asked = claim(
             "removal.during-training.stays-low",
-            "Truncated during training, every hidden layer ends closer to rank K, "
-            f"before the last truncation, than without ({data}).",
+            "Truncated during training, the farthest hidden layer ends closer to rank "
+            "K, before the last truncation, than without. A weak claim: the last "
+            "stretch starts at rank K and its steps are small, so that little can "
+            f"return ({data}).",
             protocol=self._protocol(),
             quantity="ratio_of_relative_distances",
             relation="at_most",

@@ -9,8 +9,8 @@ import numpy as np
 from spectrank.experiments.claims import Claim
 from spectrank.experiments.questions import Axes, Estimates, Line, Question
 from spectrank.experiments.zangrando2024neural.claims import claim
+from spectrank.experiments.zangrando2024neural.networks import NUM_CLASSES
 from spectrank.experiments.zangrando2024neural.removal.after import PROFILE, RULES
-from spectrank.experiments.zangrando2024neural.sweeps.networks import NUM_CLASSES
 
 _OURS = "derived: tests/experiments/zangrando2024neural_sweeps"
 LOSS = 0.01

@@ -12,11 +12,11 @@ import numpy as np
 from spectrank.experiments.claims import Claim, Relation
 from spectrank.experiments.questions import Axes, Estimates, Line, Question
 from spectrank.experiments.zangrando2024neural import claims
-from spectrank.experiments.zangrando2024neural.sweeps.design import Asked, Pairs
-from spectrank.experiments.zangrando2024neural.sweeps.networks import (
+from spectrank.experiments.zangrando2024neural.networks import (
     NUM_CLASSES,
     Network,
 )
+from spectrank.experiments.zangrando2024neural.sweeps.design import Asked, Pairs
 from spectrank.experiments.zangrando2024neural.sweeps.points import RTOL
 
 THEORY = "derived: theorem A, proved in tests/collapse/certificates"
@@ -211,7 +211,9 @@ def certificate(
         f"{name}.certificate",
         data,
         "No weight matrix is farther from rank K than the within-class part of its "
-        "gradient and the residual allow, in the Frobenius, spectral and nuclear norm.",
+        "gradient and the residual allow, in the Frobenius, spectral and nuclear norm. "
+        "It holds at any parameter value, so that a violation would be an error of "
+        "ours; a bound of 1 or more says nothing.",
         protocol=protocol,
         quantity="num_violated",
         relation="at_most",

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 from spectrank.experiments.images import Images
 from spectrank.experiments.questions import Axes, Question
-from spectrank.experiments.zangrando2024neural.sweeps import asking
+from spectrank.experiments.zangrando2024neural.networks import Mlp
+from spectrank.experiments.zangrando2024neural.sweeps import asking, window
 from spectrank.experiments.zangrando2024neural.sweeps.design import Asked, Sweep
-from spectrank.experiments.zangrando2024neural.sweeps.networks import Mlp
-from spectrank.experiments.zangrando2024neural.sweeps.training import Cell, Recipe
+from spectrank.experiments.zangrando2024neural.training import Cell, Recipe
 
 _AXIS = "batch size"
 
@@ -62,13 +62,15 @@ def sweep(
         Axes(_AXIS, "effective rank", "effective_rank", x_scale="log"),
         asking.rank_lines(layers, sizes, "effective_rank"),
     )
+    cells = tuple(Cell(network, weight_decay, each) for each in recipes)
     return Sweep(
         name=f"mlp-batch-size-{data}",
         images=images,
-        cells=tuple(Cell(network, weight_decay, each) for each in recipes),
+        cells=cells,
         num_seeds=num_seeds,
         asked=(
             Asked(question, tuple(range(len(sizes)))),
+            Asked(window.says_nothing(data, protocol, network, cells, num_seeds)),
             asking.certificate("batch-size", data, protocol, layers, sizes, _AXIS),
         ),
     )

@@ -10,11 +10,11 @@ import numpy as np
 from spectrank.experiments.claims import Relation
 from spectrank.experiments.images import Images
 from spectrank.experiments.questions import Estimates, Line, Question
+from spectrank.experiments.zangrando2024neural.networks import Cnn, Mlp
 from spectrank.experiments.zangrando2024neural.removal.after import RULES
 from spectrank.experiments.zangrando2024neural.sweeps import asking
 from spectrank.experiments.zangrando2024neural.sweeps.design import Asked, Sweep
-from spectrank.experiments.zangrando2024neural.sweeps.networks import Cnn, Mlp
-from spectrank.experiments.zangrando2024neural.sweeps.training import Cell, Recipe
+from spectrank.experiments.zangrando2024neural.training import Cell, Recipe
 
 _ARMS = ("SGD", "no decay", "AdamW", "BatchNorm")
 _SGD, _FREE, _ADAMW, _NORM = range(len(_ARMS))

@@ -8,10 +8,10 @@ import numpy as np
 
 from spectrank.experiments.images import Images
 from spectrank.experiments.questions import Line, Question
+from spectrank.experiments.zangrando2024neural.networks import Mlp
 from spectrank.experiments.zangrando2024neural.sweeps import asking
 from spectrank.experiments.zangrando2024neural.sweeps.design import Asked, Sweep
-from spectrank.experiments.zangrando2024neural.sweeps.networks import Mlp
-from spectrank.experiments.zangrando2024neural.sweeps.training import Cell, Recipe
+from spectrank.experiments.zangrando2024neural.training import Cell, Recipe
 
 _AXIS = "number of weight matrices"
 

@@ -24,7 +24,7 @@ from spectrank.experiments.zangrando2024neural.sweeps.points import (
     layer_type,
     measure,
 )
-from spectrank.experiments.zangrando2024neural.sweeps.training import (
+from spectrank.experiments.zangrando2024neural.training import (
     DECAY_TIMES,
     Cell,
     Trained,

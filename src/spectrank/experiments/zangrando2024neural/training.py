@@ -13,6 +13,7 @@ of batches out of the gradient (a third less residual than a straight line).
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, final
 
@@ -21,8 +22,8 @@ from torch import Tensor
 
 from spectrank.experiments.images import Images
 from spectrank.experiments.seeds import derive_generator, derive_seed
-from spectrank.experiments.zangrando2024neural.sweeps.networks import Network
-from spectrank.train import SGD, Adam, FleetResult, stack, train_fleet
+from spectrank.experiments.zangrando2024neural.networks import Network
+from spectrank.train import SGD, Adam, FleetResult, FleetView, stack, train_fleet
 from spectrank.train.fleet.threads import single_threaded
 
 DECAY_TIMES = 5.0
@@ -172,7 +173,14 @@ class Trained:
 
 
 def train(
-    cell: Cell, images: Images, *, num_seeds: int, seed: int, stream: tuple[str, ...]
+    cell: Cell,
+    images: Images,
+    *,
+    num_seeds: int,
+    seed: int,
+    stream: tuple[str, ...],
+    on_step: Callable[[int, FleetView], None] | None = None,
+    observe_every: int = 1,
 ) -> Trained:
     """Train the networks of a cell.
 
@@ -185,6 +193,8 @@ def train(
         num_seeds: R.
         seed: Base seed.
         stream: Names of the part.
+        on_step: Called with the steps done and a view of the fleet.
+        observe_every: Steps between two calls.
 
     Returns:
         The networks and their data.
@@ -219,6 +229,8 @@ def train(
             schedule=lambda step: cell.recipe.factor(step, num_steps),
             record_every=max(1, num_steps),
             evaluations={"test": test},
+            on_step=on_step,
+            observe_every=observe_every,
         )
     return Trained(result, inputs, labels, test)
 
