@@ -68,17 +68,22 @@ def dist_to_rank(weight: Matrix, k: int, norm: Norm = "frobenius") -> Value:
 
 
 def values_of(
-    matrix: Matrix, ranks: Iterable[int], norms: Iterable[Norm] = NORMS
+    matrix: Matrix,
+    ranks: Iterable[int],
+    norms: Iterable[Norm] = NORMS,
+    *,
+    rtol: float = _RESOLVED,
 ) -> Spectrum:
     """Return the singular values, so exact that the distances to these ranks are.
 
-    By the Gram matrix where it resolves every distance to 1e-6 of itself, else by a
+    By the Gram matrix where it resolves every distance to ``rtol`` of itself, else by a
     dense SVD, which resolves all down to the roundoff of the largest value.
 
     Args:
         matrix: (m, n) real matrix.
         ranks: Ranks k.
         norms: Which distances.
+        rtol: Largest relative width of an enclosure.
 
     Returns:
         Spectrum with ``sigma``.
@@ -87,7 +92,7 @@ def values_of(
     if s.status != "ok" or s.route == "svd":
         return s
     wanted = [tail(s, k, norm) for k in ranks for norm in norms]
-    if all(distance.relative_width <= _RESOLVED for distance in wanted):
+    if all(distance.relative_width <= rtol for distance in wanted):
         return s
     return spectrum(matrix, ("small_end",))
 

@@ -36,6 +36,8 @@ from spectrank.metrics.ranks import relative_distance_to_rank
 
 # Roundings of the sum that makes e from the gradient and the decayed weight.
 _SUM_ROUNDOFF = 4.5e-16
+# Largest relative width of the gradient's distances, which bound nothing themselves.
+_GRADIENT_RTOL = 1e-3
 
 
 def rank_bounds(
@@ -211,7 +213,7 @@ def _measure(
     return _Measured(
         num_cells=cells,
         weight=values_of(W, setting.profile, setting.norms),
-        gradient=values_of(slope, setting.profile, ("frobenius",)),
+        gradient=values_of(slope, setting.profile, ("frobenius",), rtol=_GRADIENT_RTOL),
         within=within,
         between=between,
         within_norms=_enclosed(within, lost_R, setting),
