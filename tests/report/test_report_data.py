@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 
+import polars as pl
 import pytest
 
 from spectrank.report._data import payload, safe_json, scan_rows
@@ -154,6 +155,23 @@ def test_the_first_of_two_rows_with_one_key_is_shown_and_the_other_counted(
     data = payload(scan_rows(table([first, second]).frame))
     assert data["cells"][0][0][0] == 1.0
     assert data["repeated"] == 1
+
+
+def test_one_metric_of_two_things_makes_two_columns_named_by_them(matrix, table):
+    first, second = matrix("w", [1.0])[0], matrix("w", [1.0])[0] | {"value": 9.0}
+    frame = table([first, second, matrix("w", [1.0])[1]]).frame
+    told = frame.with_columns(
+        of=pl.Series(["features", "gradients", "weight"]),
+        cells=pl.Series([None, "classes", "classes"]),
+    )
+    data = payload(scan_rows(told))
+    assert [cells[0][0] for cells in data["cells"]] == [1.0, 9.0, 1.0]
+    assert [entry["label"] for entry in data["metrics"]] == [
+        "stable rank · features",
+        "stable rank · gradients · classes",
+        "spectral norm",
+    ]
+    assert data["repeated"] == 0
 
 
 def test_producer_columns_may_be_absent_or_of_another_type(matrix, table):

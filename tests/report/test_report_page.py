@@ -103,6 +103,17 @@ def test_what_is_not_ok_stands_in_the_overview_with_its_reason(
     assert "matrices measured 2 1 not ok" in words
 
 
+def test_what_has_no_shape_is_not_counted_among_matrices(matrix, table, read_page):
+    depth = {"kind": "measurement", "subject": "model", "metric": "effective_depth"}
+    bad = depth | {"status": "degenerate", "reason": "no layer is that near"}
+    rows = [*matrix("a", [1.0], m=3, n=2), *matrix("b", [1.0], m=2, n=2), bad]
+    _, words = read_page(render_html(table(rows)))
+    assert "matrices measured 2 all ok entries measured 10" in words
+    assert "1 degenerate" in words
+    _, words = read_page(render_html(table([bad])))
+    assert "matrices measured 1 1 not ok" in words
+
+
 def test_the_lowest_stable_ranks_are_taken_relative_to_the_size(
     matrix, table, read_page
 ):

@@ -1,9 +1,10 @@
 """What the page draws, as plain JSON values.
 
 A *matrix* is one (subject, view, run, step) of the table, in the order in which the
-table first names it; a *column* is one (metric, variant, index). JSON has no NaN and
-no infinity: such a value becomes null, its sign stays readable in ``text``, and its
-status is never ``ok``.
+table first names it; a *column* is one (metric, variant, index, of, cells). The last
+two, where there are any, say what was measured (``features``, ``gradients``) and over
+which cells. JSON has no NaN and no infinity: such a value becomes null, its sign stays
+readable in ``text``, and its status is never ``ok``.
 """
 
 import json
@@ -13,11 +14,11 @@ from typing import Any
 
 import polars as pl
 
-from spectrank.report._names import labels
+from spectrank.report._names import column_labels, labels
 from spectrank.report._thinning import thin_positions, thin_spectrum
 
 _MATRIX_KEY = ("subject", "view", "run", "step")
-_COLUMN_KEY = ("metric", "variant", "index")
+_COLUMN_KEY = ("metric", "variant", "index", "of", "cells")
 _MATRIX_FACTS = ("m", "n", "dtype", "layer_type", "tied_to", "inferred")
 _SPREAD = ("deviation", "z_score")
 _CELL_TEXTS = ("error_kind", "status", "reason", "route", "source")
@@ -161,22 +162,6 @@ def _spectrum(row: Row, intern: _Strings, grids: dict[int, int]) -> dict[str, An
     }
 
 
-def column_label(row: Row) -> str:
-    """Name of a metric column for people.
-
-    Args:
-        row: A row with ``metric`` and, perhaps, ``variant`` and ``index``.
-
-    Returns:
-        The metric with spaces, variant and index in brackets.
-    """
-    marks = [str(row["variant"])] if row.get("variant") is not None else []
-    if row.get("index") is not None:
-        marks.append(f"index {row['index']}")
-    name = str(row["metric"]).replace("_", " ")
-    return f"{name} ({', '.join(marks)})" if marks else name
-
-
 def _key(row: Row, names: Sequence[str]) -> tuple[Any, ...]:
     return tuple(row.get(name) for name in names)
 
@@ -289,9 +274,13 @@ def payload(rows: Sequence[Row]) -> dict[str, Any]:
     # What was measured first: charts and card show these columns alone.
     column_of = _unique([*plain, *measured], _COLUMN_KEY)
     columns = [dict(zip(_COLUMN_KEY, key, strict=True)) for key in column_of]
+    names = column_labels(columns)
     return {
         "matrices": _matrices(rows, matrix_of),
-        "metrics": [column | {"label": column_label(column)} for column in columns],
+        "metrics": [
+            column | {"label": name}
+            for column, name in zip(columns, names, strict=True)
+        ],
         "plain": num_plain,
         **_filled(rows, matrix_of, column_of),
     }

@@ -1,11 +1,12 @@
-"""Short labels for long parameter names, and the roles by which charts colour them.
+"""Short labels for long names of parameters, their roles in charts, names of columns.
 
 A name is a dotted path. Its *template* is the path without a trailing ``weight`` and
 with every number replaced by ``*``; matrices of one template play one role, repeated
 over the blocks of the model.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 MAX_LABEL = 34
 
@@ -87,3 +88,43 @@ def labels(names: Sequence[str]) -> tuple[list[str], list[str]]:
         [shorten(known[name][0]) for name in names],
         [shorten(known[name][1]) for name in names],
     )
+
+
+def column_label(row: Mapping[str, Any]) -> str:
+    """Name of a metric column for people.
+
+    Args:
+        row: A row with ``metric`` and, perhaps, ``variant`` and ``index``.
+
+    Returns:
+        The metric with spaces, variant and index in brackets.
+    """
+    marks = [str(row["variant"])] if row.get("variant") is not None else []
+    if row.get("index") is not None:
+        marks.append(f"index {row['index']}")
+    name = str(row["metric"]).replace("_", " ")
+    return f"{name} ({', '.join(marks)})" if marks else name
+
+
+def column_labels(columns: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Names of columns, with what they are of where the metric alone does not tell.
+
+    Args:
+        columns: What `column_label` takes, with ``of`` and ``cells``.
+
+    Returns:
+        One name each: ``wcv · gradients`` beside ``wcv · features``.
+    """
+    alike: dict[str, list[Mapping[str, Any]]] = {}
+    for column in columns:
+        alike.setdefault(column_label(column), []).append(column)
+    names = []
+    for column in columns:
+        name = column_label(column)
+        telling = [
+            str(column[key])
+            for key in ("of", "cells")
+            if column[key] is not None and len({c[key] for c in alike[name]}) > 1
+        ]
+        names.append(" · ".join([name, *telling]))
+    return names

@@ -13,12 +13,12 @@ import polars as pl
 
 from spectrank.report._data import (
     Row,
-    column_label,
     effective_status,
     finite_or_none,
     is_reference,
     whole,
 )
+from spectrank.report._names import column_label
 from spectrank.report._numbers import count_text, number_text, probability_text
 from spectrank.report._verdicts import verdict
 
@@ -136,6 +136,9 @@ def _figures(
         matrices[key] = size or matrices.get(key, 0)
         if effective_status(row) != "ok":
             bad.add(key)
+    # What has no shape beside what has, such as the whole model, is no matrix.
+    if sized := {key: size for key, size in matrices.items() if size}:
+        matrices, bad = sized, bad & sized.keys()
     total = whole(provenance.get("num_parameters"))
     measured = whole(provenance.get("num_parameters_measured"))
     figures = []

@@ -22,7 +22,7 @@ function layerMargin(width, aligned) {
   const longest = Math.max(...MATRICES.map((matrix) => matrix.short.length), 1);
   const metric = Math.max(...METRICS.slice(0, NUM_PLAIN).map((entry) => entry.label.length), 1);
   // Wide pages keep bars and heat map on one left edge; narrow ones need the room.
-  const labels = Math.min(metric * 6.1 + 14, width < 600 ? 142 : 210);
+  const labels = Math.min(metric * 6.1 + 14, width < 600 ? 142 : width < 900 ? 210 : 270);
   return { l: aligned || width >= 900 ? labels : 64, r: 8, t: 30, b: Math.min(longest * 6.2, 190) + 12 };
 }
 const selectedFrame = () => ({
@@ -153,7 +153,7 @@ function drawHeat() {
     const members = bad.filter((entry) => entry.column === column).map((entry) => entry.i);
     return troubleTrace(members, column, members.map(() => column), {});
   });
-  const limit = width < 600 ? 24 : 40;
+  const limit = width < 600 ? 24 : width < 900 ? 36 : 46;
   const short = (text) => (text.length > limit ? `${text.slice(0, limit - 1)}…` : text);
   Plotly.react(box, [heat, ...marks], {
     ...layout, hovermode: "closest", shapes: [selectedFrame()],

@@ -102,15 +102,16 @@ function csv(rows) {
   const names = ["name", "view", "run", "step", "m", "n", "dtype", "layer_type", "tied_to", "inferred"];
   const parts = ["value", "lower", "upper", "errorKind", "failure", "status", "reason", "route", "source",
     ...(NUM_PLAIN < METRICS.length ? ["deviation", "z"] : [])];
+  const extra = ["of", "cells"].filter((name) => METRICS.some((metric) => metric[name] !== null));
   const head = ["subject", ...names.slice(1), "metric", "variant", "index",
-    "value", "lower", "upper", "error_kind", "failure_probability", ...parts.slice(5).map((part) => (part === "z" ? "z_score" : part))];
+    "value", "lower", "upper", "error_kind", "failure_probability", ...parts.slice(5).map((part) => (part === "z" ? "z_score" : part)), ...extra];
   const lines = [head.join(",")];
   for (const i of rows) {
     for (const [column, metric] of METRICS.entries()) {
       const cell = CELLS[column][i];
       if (!cell) continue;
       const numbers = parts.map((part) => (part === "value" ? cell.value ?? cell.special : cell[part]));
-      const fields = [...names.map((name) => MATRICES[i][name]), metric.metric, metric.variant, metric.index, ...numbers];
+      const fields = [...names.map((name) => MATRICES[i][name]), metric.metric, metric.variant, metric.index, ...numbers, ...extra.map((name) => metric[name])];
       lines.push(fields.map(csvField).join(","));
     }
   }
