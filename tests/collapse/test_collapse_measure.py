@@ -205,8 +205,10 @@ def test_where_no_bound_follows_the_verdict_says_so(scene, kind):
 def test_the_same_table_whatever_the_batches(scene):
     model, x, y, _, table = scene
     found = measure(model, batches(x, y, 60), loss="cross_entropy", weight_decay=DECAY)
-    assert len(found) == len(table)
-    for mine, theirs in zip(found, table, strict=True):
+    # A number has no learning rate, so there are no windows of steps.
+    kept = [r for r in table if r["metric"] != "window_rank"]
+    assert len(table) - len(kept) == 3
+    for mine, theirs in zip(found, kept, strict=True):
         key = ("subject", "metric", "variant", "index", "of", "cells")
         if mine["metric"] == "gradient_rank":
             continue
@@ -354,6 +356,87 @@ def test_alignments_and_k_means_come_on_request():
         <= kmeans["value"]
         <= value(found, "0.weight", "wcv", of="features") * (1 + FLOAT64)
     )
+
+
+def test_partitions_are_searched_on_request_and_need_every_row():
+    pytest.importorskip("sklearn")
+    x, y = classified()
+    # Two groups within each class, which the classes do not tell apart.
+    x = x + 6.0 * (torch.arange(60) % 2)[:, None]
+    model = mlp(6, 9, 8, 3)
+    trained(model, x, y, steps=40)
+    options = {"loss": "cross_entropy", "weight_decay": DECAY, "clusters": True}
+    found = measure(model, batches(x, y, 16), ranks=(2, 3, 6), **options)
+    z, delta = pairs(model, x, lambda o: F.cross_entropy(o, y, reduction="sum"))[2]
+    e = (delta.T @ z / 60 + DECAY * model[2].weight.detach()).norm().item()
+    classes = row(found, "2.weight", "rank_bound", "B3 frobenius", 3)["bound"]
+    previous = math.inf
+    for k in (2, 3, 6):
+        best = row(found, "2.weight", "rank_bound", "partition", k)
+        assert best["cells"] == "partition"
+        assert k == 2 or best["bound"] <= classes * (1 + FLOAT64)
+        assert best["bound"] <= previous * (1 + FLOAT64)
+        previous = best["bound"]
+        excess = best["bound"] - best["bound_at_stationarity"]
+        assert excess == pytest.approx(e / DECAY, rel=1e-9)
+        tail = torch.linalg.svdvals(model[2].weight.detach())[k:].norm().item()
+        assert best["value"] == pytest.approx(tail, rel=1e-8)
+        assert best["verdict"] in {"holds", "vacuous"}
+    few = measure(model, batches(x, y, 16), keep_bytes=4000, **options)
+    lost = row(few, "2.weight", "rank_bound", "partition")
+    assert (lost["verdict"], lost["status"]) == ("not_applicable", "skipped")
+    assert "not all were kept" in lost["reason"]
+
+
+def test_squared_norms_are_capped_by_the_loss_of_the_zero_network(scene):
+    model, x, y, _, table = scene
+    found = row(table, "model", "norm_cap", "all")
+    squares = sum(model[i].weight.detach().square().sum().item() for i in (0, 2, 4))
+    assert found["value"] == pytest.approx(squares, rel=FLOAT64)
+    with torch.no_grad():
+        nothing = F.cross_entropy(0.0 * model(x), y).item()
+    assert found["bound"] == pytest.approx(2.0 * nothing / DECAY, rel=FLOAT64)
+    loss = F.cross_entropy(model(x), y).item()
+    below = loss + 0.5 * DECAY * squares <= nothing
+    assert found["verdict"] == ("holds" if below else "not_applicable")
+    weighted = nn.CrossEntropyLoss(torch.ones(3, dtype=torch.float64))
+    none = measure(model, [(x, y)], loss=weighted, weight_decay=DECAY)
+    assert not [r for r in none if r["metric"] == "norm_cap"]
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_the_zero_network_of_a_regression_has_the_second_moment_of_its_targets(
+    reduction,
+):
+    g = torch.Generator().manual_seed(2)
+    x = torch.randn(30, 6, generator=g, dtype=torch.float64)
+    y = 1.0 + torch.randn(30, 3, generator=g, dtype=torch.float64)
+    loss = nn.MSELoss(reduction=reduction)
+    # A sum over the loader is that of one step where the loader is one batch.
+    size = 30 if reduction == "sum" else 7
+    found = measure(mlp(6, 9, 3), batches(x, y, size), loss=loss, weight_decay=0.1)
+    wanted = 2.0 * loss(torch.zeros_like(y), y).item() / 0.1
+    bound = row(found, "model", "norm_cap", "all")["bound"]
+    assert bound == pytest.approx(wanted, rel=FLOAT64)
+
+
+def test_the_optimizer_tells_the_rank_of_its_last_minibatches(scene):
+    model, x, y, *_ = scene
+    rate, decay = 0.5, 1.0
+    optimizer = torch.optim.SGD(model.parameters(), lr=rate, weight_decay=decay)
+    table = measure(
+        model, batches(x, y, 1), loss="cross_entropy", weight_decay=optimizer
+    )
+    # Without momentum (1 - rate decay)^m is 1/200 of a weight that was twice as large.
+    steps = math.ceil(math.log(0.005) / math.log(1 - rate * decay))
+    found = row(table, "0.weight", "window_rank")
+    assert (found["index"], found["value"], found["bound"]) == (steps, steps, 6.0)
+    more = measure(
+        model, batches(x, y, 16), loss="cross_entropy", weight_decay=optimizer
+    )
+    assert row(more, "0.weight", "window_rank")["value"] == 16 * steps
+    subjects = [r["subject"] for r in more if r["metric"] == "window_rank"]
+    assert subjects == ["0.weight", "2.weight", "4.weight"]
 
 
 def test_layers_without_statistics_are_rows_with_a_reason():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -15,12 +15,15 @@ from spectrank.collapse.certificates import NORMS, Norm, applicability
 from spectrank.collapse.rows import (
     COLUMNS,
     Request,
+    capped_rows,
     depth_rows,
     layer_rows,
     output_rows,
 )
 from spectrank.collapse.statistics import (
     Decay,
+    EffectiveDecay,
+    LayerStatistics,
     Statistics,
     decay_of,
     effective_decays,
@@ -86,10 +89,12 @@ def measure(
       ``index`` and the most that they allow as ``bound``;
     - of the weight: ``stationarity_residual``, ``distance_to_rank``, the checks
       ``rank_bound``, ``within_gradient_share`` and ``applicability``, and on request
-      ``alignment_*``.
+      ``alignment_*``; with an optimizer ``window_rank``, its minibatches taken to be
+      as large as the first of the loader.
 
     Then the outputs as the last features, and of the ``model`` accuracy, loss, the law
-    of He & Su over layers and the effective depth.
+    of He & Su over layers, the effective depth, and ``norm_cap`` where one decay acts
+    on all layers and the loss of a zero network is known.
 
     The bounds hold at any parameter value of the full loss of *this* loader in *this*
     mode: measure on the training data, as they were in training. Accurate to rounding
@@ -117,7 +122,8 @@ def measure(
         ranks: Of the profile of distances and bounds.
         norms: Of the certificates: ``frobenius``, ``spectral``, ``nuclear``.
         alignments: Take the six alignments, for another scatter.
-        clusters: Run k-means on the kept rows (needs scikit-learn).
+        clusters: Run k-means on the kept rows (needs scikit-learn), and certify by the
+            best partitions found where all rows were kept, gradients too.
         positions: Also certify by (class, position) cells where those are few enough.
         batch_norm_frozen: The model was trained with the running statistics of its
             BatchNorms, as ``eval`` mode uses them.
@@ -164,6 +170,7 @@ def measure(
         precision=precision,
         positions=positions,
         keep_bytes=keep_bytes,
+        keep_gradients=clusters and loss is not None,
         seed=seed,
         mode=mode,
         device=device,
@@ -175,11 +182,10 @@ def measure(
     )
     request = Request(norms, ranks, clusters, alignments, rank_rtol, seed)
     rows: list[dict[str, Any]] = []
+    owns = [_own(decays, layer) for layer in statistics.layers]
     with undisturbed(model, mode):
         wiring = None if forward is not None else _wiring(model, first[0], unpack)
-        for layer in statistics.layers:
-            aliases = tuple(f"{name}.weight" for name in layer.uses[1:])
-            own = decay_of(decays, layer.weight_name, aliases=aliases)
+        for layer, own in zip(statistics.layers, owns, strict=True):
             known = applicability(
                 model,
                 layer.name,
@@ -189,12 +195,22 @@ def measure(
                 batch_norm_frozen=batch_norm_frozen,
             )
             rows += layer_rows(layer, statistics, own, known, request)
+    if loss is not None:
+        optimizer = weight_decay if isinstance(weight_decay, Optimizer) else None
+        rows += capped_rows(model, statistics, owns, loss=loss, optimizer=optimizer)
     rows += output_rows(statistics.outputs, statistics, request)
     rows += depth_rows(rows, [layer.weight_name for layer in statistics.layers])
     rows += [skip_row(skip) | {"metric": "collapse"} for skip in statistics.skips]
     return Table.from_rows(
         rows, columns=COLUMNS, provenance=_provenance(model, statistics, mode)
     )
+
+
+def _own(
+    decays: Mapping[str, EffectiveDecay] | EffectiveDecay, layer: LayerStatistics
+) -> EffectiveDecay:
+    aliases = tuple(f"{name}.weight" for name in layer.uses[1:])
+    return decay_of(decays, layer.weight_name, aliases=aliases)
 
 
 def _remembered(loader: Iterable[Any], first: list[Any]) -> Iterator[Any]:
