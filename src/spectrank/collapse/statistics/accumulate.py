@@ -16,15 +16,10 @@ from spectrank.collapse.statistics.layer import (
     Minibatch,
     minibatch_of,
 )
-from spectrank.collapse.statistics.rows import (
-    CallRows,
-    call_rows,
-    kept_parts,
-    row_positions,
-)
+from spectrank.collapse.statistics.positions import cell_numbers, use_positions
+from spectrank.collapse.statistics.rows import CallRows, call_rows, kept_parts
 from spectrank.collapse.statistics.settings import Settings
 from spectrank.collapse.statistics.sites import Site
-from spectrank.errors import DomainError
 from spectrank.linalg.moments import (
     ClassMoments,
     ClassSummary,
@@ -195,24 +190,14 @@ class LayerAccumulator:
             self._rows_per_sample = max(size // batch.num_samples, 1)
         s = self.settings
         if s.positions and s.graded and s.num_classes is not None:
-            self._positions = self._fine(calls, batch, targets, s.num_classes)
+            self._positions = use_positions(
+                calls,
+                batch,
+                targets,
+                num_classes=s.num_classes,
+                most=min(self.site.shape),
+            )
         self.open(self.cells_per_class)
-
-    def _fine(
-        self,
-        calls: Sequence[CallRows],
-        batch: Batch,
-        targets: BatchTargets,
-        num_classes: int,
-    ) -> tuple[int, ...] | None:
-        if targets.labels is None or targets.labels.ndim != 1:
-            return None
-        found = [row_positions(rows, batch.num_samples) for rows in calls]
-        counts = tuple(p for p in found if p is not None)
-        total = sum(counts)
-        if len(counts) < len(found) or total <= 1:
-            return None
-        return counts if num_classes * total < min(self.site.shape) else None
 
     def _add(self, use: int, rows: CallRows, num_samples: int | None) -> None:
         labels, labelled = rows.labels, rows.labelled
@@ -227,7 +212,9 @@ class LayerAccumulator:
             self.inputs.update(rows.inputs[kept], labels[kept])
             labels, labelled = torch.zeros_like(labels), None
         if self._positions is not None:
-            labels = self._cell_numbers(use, labels, num_samples)
+            labels = cell_numbers(
+                labels, use, self._positions, num_samples, name=self.site.name
+            )
         if labelled is None:
             _feed(self.cells, rows.gradients, rows.inputs, labels)
             return
@@ -248,21 +235,6 @@ class LayerAccumulator:
         inputs = rows.inputs[pick]
         labels = torch.zeros(len(inputs), dtype=torch.int64)
         _feed(self.rest, rows.gradients[pick], inputs, labels)
-
-    def _cell_numbers(
-        self, use: int, labels: Tensor, num_samples: int | None
-    ) -> Tensor:
-        assert self._positions is not None
-        counts = self._positions
-        wanted = (num_samples or 0) * (counts[use] if use < len(counts) else 0)
-        if len(labels) != wanted:
-            raise DomainError(
-                "(class, position) cells need the same positions in every batch, "
-                f"{self.site.name} had {counts} in the first and others later; "
-                "pass positions=False"
-            )
-        place = torch.arange(len(labels), device=labels.device) % counts[use]
-        return labels * self.cells_per_class + sum(counts[:use]) + place
 
     def _keep(self, record: LayerBatch, rows: CallRows, targets: BatchTargets) -> None:
         s = self.settings

@@ -80,24 +80,6 @@ def call_rows(
     return CallRows(inputs, gradients, spread, labelled, samples)
 
 
-def row_positions(rows: CallRows, num_samples: int | None) -> int | None:
-    """P where the rows are those of P positions of each sample, one sample at a time.
-
-    Args:
-        rows: Of a call.
-        num_samples: N.
-
-    Returns:
-        The number of positions; None where rows are ordered otherwise.
-    """
-    size = len(rows.inputs)
-    if rows.samples is None or not num_samples or size % num_samples:
-        return None
-    positions = size // num_samples
-    wanted = torch.arange(size, device=rows.samples.device) // max(positions, 1)
-    return positions if torch.equal(rows.samples, wanted) else None
-
-
 def kept_parts(
     site: Site,
     record: LayerBatch,
