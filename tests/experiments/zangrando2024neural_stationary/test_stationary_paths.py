@@ -6,16 +6,16 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
+from spectrank.experiments.zangrando2024neural.stationary.landscape import (
+    Landscape,
+    bezier,
+)
 from spectrank.experiments.zangrando2024neural.stationary.networks import (
     Bypassed,
     Mixture,
     linear_layers,
     mlp,
     residual,
-)
-from spectrank.experiments.zangrando2024neural.stationary.paths import (
-    Landscape,
-    bezier,
 )
 
 
@@ -51,14 +51,30 @@ def test_losses_are_cross_entropy_plus_half_the_decayed_square(problem):
 
 
 def test_a_path_by_way_of_the_zero_network_has_height_one(problem):
-    model, landscape, _, _ = problem
-    theta = 0.1 * flat(model)
+    # tanh is odd: without a last bias a network and its negative are one function.
+    model, _, x, labels = problem
+    landscape = Landscape(model, x, labels, 1e-3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    for _ in range(30):
+        optimizer.zero_grad()
+        cross_entropy(model(x), labels).backward()
+        model[2].bias.grad = None
+        with torch.no_grad():
+            model[2].bias.zero_()
+        optimizer.step()
+    theta = flat(model)
     heights = landscape.heights(torch.stack([theta, -theta]))
     assert heights[10] == pytest.approx(1.0)
-    top = float(landscape.losses(torch.stack([theta, -theta])).max())
-    ends = landscape.losses(torch.stack([theta, -theta]))
     assert max(heights[0], heights[-1]) == 0.0
-    assert heights[0] * (math.log(4) - top) == pytest.approx(float(ends[0]) - top)
+    assert heights[0] == pytest.approx(heights[-1], abs=1e-12)
+    # The higher end is the one that counts.
+    ends = torch.stack([theta, 0.5 * theta])
+    low, high = sorted(landscape.losses(ends).tolist())
+    heights = landscape.heights(ends)
+    assert max(heights[0], heights[-1]) == 0.0
+    assert min(heights[0], heights[-1]) == pytest.approx(
+        (low - high) / (math.log(4) - high)
+    )
 
 
 def test_optimising_a_curve_lowers_its_mean_loss_and_keeps_its_ends(problem):

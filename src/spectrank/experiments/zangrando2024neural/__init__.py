@@ -9,11 +9,11 @@ from __future__ import annotations
 from types import MappingProxyType
 
 from spectrank.experiments.papers import Mode, Paper, Part
-from spectrank.experiments.zangrando2024neural import stationary
+from spectrank.experiments.zangrando2024neural import stationary, sweeps
 
 
 def _parts(mode: Mode) -> tuple[Part, ...]:
-    return stationary.parts(mode)
+    return (*stationary.parts(mode), *sweeps.parts(mode))
 
 
 PAPER = Paper(

@@ -38,8 +38,8 @@ _PER_INPUT = 20
 _MAJORITY = 0.9
 _DIMENSION = 20
 _WIDTH = 16
-_WEIGHT_DECAY = 1e-3
-_TOLERANCE = 1e-8
+_WEIGHT_DECAY = 3e-4
+_SCREENING, _TOLERANCE = 1e-4, 1e-8
 # Three layers without biases have local minima of lower rank, zero among them.
 _NUM_STARTS = 3
 _CONTROL = len(_NUM_INPUTS)
@@ -88,7 +88,7 @@ def part(size: CollapsedSize) -> Part:
             "dimension": _DIMENSION,
             "width": _WIDTH,
             "weight_decay": _WEIGHT_DECAY,
-            "tolerance": _TOLERANCE,
+            "tolerances": [_SCREENING, _TOLERANCE],
             "num_starts": _NUM_STARTS,
         },
         num_steps=size.num_draws,
@@ -143,7 +143,12 @@ def _ends(
     starts: list[nn.Module], x: Tensor, cells: Tensor, labels: Tensor, count: int
 ) -> tuple[float, ...]:
     model = best_minimum(
-        starts, x, labels, weight_decay=_WEIGHT_DECAY, tolerance=_TOLERANCE
+        starts,
+        x,
+        labels,
+        weight_decay=_WEIGHT_DECAY,
+        tolerance=_TOLERANCE,
+        screening=_SCREENING,
     ).model
     layers = layer_numbers(model, x, labels, weight_decay=_WEIGHT_DECAY, cells=cells)
     weights = [layer.weight.detach() for layer in linear_layers(model).values()]
@@ -172,8 +177,9 @@ def questions(size: CollapsedSize) -> list[Question]:
         f"{_PER_INPUT} copies each, {_MAJORITY:g} of them of one class and the "
         f"rest of any of {_NUM_CLASSES}; {size.num_draws} draws; tanh network without "
         f"biases, of widths {_DIMENSION}-{_WIDTH}-"
-        f"{_WIDTH}-{_NUM_CLASSES}, weight decay {_WEIGHT_DECAY:g}, lowest of "
-        f"{_NUM_STARTS} minima, to a gradient of norm {_TOLERANCE:g}"
+        f"{_WIDTH}-{_NUM_CLASSES}, weight decay {_WEIGHT_DECAY:g}, "
+        f"{_NUM_STARTS} starts to a gradient of norm {_SCREENING:g}, the lowest of "
+        f"them on to {_TOLERANCE:g}"
     )
     axes = Axes("distinct inputs K", "log10 of the ratio", "log10_ratio")
 

@@ -196,7 +196,7 @@ def _share(y: np.ndarray) -> np.ndarray:
 
 
 def _lines(of: Estimates) -> tuple[Line, ...]:
-    """The hidden layers; the readout has K rows."""
+    # One for each hidden layer: the readout, of K rows, is at no distance to rank K.
     return tuple(
         Line(f"W_{i + 1}", _STEPS, _layer(of, i), None) for i in range(_NUM_LAYERS - 1)
     )

@@ -42,7 +42,7 @@ _WEIGHT_DECAYS = (0.02, 0.1, 0.3)
 _NUM_INPUTS, _WIDTH, _NUM_OUTPUTS = 6, 7, 5
 # A small start leads deep networks to zero, a local minimum.
 _START = 2.0
-_TOLERANCE = 1e-8
+_TOLERANCE = 1e-6
 _ERROR, _RANK_ERROR, _RANK = range(3)
 
 

@@ -1,23 +1,19 @@
 r"""Loss along straight and optimised paths between minima, and down to one.
 
 The height of a path is how far the regularised loss rises above its higher end, as a
-share of how far the loss of the zero network, log K, lies above that end: every path
-may go by way of the zero network, at height 1. Optimised paths are Bezier curves.
+share of how far the loss of the zero network, log K, lies above that end.
 
 R  draws    T  points of a path    P  parameters
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass
 from typing import final
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
-from torch.nn.functional import cross_entropy
 
 from spectrank.experiments.papers import Part, Tick
 from spectrank.experiments.questions import (
@@ -29,6 +25,15 @@ from spectrank.experiments.questions import (
 )
 from spectrank.experiments.seeds import derive_generator, derive_seed
 from spectrank.experiments.zangrando2024neural.claims import KEY, claim
+from spectrank.experiments.zangrando2024neural.stationary.landscape import (
+    NUM_CONTROLS,
+    NUM_SEEN,
+    NUM_STEPS,
+    NUM_TRAINED,
+    POSITIONS,
+    RATE,
+    Landscape,
+)
 from spectrank.experiments.zangrando2024neural.stationary.minima import best_minimum
 from spectrank.experiments.zangrando2024neural.stationary.networks import Mixture, mlp
 
@@ -37,11 +42,7 @@ _WIDTHS = (20, 24, 24, 4)
 _NOISE = 0.3
 _WEIGHT_DECAY = 1e-3
 _NUM_STARTS = 3
-_NUM_CONTROLS = 3
-_NUM_TRAINED, _NUM_SEEN = 12, 21
-_NUM_STEPS, _RATE = 200, 0.02
 _STRAIGHT, _CURVED = 0, 1
-_POSITIONS = tuple(float(t) for t in np.linspace(0.0, 1.0, _NUM_SEEN))
 
 
 @final
@@ -81,7 +82,7 @@ def part(size: PathSize) -> Part:
             "noise": _NOISE,
             "weight_decay": _WEIGHT_DECAY,
             "num_starts": _NUM_STARTS,
-            "curve": [_NUM_CONTROLS, _NUM_TRAINED, _NUM_SEEN, _NUM_STEPS, _RATE],
+            "curve": [NUM_CONTROLS, NUM_TRAINED, NUM_SEEN, NUM_STEPS, RATE],
         },
         num_steps=size.num_draws,
     )
@@ -100,7 +101,7 @@ def measure(mixture: Mixture, size: PathSize, seed: int, tick: Tick) -> np.ndarr
         (R, 2 T + 1): relative height along the straight path, then along the curve,
         and the excess of the end of the descent over the lowest minimum, relative.
     """
-    found = np.empty((size.num_draws, 2 * _NUM_SEEN + 1))
+    found = np.empty((size.num_draws, 2 * NUM_SEEN + 1))
     for r in range(size.num_draws):
         x, labels = mixture.sample(_NOISE, derive_seed(seed, KEY, NAME, r))
         starts = [
@@ -129,105 +130,6 @@ def measure(mixture: Mixture, size: PathSize, seed: int, tick: Tick) -> np.ndarr
     return found
 
 
-@final
-class Landscape:
-    """The regularised loss as a function of flat parameters, many at once."""
-
-    def __init__(
-        self, model: nn.Module, inputs: Tensor, labels: Tensor, weight_decay: float
-    ) -> None:
-        """Fix data and decay.
-
-        Args:
-            model: Whose architecture.
-            inputs: (N, d).
-            labels: (N,).
-            weight_decay: On weights and biases.
-        """
-        self._model, self._inputs, self._labels = model, inputs, labels
-        self._weight_decay = weight_decay
-        self._shapes = {name: p.shape for name, p in model.named_parameters()}
-
-    def losses(self, flat: Tensor) -> Tensor:
-        """Return the regularised losses.
-
-        Args:
-            flat: (T, P).
-
-        Returns:
-            (T,).
-        """
-        losses: Tensor = vmap(self._loss)(flat)
-        return losses + 0.5 * self._weight_decay * flat.square().sum(1)
-
-    def heights(self, controls: Tensor) -> list[float]:
-        """Return the relative heights along a Bezier curve.
-
-        Args:
-            controls: (C, P) its control points; two make a straight path.
-
-        Returns:
-            T numbers.
-        """
-        with torch.no_grad():
-            losses = self.losses(bezier(controls, torch.tensor(_POSITIONS)))
-        top = max(float(losses[0]), float(losses[-1]))
-        zero = math.log(int(self._labels.max()) + 1)
-        found: list[float] = ((losses - top) / (zero - top)).tolist()
-        return found
-
-    def curve(self, start: Tensor, end: Tensor) -> Tensor:
-        """Optimise the inner control points by the mean loss along the curve.
-
-        Args:
-            start: (P,).
-            end: (P,).
-
-        Returns:
-            (C, P) control points.
-        """
-        shares = torch.linspace(0, 1, _NUM_CONTROLS + 2, dtype=start.dtype)
-        inner = torch.lerp(start, end, shares[1:-1, None]).requires_grad_()
-        positions = (torch.arange(_NUM_TRAINED) + 0.5) / _NUM_TRAINED
-        optimizer = torch.optim.Adam([inner], lr=_RATE)
-        for _ in range(_NUM_STEPS):
-            controls = torch.cat([start[None], inner, end[None]])
-            (inner.grad,) = torch.autograd.grad(
-                self.losses(bezier(controls, positions)).mean(), [inner]
-            )
-            optimizer.step()
-        return torch.cat([start[None], inner.detach(), end[None]])
-
-    def _loss(self, flat: Tensor) -> Tensor:
-        sizes = [shape.numel() for shape in self._shapes.values()]
-        pieces = torch.split(flat, sizes)
-        named = {
-            name: piece.reshape(shape)
-            for (name, shape), piece in zip(self._shapes.items(), pieces, strict=True)
-        }
-        outputs = functional_call(self._model, named, (self._inputs,))
-        return cross_entropy(outputs, self._labels)
-
-
-def bezier(controls: Tensor, positions: Tensor) -> Tensor:
-    r"""Points :math:`\sum_j \binom{n}{j} t^j (1-t)^{n-j} c_j` of a Bezier curve.
-
-    Args:
-        controls: (n + 1, P).
-        positions: (T,) t in [0, 1].
-
-    Returns:
-        (T, P).
-    """
-    n = len(controls) - 1
-    t = positions.to(controls.dtype)[:, None]
-    j = torch.arange(n + 1, dtype=controls.dtype)
-    binomials = torch.tensor(
-        [math.comb(n, i) for i in range(n + 1)], dtype=controls.dtype
-    )
-    return (binomials * t**j * (1.0 - t) ** (n - j)) @ controls
-
-
 def questions(mixture: Mixture, size: PathSize) -> list[Question]:
     """Return what is asked.
 
@@ -241,15 +143,15 @@ def questions(mixture: Mixture, size: PathSize) -> list[Question]:
     protocol = (
         f"{mixture.text()}, noise {_NOISE:g}, {size.num_draws} draws; tanh network of "
         f"widths 20-24-24-4, weights and biases decayed by {_WEIGHT_DECAY:g}; two "
-        f"minima from different starts, {_NUM_SEEN} points of each path; curves with "
-        f"{_NUM_CONTROLS} inner control points, {_NUM_STEPS} steps of Adam; height as "
+        f"minima from different starts, {NUM_SEEN} points of each path; curves with "
+        f"{NUM_CONTROLS} inner control points, {NUM_STEPS} steps of Adam; height as "
         "a share of that of the zero network"
     )
     source = "protocol and relative height are ours"
     axes = Axes("position on the path", "relative height", "relative_height")
     lines = (
-        Line("straight", _POSITIONS, _path(_STRAIGHT), None),
-        Line("optimised", _POSITIONS, _path(_CURVED), None),
+        Line("straight", POSITIONS, _path(_STRAIGHT), None),
+        Line("optimised", POSITIONS, _path(_CURVED), None),
     )
     return [
         Question(
@@ -304,8 +206,8 @@ def questions(mixture: Mixture, size: PathSize) -> list[Question]:
 
 
 def _path(which: int) -> Estimates:
-    first = which * _NUM_SEEN
-    return lambda y: np.asarray(y[:, first : first + _NUM_SEEN])
+    first = which * NUM_SEEN
+    return lambda y: np.asarray(y[:, first : first + NUM_SEEN])
 
 
 def _flat(model: nn.Module) -> Tensor:

@@ -39,7 +39,8 @@ _WIDTHS = (20, 16, 4)
 _NUM_BLOCKS = 2
 _NUM_LAYERS = 2 + 2 * _NUM_BLOCKS
 _NOISES = (0.1, 1.0)
-_WEIGHT_DECAYS = (1e-3, 1e-2, 1e-1)
+_WEIGHT_DECAYS = (1e-2, 1e-1)
+_TOLERANCE = 1e-5
 _K = 4
 _EMBEDDING = 0
 
@@ -81,6 +82,7 @@ def part(size: ResidualSize) -> Part:
             "num_blocks": _NUM_BLOCKS,
             "noises": _NOISES,
             "weight_decays": _WEIGHT_DECAYS,
+            "tolerance": _TOLERANCE,
         },
         num_steps=size.num_draws,
     )
@@ -106,7 +108,13 @@ def measure(mixture: Mixture, size: ResidualSize, seed: int, tick: Tick) -> np.n
             for d, weight_decay in enumerate(_WEIGHT_DECAYS):
                 generator = derive_generator(seed, KEY, NAME, r)
                 start = residual(_WIDTHS, _NUM_BLOCKS, generator)
-                minimum = best_minimum([start], x, labels, weight_decay=weight_decay)
+                minimum = best_minimum(
+                    [start],
+                    x,
+                    labels,
+                    weight_decay=weight_decay,
+                    tolerance=_TOLERANCE,
+                )
                 found[r, s, d] = layer_numbers(
                     minimum.model, x, labels, weight_decay=weight_decay
                 )

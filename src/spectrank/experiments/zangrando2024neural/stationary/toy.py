@@ -27,6 +27,8 @@ WEIGHT_DECAYS = (1e-4, 1e-3, 1e-2, 3e-2, 1e-1, 2e-1)
 NUM_LAYERS = 3
 NAME = "toy"
 WIDTH = 24
+# What is left of the gradient enters the bounds; ranks at 1e-2 do not see it.
+SCREENING, TOLERANCE = 1e-2, 1e-5
 
 CELL = np.dtype([("layers", LAYER, (NUM_LAYERS,)), ("accuracy", "f8")])
 """Of a minimum: its layers and the share of training samples that it gets right."""
@@ -49,7 +51,7 @@ class ToySize:
 
     Attributes:
         num_draws: R mixtures.
-        num_starts: Starts of which the lowest minimum is taken.
+        num_starts: Starts, of which the lowest after a first descent goes on.
     """
 
     num_draws: int
@@ -88,7 +90,14 @@ def measure(
             mlp(widths, derive_generator(seed, KEY, NAME, r, start))
             for start in range(size.num_starts)
         )
-        minimum = best_minimum(starts, x, labels, weight_decay=weight_decays[d])
+        minimum = best_minimum(
+            starts,
+            x,
+            labels,
+            weight_decay=weight_decays[d],
+            tolerance=TOLERANCE,
+            screening=SCREENING,
+        )
         layers = layer_numbers(minimum.model, x, labels, weight_decay=weight_decays[d])
         right = minimum.model(x).argmax(1) == labels
         found[r, s, d] = (layers, float(right.double().mean()))
