@@ -68,6 +68,24 @@ def test_a_collapsed_layer_with_agreeing_network_reads_zero():
     assert nc4(x, y, (y + 1) % 3).value == 1.0
 
 
+def test_predictions_that_are_no_classes_are_not_taken_for_some():
+    x, y = cloud(9, 30, 3, 2)
+    logits = torch.randn(30, 3, generator=torch.Generator().manual_seed(4))
+    logits[7, 1] = torch.nan
+    value = nc4(x, y, logits)
+    assert (value.status, value.reason) == (
+        "nonfinite",
+        "predictions have NaN logits",
+    )
+    logits[7, 1] = torch.inf
+    assert nc4(x, y, logits).value == nc4(x, y, logits.argmax(1)).value
+    with pytest.raises(DomainError, match=r"integer dtype.*float32; .*logit > 0"):
+        nc4(x, y, logits[:, 0])
+    ignored = torch.where(y == 2, -100, y)
+    with pytest.raises(DomainError, match=r"in \[0, K\), got -100; leave rows"):
+        nc4(x, ignored, y)
+
+
 def test_a_sample_of_rows_covers_the_share_of_all():
     x, y = cloud(5, 3000, 5, 4)
     guesses = torch.randint(5, (3000,), generator=torch.Generator().manual_seed(0))

@@ -66,8 +66,11 @@ def nc4_of(
 
     Raises:
         ShapeError: Numbers of rows differ.
-        DomainError: ``num_rows`` is less than the rows given.
+        DomainError: ``num_rows`` is less than the rows given, or predicted classes are
+            not of an integer dtype.
     """
+    # argmax would take NaN for the largest.
+    lost = predictions.ndim == 2 and bool(torch.isnan(predictions).any())
     if predictions.ndim == 2:
         predictions = predictions.argmax(1)
     n = len(matrix("features", features))
@@ -75,6 +78,11 @@ def nc4_of(
         raise ShapeError(
             f"predictions must be ({n},) or ({n}, K), one for each row of features, "
             f"got shape {tuple(predictions.shape)}; keep rows of both"
+        )
+    if predictions.is_floating_point():
+        raise DomainError(
+            "predictions must be class numbers of an integer dtype or (N, K) logits, "
+            f"got (N,) numbers of {predictions.dtype}; of a single logit pass logit > 0"
         )
     if num_rows is not None and num_rows < n:
         raise DomainError(
@@ -85,6 +93,8 @@ def nc4_of(
         return refused
     if n == 0:
         return Value.undefined("degenerate", "no rows were kept")
+    if lost:
+        return Value.undefined("nonfinite", "predictions have NaN logits")
     nearest = nearest_centre(summary, features)
     share = int((nearest != predictions.to(nearest.device)).sum()) / n
     if num_rows is None or num_rows == n:

@@ -6,11 +6,12 @@ N  rows (samples)      d  columns (features)      K  classes      C  those with 
 from __future__ import annotations
 
 import math
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
 
-from spectrank.errors import ArgumentTypeError, ShapeError
+from spectrank.errors import ArgumentTypeError, DomainError, ShapeError
 from spectrank.linalg import Value
 from spectrank.linalg.moments import ClassMoments, ClassSummary
 
@@ -34,8 +35,17 @@ def class_summary(
 
     Returns:
         The statistics, in float64.
+
+    Raises:
+        DomainError: A label is negative.
     """
     features = matrix("features", features)
+    if _has_negatives(labels):
+        # The accumulator would tell to name ignore_label, which no function here has.
+        raise DomainError(
+            f"labels must lie in [0, K), got {labels.min()}; leave rows without a "
+            "class out: kept = labels >= 0, features[kept], labels[kept]"
+        )
     if labels is None:
         labels = torch.zeros(len(features), dtype=torch.int64, device=features.device)
     elif isinstance(labels, Tensor) and num_classes is None:
@@ -49,6 +59,13 @@ def class_summary(
     )
     moments.update(features, labels)
     return moments.compute()
+
+
+def _has_negatives(labels: Tensor | None) -> TypeGuard[Tensor]:
+    if not isinstance(labels, Tensor) or not labels.numel():
+        return False
+    soft = labels.is_floating_point() or labels.is_complex()
+    return not soft and bool((labels < 0).any())
 
 
 def matrix(name: str, rows: Tensor) -> Tensor:
