@@ -17,7 +17,10 @@ from spectrank.experiments.zangrando2024neural.training import Cell, Recipe
 _SHOWN = 16
 """Singular values of a layer in the figure."""
 
-_PILOT = "on digits with base seed 1000 the slope was about 2"
+_PILOT = (
+    "on digits with base seed 1000 the slope was 3.0 to 3.7, across the layers of one "
+    "weight decay 1.9 to 7.5"
+)
 
 
 def sweep(
