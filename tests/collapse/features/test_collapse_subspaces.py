@@ -16,7 +16,7 @@ def rotation(dim, seed=0):
     return torch.linalg.qr(torch.randn(dim, dim, dtype=torch.float64, generator=g)).Q
 
 
-def setting(angles, dim, num_rows, seed=0, tail=0.5):
+def setting(angles, dim, num_rows, seed=0, tail=0.5, top=1.0):
     """Means that span e_1..e_r, and a weight whose top directions are turned."""
     r = len(angles)
     q = rotation(dim, seed)
@@ -29,6 +29,7 @@ def setting(angles, dim, num_rows, seed=0, tail=0.5):
         turn[i, r + i], turn[r + i, i] = math.sin(angle), -math.sin(angle)
         rows = rows @ turn
     s = torch.cat([torch.arange(r, 0, -1) + 1.0, torch.full((num_rows - r,), tail)])
+    s[0] *= top
     left = rotation(num_rows, seed + 1)
     weight = left @ torch.diag(s.double()) @ rows[:num_rows]
     return class_summary(means @ q + 3.0, torch.arange(r + 1)), weight @ q
@@ -43,6 +44,30 @@ def test_turned_directions_have_the_angles_they_were_turned_by(angles, num_rows)
     for value, truth in zip(found, angles, strict=True):
         assert value.value == pytest.approx(truth, abs=1e-14, rel=1e-7)
         assert value.lower <= truth <= value.upper
+
+
+@pytest.mark.parametrize("num_rows", [70, 90, 200])
+def test_large_weights_take_the_top_directions_of_their_gram_matrix(num_rows):
+    angles = (1e-9, 0.3, 1.2)
+    summary, weight = setting(angles, 90, min(num_rows, 90))
+    if num_rows > 90:
+        weight = rotation(num_rows, 5)[:, :90] @ weight
+    found = subspace_angles(summary, weight)
+    for value, truth in zip(found, angles, strict=True):
+        assert value.lower <= truth <= value.upper
+        assert value.value == pytest.approx(truth, abs=1e-12)
+        assert value.upper - value.lower < 1e-10
+
+
+def test_directions_that_a_gram_matrix_does_not_resolve_are_decomposed_themselves():
+    # Squares spread over 4e6 would turn the vectors by up to 1e-7.
+    summary, weight = setting((0.1, 0.2), 90, 80, top=1000.0)
+    found = subspace_angles(summary, weight)
+    for value, truth in zip(found, (0.1, 0.2), strict=True):
+        assert value.lower <= truth <= value.upper
+        assert value.upper - value.lower < 1e-9
+    equal = setting((0.1, 0.2), 90, 80, tail=2.0)
+    assert [a.status for a in subspace_angles(*equal)] == ["degenerate"]
 
 
 def test_a_small_angle_keeps_its_digits():
