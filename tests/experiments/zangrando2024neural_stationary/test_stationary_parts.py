@@ -91,7 +91,7 @@ def test_a_table_against_a_claim_contradicts_it(name, spoil):
 
 def test_a_rank_that_rises_in_two_draws_of_five_raises_no_median():
     table = planted()
-    table["layers"]["rank"][:2, 1, 3, 0] = 4
+    table["layers"]["rank"][:2, 1, 3, 0] = 20
     found = verdicts(table)
     assert found["median-rank-does-not-rise"] == "reproduced"
 
