@@ -118,6 +118,9 @@ def test_a_trusted_forecast_has_the_rank_and_every_one_the_error_it_states():
     for row in rows:
         assert row["share"] < SHARE_LIMIT
         assert row["error"] <= row["estimate"]
+        assert row["range"] == (min(row["starts"]), max(row["starts"]))
+    # One redraw ends below the model's own start, which the forecast follows.
+    assert any(row["range"][0] < row["forecast rank"] for row in rows)
 
 
 def test_starts_that_disagree_take_the_trust_away_where_training_ends_elsewhere():

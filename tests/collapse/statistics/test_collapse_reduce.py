@@ -13,15 +13,17 @@ from torch.nn import functional as F
 
 from spectrank.collapse.statistics import gather
 
-# What each process runs: argv is its rank and the folder.
+# Imports are most of the cost, so one interpreter imports and then becomes two
+# processes, before any thread is started: argv is the folder.
 WORKER = textwrap.dedent(
     """
-    import datetime, sys, torch
+    import datetime, os, sys, torch
     import torch.distributed as dist
     from torch import nn
     from spectrank.collapse.statistics import gather
 
-    rank, folder = int(sys.argv[1]), sys.argv[2]
+    folder, other = sys.argv[1], os.fork()
+    rank = 0 if other else 1
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2,
         timeout=datetime.timedelta(seconds=100),
@@ -55,6 +57,8 @@ WORKER = textwrap.dedent(
         }
     torch.save(scenes, f"{folder}/found{rank}.pt")
     dist.destroy_process_group()
+    if other:
+        sys.exit(os.waitstatus_to_exitcode(os.waitpid(other, 0)[1]) != 0)
     """
 )
 
@@ -83,14 +87,9 @@ def scenes(tmp_path_factory):
         "regression": shares(x, targets),
     }
     torch.save(data, folder / "data.pt")
-    command = [sys.executable, "-c", WORKER]
-    running = [
-        subprocess.Popen([*command, str(rank), str(folder)], stderr=subprocess.PIPE)
-        for rank in (0, 1)
-    ]
-    for process in running:
-        _, error = process.communicate(timeout=200)
-        assert process.returncode == 0, error.decode()
+    command = [sys.executable, "-c", WORKER, str(folder)]
+    done = subprocess.run(command, capture_output=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr.decode()
     found = [torch.load(folder / f"found{r}.pt", weights_only=True) for r in (0, 1)]
     return model, x, {"classes": y, "ignored": ignored, "regression": targets}, found
 
