@@ -11,7 +11,7 @@ from spectrank.experiments.zangrando2024neural.stationary.measuring import (
 )
 from spectrank.experiments.zangrando2024neural.stationary.networks import Mixture, mlp
 
-K, DECAY = 3, 0.05
+K, DECAY = 3, 0.5
 
 
 @pytest.fixture
