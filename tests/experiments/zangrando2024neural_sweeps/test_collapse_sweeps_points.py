@@ -9,12 +9,14 @@ import pytest
 import torch
 from torch import nn
 
+from spectrank.collapse import rank_bounds
 from spectrank.experiments.images import Images
 from spectrank.experiments.seeds import derive_generator, derive_seed
 from spectrank.experiments.zangrando2024neural.networks import Cnn, Mlp
 from spectrank.experiments.zangrando2024neural.sweeps.points import (
     CERTIFIED,
     RTOL,
+    certified_rank,
     measure,
 )
 from spectrank.experiments.zangrando2024neural.training import (
@@ -23,6 +25,7 @@ from spectrank.experiments.zangrando2024neural.training import (
     Recipe,
     train,
 )
+from spectrank.linalg.moments import CrossMoments
 from spectrank.train import batch_order
 
 DECAY = 0.05
@@ -131,6 +134,42 @@ def test_a_certified_rank_is_the_least_that_the_residue_of_the_gradient_promises
             if float(between[k:].norm() + values.norm()) <= allowed
         ]
         assert found["certified"] == min([*less, *least, 16])
+
+
+@pytest.mark.parametrize(("spread", "expected"), [(1e-3, 2), (1.0, 4), (2.0, 12)])
+def test_a_stationary_weight_is_certified_where_its_cells_are_tight(spread, expected):
+    g = torch.Generator().manual_seed(0)
+    cells = torch.arange(4).repeat(30)
+
+    def rows(dim):
+        centres = torch.randn(4, dim, generator=g, dtype=torch.float64)
+        centres *= torch.tensor([[1.0], [1.0], [0.1], [0.1]])
+        noise = torch.randn(len(cells), dim, generator=g, dtype=torch.float64)
+        return centres[cells] + spread * noise
+
+    delta, z = rows(16), rows(20)
+    cross = CrossMoments(4, 16, 20)
+    cross.update(delta, z, cells)
+    # The weight that balances its gradient: e = 0.
+    weight = -delta.T @ z / len(cells) / DECAY
+    bounds = rank_bounds(
+        weight,
+        cross.compute(),
+        divisor=len(cells),
+        weight_decay=DECAY,
+        ranks=range(1, 16),
+    )
+    R = cross.compute().within / len(cells) / DECAY
+    within, between = (torch.linalg.svdvals(M) for M in (R, -weight - R))
+    allowed = CERTIFIED * float(weight.norm())
+    least = [k for k in range(4, 16) if float(within[k - 4 :].norm()) <= allowed]
+    fewer = [
+        k
+        for k in range(1, 4)
+        if float(between[k:].norm()) + float(within.norm()) <= allowed
+    ]
+    assert certified_rank(bounds) == min([*least, *fewer, 16])
+    assert certified_rank(bounds) == expected
 
 
 def test_without_decay_there_are_ranks_but_no_bounds():

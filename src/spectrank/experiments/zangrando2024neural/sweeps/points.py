@@ -112,6 +112,24 @@ def measure(
     )
 
 
+def certified_rank(bounds: RankBounds) -> int:
+    """Least rank that a layer is certified to be near.
+
+    Args:
+        bounds: Of the layer, at every rank below min(m, n).
+
+    Returns:
+        The least k at which B3 in the Frobenius norm, e included, is at most
+        `CERTIFIED` times the norm of the weight; min(m, n) where there is none.
+    """
+    size = min(bounds.shape)
+    norm = bounds.weight_norms["frobenius"].value
+    for k in range(1, size):
+        if bounds.bound("B3", k=k).upper <= CERTIFIED * norm:
+            return k
+    return size
+
+
 def _numbers(
     layer: LayerStatistics, gradient: Tensor, weight_decay: float, num_values: int
 ) -> tuple[object, ...]:
@@ -145,7 +163,7 @@ def _numbers(
         bounds.excess["frobenius"].value / norm,
         bounds.relative_residual.value,
         _tightness(bounds),
-        float(_certified(bounds, norm)),
+        float(certified_rank(bounds)),
         padded,
     )
 
@@ -158,11 +176,3 @@ def _tightness(bounds: RankBounds) -> float:
         bounds.distances[norm, k].value / bounds.bound("B3", norm).value
         for norm in bounds.norms
     )
-
-
-def _certified(bounds: RankBounds, norm: float) -> int:
-    size = min(bounds.shape)
-    for k in range(1, size):
-        if bounds.bound("B3", k=k).upper <= CERTIFIED * norm:
-            return k
-    return size
