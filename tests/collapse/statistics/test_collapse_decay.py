@@ -94,3 +94,14 @@ def test_what_is_no_decay_is_refused():
         effective_decays("0.1", net)
     with pytest.raises(DomainError, match="decay must be one of coupled"):
         effective_decays(0.1, net, decay="l2")
+
+
+def test_an_ascending_optimizer_gives_no_coefficient():
+    net = model()
+    optimizer = torch.optim.SGD(
+        net.parameters(), lr=0.1, weight_decay=0.2, maximize=True
+    )
+    found = decay_of(effective_decays(optimizer, net), "1.weight")
+    assert math.isnan(found.coefficient)
+    assert found.kind == "unknown"
+    assert "maximize=True" in found.reason

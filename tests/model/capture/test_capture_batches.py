@@ -283,3 +283,26 @@ def test_a_dtype_casts_what_is_floating_and_nothing_else():
     seen = first_batch((X.double(), probabilities), model, **LOSS)
     expected = torch.softmax(seen.outputs, 1) - probabilities
     assert torch.allclose(seen["fc"].output_gradients, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "targets",
+    [
+        torch.full((N,), C),
+        torch.full((N,), -3),
+        torch.rand(N),
+        torch.zeros(N, 1, dtype=torch.long),
+    ],
+)
+def test_targets_that_a_loss_does_not_take_are_refused_in_its_name(targets):
+    with pytest.raises(DomainError, match="'cross_entropy' takes with outputs"):
+        first_batch((X, targets), **LOSS)
+
+
+@pytest.mark.parametrize("loader", [None, 5])
+def test_a_loader_that_is_no_iterable_is_refused(loader):
+    with (
+        capture(Two()) as taps,
+        pytest.raises(ArgumentTypeError, match="an iterable of batches"),
+    ):
+        next(taps.over(loader))

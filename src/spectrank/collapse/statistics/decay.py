@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 
 from spectrank.errors import ArgumentTypeError, DomainError
 from spectrank.model import read_optimizer
+from spectrank.model.optimizer import ParameterSettings
 
 Decay = Literal["coupled", "decoupled", "penalty"]
 DecayWord = Literal["coupled", "decoupled", "penalty", "none", "unknown"]
@@ -66,12 +67,7 @@ def effective_decays(
         )
     if isinstance(weight_decay, Optimizer):
         return {
-            settings.name: EffectiveDecay(
-                math.nan if settings.weight_decay is None else settings.weight_decay,
-                settings.decay_kind,
-                settings.algorithm,
-                settings.reason,
-            )
+            settings.name: _of_settings(settings)
             for settings in read_optimizer(weight_decay, model)
         }
     if isinstance(weight_decay, bool) or not isinstance(weight_decay, int | float):
@@ -86,6 +82,17 @@ def effective_decays(
         )
     factor = 2.0 if decay == "penalty" else 1.0
     return EffectiveDecay(factor * weight_decay, decay if weight_decay else "none")
+
+
+def _of_settings(settings: ParameterSettings) -> EffectiveDecay:
+    if settings.maximize:
+        # lambda W balances +grad there, and e would take the wrong sign.
+        reason = "its optimizer ascends the loss (maximize=True)"
+        return EffectiveDecay(math.nan, "unknown", settings.algorithm, reason)
+    value = math.nan if settings.weight_decay is None else settings.weight_decay
+    return EffectiveDecay(
+        value, settings.decay_kind, settings.algorithm, settings.reason
+    )
 
 
 def decay_of(

@@ -86,7 +86,15 @@ def _summed(loss: Loss, outputs: Any, targets: Any) -> Tensor:
         )
     # A loss in half precision would round every gradient to 3 or 4 digits.
     values = values.float() if values.dtype in _HALF else values
-    return loss.sum_loss(values, targets)
+    try:
+        return loss.sum_loss(values, targets)
+    except (IndexError, RuntimeError, ValueError) as error:
+        raise DomainError(
+            f"targets must be what loss {loss.name!r} takes with outputs "
+            f"{tuple(values.shape)}, got {targets.dtype} of shape "
+            f"{tuple(targets.shape)} ({error}); pass unpack= to capture, or another "
+            "loss"
+        ) from error
 
 
 def needed_logits(output: Any) -> Tensor:

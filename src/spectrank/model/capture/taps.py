@@ -12,7 +12,12 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from spectrank.errors import DomainError, SpectrankWarning, UnknownNameError
+from spectrank.errors import (
+    ArgumentTypeError,
+    DomainError,
+    SpectrankWarning,
+    UnknownNameError,
+)
 from spectrank.model.capture.batch import Batch
 from spectrank.model.capture.choose import Layer
 from spectrank.model.capture.records import LayerBatch
@@ -121,7 +126,13 @@ class Capture:
 
         Raises:
             DomainError: The capture is not entered.
+            ArgumentTypeError: ``loader`` is no iterable.
         """
+        if not isinstance(loader, Iterable) and not hasattr(loader, "__getitem__"):
+            raise ArgumentTypeError(
+                "a loader must be an iterable of batches, got "
+                f"{type(loader).__name__}; pass a DataLoader or [(inputs, targets)]"
+            )
         if not self._open:
             raise DomainError(
                 "a pass runs inside its context, this capture is not entered; "
