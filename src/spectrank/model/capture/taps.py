@@ -128,7 +128,7 @@ class Capture:
             DomainError: The capture is not entered.
             ArgumentTypeError: ``loader`` is no iterable.
         """
-        if not isinstance(loader, Iterable) and not hasattr(loader, "__getitem__"):
+        if not any(hasattr(loader, name) for name in ("__iter__", "__getitem__")):
             raise ArgumentTypeError(
                 "a loader must be an iterable of batches, got "
                 f"{type(loader).__name__}; pass a DataLoader or [(inputs, targets)]"

@@ -27,8 +27,10 @@ WEIGHT_DECAYS = (1e-4, 1e-3, 1e-2, 3e-2, 1e-1, 2e-1)
 NUM_LAYERS = 3
 NAME = "toy"
 WIDTH = 24
-# What is left of the gradient enters the bounds; ranks at 1e-2 do not see it.
 SCREENING, TOLERANCE = 1e-2, 1e-5
+# A gradient e left over moves singular values by up to |e| / lambda, which is to stay
+# a tenth of the threshold of the ranks, 1e-2.
+PER_WEIGHT_DECAY = 1e-3
 
 CELL = np.dtype([("layers", LAYER, (NUM_LAYERS,)), ("accuracy", "f8")])
 """Of a minimum: its layers and the share of training samples that it gets right."""
@@ -95,7 +97,7 @@ def measure(
             x,
             labels,
             weight_decay=weight_decays[d],
-            tolerance=TOLERANCE,
+            tolerance=min(TOLERANCE, PER_WEIGHT_DECAY * weight_decays[d]),
             screening=SCREENING,
         )
         layers = layer_numbers(minimum.model, x, labels, weight_decay=weight_decays[d])

@@ -14,6 +14,7 @@ from spectrank.experiments.zangrando2024neural.stationary.networks import Mixtur
 from spectrank.experiments.zangrando2024neural.stationary.toy import (
     NAME,
     NOISES,
+    PER_WEIGHT_DECAY,
     SCREENING,
     TOLERANCE,
     WEIGHT_DECAYS,
@@ -53,7 +54,7 @@ def part(size: ToySize) -> Part:
             "noises": NOISES,
             "weight_decays": WEIGHT_DECAYS,
             "rtol": RTOL,
-            "tolerances": [SCREENING, TOLERANCE],
+            "tolerances": [SCREENING, TOLERANCE, PER_WEIGHT_DECAY],
         },
         num_steps=size.num_draws * len(NOISES) * len(WEIGHT_DECAYS),
     )
@@ -74,7 +75,7 @@ def questions(mixture: Mixture, size: ToySize) -> list[Question]:
         f"direction; tanh network of widths 20-{WIDTH}-{WIDTH}-4, weights and biases "
         f"decayed by {listed(WEIGHT_DECAYS)}; L-BFGS in float64 on the full batch from "
         f"{size.num_starts} starts to a gradient of norm {SCREENING:g}, the lowest of "
-        f"them on to {TOLERANCE:g}"
+        f"them on to {TOLERANCE:g} or {PER_WEIGHT_DECAY:g} of the decay"
     )
     return [
         *about_ranks(setting),
