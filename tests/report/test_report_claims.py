@@ -127,6 +127,25 @@ def test_every_claim_shows_all_that_is_known_of_it(read_page):
     assert "no rows for a figure" not in first
 
 
+def test_a_long_list_names_first_what_was_not_reproduced(read_page):
+    verdicts = ["reproduced"] * 20 + ["contradicted"]
+    rows = [_claim(f"p.c{k}", verdict=verdict) for k, verdict in enumerate(verdicts)]
+    _, words = read_page(render_html(_table(rows)))
+    named = "Not reproduced 1 Claim 21 ✗ contradicted p.c20 0.988 against within 0.05"
+    assert words.index(named) < words.index("The statement of p.c0")
+    assert "Not reproduced" not in read_page(render_html(_table(rows[1:])))[1]
+
+
+def test_one_statement_of_several_data_sets_is_told_apart_by_key(read_page):
+    rows = [_claim(f"p.c{k}", statement="The same.") for k in range(2)]
+    rows.append(_claim("p.c2", statement="Another."))
+    page = render_html(_table(rows))
+    glance = read_page(page[page.index("glance") : page.index("</table>")])[1]
+    assert "The same. p.c0 0.988" in glance
+    assert "The same. p.c1 0.988" in glance
+    assert "Another. 0.988" in glance
+
+
 def test_claims_stand_in_the_order_of_the_table_whatever_their_verdict(read_page):
     names = ["p.z", "p.a", "p.m"]
     verdicts = ["contradicted", "reproduced", "inconclusive"]

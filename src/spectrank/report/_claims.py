@@ -16,6 +16,7 @@ from spectrank.report._figures import figure, figure_table
 from spectrank.report._numbers import interval_texts, level_text, plain_text
 from spectrank.report._verdicts import NO_VERDICT, verdict
 
+_MOST_AT_A_GLANCE = 20
 _VERDICTS = ("reproduced", "contradicted", "inconclusive", "not_applicable")
 
 
@@ -175,15 +176,27 @@ def claims_page(
         drawn = figure(rows, infos.get(claim["subject"])) if rows else None
         cards.append(_card(number, claim, rows) | {"figure": drawn})
         figures.append(drawn)
+    told = Counter(card["statement"] for card in cards)
+    for card in cards:
+        # The same statement on several data sets: the key tells them apart.
+        card["told_by_key"] = told[card["statement"]] > 1
     texts = {
         "papers": papers(provenance),
         "cards": cards,
+        "unsettled": _unsettled(cards),
         "tally": _tally(claims),
         "num_seeds": _seed_span(claims),
         "quick": provenance.get("mode") == "quick",
         "num_unshown": frame.height - num_shown,
     }
     return texts, {"figures": figures}
+
+
+def _unsettled(cards: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What was not reproduced, where the list is too long to find it in."""
+    if len(cards) <= _MOST_AT_A_GLANCE:
+        return []
+    return [card for card in cards if card["verdict"]["tone"] != "good"]
 
 
 def _seed_span(claims: Sequence[Row]) -> str | None:
