@@ -1,0 +1,1 @@
+"""Training invariances: what gradient flow conserves, and what follows from it."""
