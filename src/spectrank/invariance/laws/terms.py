@@ -120,6 +120,15 @@ class GramTerm:
             return len(self.rows)
         return math.prod(self.view[axis] for axis in self.axes)
 
+    @property
+    def num_columns(self) -> int:
+        """Entries of the parameter that each feature has a part in."""
+        if self.columns is not None:
+            return len(self.columns)
+        return math.prod(
+            self.view[a] for a in set(range(len(self.view))) - {*self.axes}
+        )
+
 
 Term = SquareTerm | LinearTerm | GramTerm
 
