@@ -276,3 +276,13 @@ def test_a_mean_outside_float64_is_no_number():
 
 def trend(relation):
     return claim(relation=relation, expected=None, tolerance=0.0)
+
+
+def test_a_seed_without_a_number_leaves_the_point_of_a_figure_without_one():
+    point = figure_point(
+        claim(), metric="signal", series="a", x=2.0, estimates=[1.0, float("nan")]
+    )
+    assert point["status"] == "nonfinite"
+    assert point["reason"] == "1 of 2 seeds gave no finite value"
+    assert "value" not in point
+    assert Table.from_rows([point], columns=COLUMNS).frame["value"].to_list() == [None]

@@ -122,26 +122,32 @@ def figure_point(
         seed: Base seed of the run.
 
     Returns:
-        The row, with Student's interval at the claim's confidence.
+        The row, with Student's interval at the claim's confidence; without a number
+        and of status ``nonfinite`` where a seed gave none.
     """
-    found = student_interval(
-        np.asarray(estimates, dtype=np.float64), confidence=claim.confidence
-    )
-    return {
+    numbers = np.asarray(estimates, dtype=np.float64)
+    row: Row = {
         "kind": "measurement",
         "subject": claim.key,
         "metric": metric,
         "variant": series,
+        "num_seeds": numbers.size,
+        "x": x,
+        "predicted": predicted,
+        "seed": seed,
+    }
+    lost = int((~np.isfinite(numbers)).sum())
+    if lost:
+        reason = f"{lost} of {numbers.size} seeds gave no finite value"
+        return row | {"status": "nonfinite", "reason": reason}
+    found = student_interval(numbers, confidence=claim.confidence)
+    return row | {
         "value": found.value,
         "lower": found.lower,
         "upper": found.upper,
         "error_kind": "stderr",
         "failure_probability": 1.0 - claim.confidence,
         "status": "ok",
-        "num_seeds": found.num_seeds,
-        "x": x,
-        "predicted": predicted,
-        "seed": seed,
     }
 
 

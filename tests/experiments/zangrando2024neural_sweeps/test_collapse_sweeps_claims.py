@@ -362,3 +362,5 @@ def test_slopes_are_those_of_powers():
     found = asking.log_slopes(x, 3.0 * x**1.5)
     np.testing.assert_allclose(found, 1.5, rtol=1e-12)
     assert np.isnan(asking.log_slopes(x, np.array([[1.0, 0.0, 1.0]] * 2))).all()
+    close = np.array([[1.0, 1.5, 1.9], [1.0, 1.5, 2.1]])
+    assert list(np.isnan(asking.log_slopes(close, close))) == [True, False]

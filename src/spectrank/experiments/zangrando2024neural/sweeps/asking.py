@@ -23,6 +23,8 @@ THEORY = "derived: theorem A, proved in tests/collapse/certificates"
 TESTS = "derived: tests/experiments/zangrando2024neural_sweeps"
 WEIGHT_DECAY = "weight decay"
 ROUNDING = 1e-9
+LEAST_SPAN = 2.0
+"""Factor that a quantity must span for a slope on it."""
 """By which a ratio of a distance to its bound may exceed 1 in float64."""
 
 
@@ -240,13 +242,15 @@ def log_slopes(x: np.ndarray, y: np.ndarray) -> np.ndarray:
         y: (R, G) positive.
 
     Returns:
-        (R,); NaN where a number is not positive.
+        (R,); NaN where a number is not positive, or where x spans less than a factor
+        of `LEAST_SPAN` and a slope would be an accident of its noise.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         u, v = np.log(x), np.log(y)
         u = u - u.mean(1, keepdims=True)
         found = (u * v).sum(1) / (u * u).sum(1)
-    return np.where(np.isfinite(found), found, np.nan)
+    wide = x.max(1) >= LEAST_SPAN * x.min(1)
+    return np.where(np.isfinite(found) & wide, found, np.nan)
 
 
 def bounds(recorded: np.ndarray) -> np.ndarray:

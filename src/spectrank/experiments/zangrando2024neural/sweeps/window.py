@@ -153,7 +153,8 @@ class Design:
             tick: Called at the end.
 
         Returns:
-            (R, M, 2): distance to rank m and its bound, over the norm of the weight.
+            (R, M, 2): distance to rank m and its bound, over the norm of the weight;
+            NaN where the training diverged.
         """
         num = self._num_steps
         recipe = replace(RECIPE, least_steps=num, most_steps=num)
@@ -174,8 +175,10 @@ class Design:
             observe_every=self.lengths[0],
         )
         last = trained.result.parameters[_LAYER]
-        found = np.empty((self.num_seeds, len(self.lengths), 2))
-        for r in range(self.num_seeds):
+        found = np.full((self.num_seeds, len(self.lengths), 2), np.nan)
+        for r, status in enumerate(trained.result.status):
+            if status == "nonfinite":
+                continue
             for n, length in enumerate(self.lengths):
                 found[r, n] = self._bounded(last[r], kept[length][r], length)
         tick()
