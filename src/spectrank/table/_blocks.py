@@ -31,11 +31,12 @@ _PLURAL = {
 }
 # The most telling first: what does not fit a terminal is dropped from the end.
 _ORDER = (
-    *("subject", "view", "metric", "variant", "index", "step", "run", "verdict"),
+    *("subject", "view", "metric", "of", "variant", "index", "step", "run", "verdict"),
     *("value", "bound", "slack", "status", "reason", "lower", "upper", "values"),
     *("error_kind", "failure_probability"),
 )
 _LAST = ("route", "source")
+_KEPT = frozenset(["metric", "verdict", "value"])
 _WARN = "yellow"
 _STYLES = {
     **dict.fromkeys(("holds", "conserved", "explained", "reproduced"), "green"),
@@ -54,11 +55,15 @@ class Cell:
 
 @dataclass(frozen=True)
 class Column:
-    """A header with its entries; ``role`` is name, text, number or metric."""
+    """A header with its entries; ``role`` is name, text, number or metric.
+
+    What is ``kept`` is shown before anything else where room is scarce.
+    """
 
     header: str
     role: str
     cells: Sequence[Cell]
+    kept: bool = False
 
 
 @dataclass(frozen=True)
@@ -158,9 +163,13 @@ def _wide_block(
 
 def _long_block(kind: str, rows: Sequence[Row], names: Iterable[str]) -> Block:
     names = list(names)
-    producers = [name for name in names if name not in CORE]
+    first = [name for name in _ORDER if name in names]
+    if len({row["view"] for row in rows} - {None}) <= 1:
+        # The same in every row: the least telling.
+        first = [*(name for name in first if name != "view"), "view"]
+    producers = [name for name in names if name not in {*CORE, *first}]
     columns = []
-    for name in (*_ORDER, *producers, *_LAST):
+    for name in (*first, *producers, *_LAST):
         values = [row[name] for row in rows]
         if any(value is not None for value in values):
             columns.append(_long_column(name, values))
@@ -188,7 +197,7 @@ def _long_column(name: str, values: Sequence[Any]) -> Column:
             cells.append(Cell(printable(value), style))
         else:
             cells.append(Cell(_plain(value, whole=whole)))
-    return Column(name, "name" if name == "subject" else role, cells)
+    return Column(name, "name" if name == "subject" else role, cells, name in _KEPT)
 
 
 def _plain(value: Any, *, whole: bool) -> str:

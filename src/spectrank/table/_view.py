@@ -24,6 +24,8 @@ _GAP = 2
 _LEAST_NAME = 20
 _LEAST_TEXT = 16
 _MOST_TEXT = 48
+_NAMES = ("subject", "metric", "variant", "index")
+_NUMBERS = frozenset(["metric", "number"])
 
 
 def console_table(table: "Table", width: int) -> Group:
@@ -102,16 +104,23 @@ def _layout(
         first = name_width([cell.text for cell in name.cells], least, full)
         first = min(first, max(least, width // 2))
     room = width - first
+    # Held back for what is to be shown whatever else is not.
+    held = sum(
+        wanted + _GAP
+        for column, wanted in zip(columns, natural, strict=True)
+        if column.kept
+    )
     layout: list[tuple[Column, int]] = []
     dropped: list[Column] = []
     for column, wanted in zip(columns[1:], natural[1:], strict=True):
         need = wanted
         if column.role == "text":
             need = min(wanted, max(_LEAST_TEXT, room - _GAP))
-        # Metrics keep their order without gaps: after the first that does not fit
+        # Numbers keep their order without gaps: after the first that does not fit
         # none is shown.
-        stopped = column.role == "metric" and any(d.role == "metric" for d in dropped)
-        if need + _GAP > room or stopped:
+        stopped = column.role in _NUMBERS and any(d.role in _NUMBERS for d in dropped)
+        held -= wanted + _GAP if column.kept else 0
+        if need + _GAP > room - held or (stopped and not column.kept):
             dropped.append(column)
             continue
         layout.append((column, need))
@@ -145,8 +154,12 @@ def _reasons(block: Block) -> list[str]:
     # A verdict is never shown without its reason: where the column has no room,
     # a line below has.
     cells = {column.header: column.cells for column in block.columns}
-    rows = zip(cells["subject"], cells["metric"], cells["reason"], strict=True)
-    return [f"{s.text} {m.text}: {r.text}" for s, m, r in rows if r.text]
+    names = [cells[name] for name in _NAMES if name in cells]
+    return [
+        f"{' '.join(cell.text for cell in row if cell.text)}: {reason.text}"
+        for *row, reason in zip(*names, cells["reason"], strict=True)
+        if reason.text
+    ]
 
 
 def _note(line: str) -> Text:
@@ -173,7 +186,7 @@ def _html_block(block: Block) -> str:
 def _html_cell(column: Column, cell: Cell) -> str:
     style = _css(column)
     text = html.escape(cell.text.rstrip())
-    if column.role in {"number", "metric"}:
+    if column.role in _NUMBERS:
         style += ";white-space:nowrap;font-variant-numeric:tabular-nums"
     return f'<td style="{style}">{f"<b>{text}</b>" if cell.style else text}</td>'
 
@@ -187,4 +200,4 @@ def _css(column: Column) -> str:
 
 
 def _side(column: Column) -> Literal["left", "right"]:
-    return "right" if column.role in {"number", "metric"} else "left"
+    return "right" if column.role in _NUMBERS else "left"
