@@ -1,0 +1,7 @@
+"""Potentials: the linear system whose solutions are the diagonal quadratic laws."""
+
+from spectrank.invariance.potentials.edges import Edge as Edge
+from spectrank.invariance.potentials.edges import Part as Part
+from spectrank.invariance.potentials.potential import Potential as Potential
+from spectrank.invariance.potentials.solving import Potentials as Potentials
+from spectrank.invariance.potentials.solving import solve as solve

@@ -1,0 +1,392 @@
+"""Steps with parameters: linear maps, convolutions, tables, scales, shifts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from spectrank.invariance.potentials.edges import Edge, Part, part
+from spectrank.invariance.potentials.maps import rank_of
+from spectrank.invariance.potentials.potential import Potential, nothing
+from spectrank.invariance.potentials.system import System
+from spectrank.model.graph.nodes import Node
+
+Shape = tuple[int, ...]
+
+
+def layer(
+    system: System,
+    node: Node,
+    inputs: Sequence[Potential],
+    shapes: Sequence[Shape | None],
+) -> Potential:
+    """Potential after a layer; a step that is not read stops every law.
+
+    Args:
+        system: The equations.
+        node: Of kind ``layer``.
+        inputs: Potentials of what it reads.
+        shapes: Full shapes of what it reads.
+
+    Returns:
+        The potential of the output.
+    """
+    rank = rank_of(node, inputs[0]) if inputs else len(node.shape or ())
+    if node.note and "is computed from" in node.note:
+        system.block(node.parameters.values(), node.note)
+        return system.stop(node.id, node.note, *inputs, rank=rank)
+    if node.op == "linear":
+        return _linear(system, node, inputs[0], _fan_in(node, shapes[0]))
+    if node.op.startswith("conv"):
+        return _convolution(system, node, inputs[0])
+    if node.op in {"embedding", "embedding_bag"} and _plain_table(node, inputs):
+        return _table(system, node)
+    if node.op == "bilinear" and node.parameters["weight"] in system.shapes:
+        return _bilinear(system, node, inputs)
+    system.block(node.parameters.values(), f"used by {node.op}")
+    return system.stop(
+        node.id, f"no law is known through {node.op}", *inputs, rank=rank
+    )
+
+
+# ---- linear maps ------------------------------------------------------------------
+
+
+def _fan_in(node: Node, before: Shape | None) -> int:
+    if node.matrices:
+        return node.matrices[0].shape[1]
+    assert before is not None
+    return before[int(node.attributes.get("axis", -1)) if len(before) > 1 else -1]
+
+
+def _linear(system: System, node: Node, given: Potential, fan_in: int) -> Potential:
+    axis = int(node.attributes.get("axis", -1))
+    x = given.ranked(max(-axis, 1)).map(lambda a: np.moveaxis(a, axis, -1))
+    weight, bias = node.parameters["weight"], node.parameters.get("bias")
+    lead = list(range(x.ndim - 1))
+    if bias is not None:
+        # A bias gets the same coefficient at every position.
+        x = system.merge(x, lead)
+    if not system.learned(weight):
+        # Fixed edges: all that they join is equal.
+        out = system.merge(x, [-1])
+    else:
+        out = _learned_product(system, node, x, fan_in, bias in system.frozen)
+    out = _bias(system, node, out, bias)
+    if _vector(node):
+        return out.map(lambda a: a[..., 0])
+    return out.map(lambda a: np.moveaxis(a, -1, axis))
+
+
+def _learned_product(
+    system: System, node: Node, x: Potential, fan_in: int, zero: bool
+) -> Potential:
+    """Outputs get unknowns of their own; the edge of an entry is out minus in."""
+    outputs = 1 if _vector(node) else _outputs(node)
+    flat = x.map(lambda a: a.reshape(-1, a.shape[-1]))
+    made = nothing(2) if zero else system.fresh((flat.shape[0], outputs))
+    # Over positions t: in[t, i] - in[0, i] is the same for all i, and out's too.
+    steps = [flat, flat.first([0]).times(-1)]
+    base = [item.first([1]).times(-1) for item in steps]
+    if flat.shape[0] > 1:
+        system.vanish(*steps, *base)
+        system.vanish(made, made.first([0]).times(-1), *base)
+    row = made.map(lambda a: a[0])
+    column = flat.map(lambda a: a[0]).times(-1)
+    system.edges.append(_matrix_edge(system, node, row, column, fan_in))
+    lead = x.shape[:-1]
+    if zero:
+        return nothing(x.ndim)
+    return made.map(lambda a: a.reshape((*lead, outputs)))
+
+
+def _outputs(node: Node) -> int:
+    if node.matrices:
+        return node.matrices[0].shape[0]
+    assert node.shape is not None
+    return node.shape[int(node.attributes.get("axis", -1))]
+
+
+def _vector(node: Node) -> bool:
+    return not node.matrices and "part" not in node.attributes
+
+
+def _matrix_edge(
+    system: System, node: Node, row: Potential, column: Potential, fan_in: int
+) -> Edge:
+    """Edge of a matrix (outputs, inputs), stored as it is or transposed."""
+    name = node.parameters["weight"]
+    entries, start = None, 0
+    if node.matrices:
+        matrix = node.matrices[0]
+        m, n = matrix.shape
+        start = 0 if matrix.rows is None else matrix.rows[0]
+        if matrix.view == "linear-transposed" and matrix.rows is not None:
+            width = system.shapes[name][1]
+            grid = np.arange(n)[:, None] * width + np.arange(start, start + m)
+            entries, start = grid.reshape(-1), 0
+        if matrix.view == "linear-transposed":
+            view: Shape = (n, m)
+            parts = (part(view, (1,), row), part(view, (0,), column))
+            return Edge(name, node.id, "weight", view, parts, entries, start)
+        view = (m, n)
+        start *= n
+    elif _vector(node):
+        view = (1, fan_in)
+    else:
+        facts = node.attributes["part"]
+        view = (_outputs(node), fan_in)
+        entries = strided(facts, view)
+    parts = (part(view, (0,), row), part(view, (1,), column))
+    return Edge(name, node.id, "weight", view, parts, entries, start)
+
+
+def strided(facts: Mapping[str, Any], shape: Shape) -> np.ndarray:
+    """Numbers of the entries of a parameter that a view shows.
+
+    Args:
+        facts: ``rows``, or ``strides`` and ``offset``, as a node's attributes.
+        shape: Of the view.
+
+    Returns:
+        Flat numbers in the order of the view.
+    """
+    if "rows" in facts:
+        start = facts["rows"][0] * math.prod(shape[1:])
+        return np.arange(start, start + math.prod(shape))
+    numbers = np.full(shape, facts["offset"])
+    for axis, stride in enumerate(facts["strides"]):
+        sizes = [1] * len(shape)
+        sizes[axis] = shape[axis]
+        numbers = numbers + (np.arange(shape[axis]) * stride).reshape(sizes)
+    return numbers.reshape(-1)
+
+
+def _bias(system: System, node: Node, out: Potential, name: str | None) -> Potential:
+    """A learned bias has the coefficient of its output; a fixed one makes it zero."""
+    if name is None:
+        return out
+    if name in system.frozen:
+        system.vanish(out)
+        return nothing(out.ndim)
+    size = _outputs(node) if not _vector(node) else 1
+    vector = out.map(lambda a: a.reshape(-1, a.shape[-1])[0])
+    facts = node.attributes.get("parts", {}).get("bias")
+    entries = None if facts is None else strided(facts, (size,))
+    parts = (part((size,), (0,), vector),)
+    system.edges.append(Edge(name, node.id, "bias", (size,), parts, entries))
+    return out
+
+
+# ---- convolutions -----------------------------------------------------------------
+
+
+def _convolution(system: System, node: Node, given: Potential) -> Potential:
+    kernel = node.attributes["kernel_size"]
+    groups = int(node.attributes.get("groups", 1))
+    axis = -1 - len(kernel)
+    x = given.ranked(-axis)
+    x = system.merge(x, [i for i in range(-x.ndim, 0) if i != axis]).flat()
+    outputs, inputs = _channels(system, node, groups)
+    x = x.spread((inputs,)).map(lambda a: a.reshape(groups, -1))
+    weight, bias = node.parameters["weight"], node.parameters.get("bias")
+    if not system.learned(weight):
+        out = system.merge(x, [1]).spread((groups, outputs // groups))
+    elif bias in system.frozen:
+        out = nothing(2).spread((groups, outputs // groups))
+    else:
+        out = system.fresh((groups, outputs // groups))
+    if system.learned(weight):
+        sizes = (inputs if "transpose" in node.op else outputs) // groups
+        other = (outputs if "transpose" in node.op else inputs) // groups
+        view = (groups, sizes, other, math.prod(kernel))
+        own = (out, x.times(-1))
+        first, second = own[::-1] if "transpose" in node.op else own
+        parts = (part(view, (0, 1), first), part(view, (0, 2), second))
+        system.edges.append(Edge(weight, node.id, "weight", view, parts))
+    rank = rank_of(node, given.ranked(-axis))
+    shape = [1] * rank
+    shape[axis] = outputs
+    shaped = out.map(lambda a: a.reshape(shape))
+    if bias in system.frozen:
+        system.vanish(shaped)
+        return nothing(rank)
+    if bias is not None:
+        parts = (part((outputs,), (0,), out.flat()),)
+        system.edges.append(Edge(bias, node.id, "bias", (outputs,), parts))
+    return shaped
+
+
+def _channels(system: System, node: Node, groups: int) -> tuple[int, int]:
+    shape = system.shapes[node.parameters["weight"]]
+    if "transpose" in node.op:
+        return shape[1] * groups, shape[0]
+    return shape[0], shape[1] * groups
+
+
+# ---- tables, scales, shifts, bilinear maps ----------------------------------------
+
+
+def _plain_table(node: Node, inputs: Sequence[Potential]) -> bool:
+    # A third input of a bag weighs its samples.
+    return "max_norm" not in node.attributes and len(inputs) <= 2
+
+
+def _table(system: System, node: Node) -> Potential:
+    """Every row may stand anywhere: a column has one coefficient."""
+    name = node.parameters["weight"]
+    view = node.matrices[0].shape if node.matrices else system.shapes[name]
+    rank = 1 if node.shape is None else len(node.shape)
+    if not system.learned(name):
+        return nothing(rank)
+    made = system.fresh((view[1],))
+    parts = (part(view, (1,), made),)
+    system.edges.append(Edge(name, node.id, "weight", tuple(view), parts))
+    return made.ranked(rank)
+
+
+def scale(system: System, node: Node, given: Potential) -> Potential:
+    """Potential after a product with a learned vector.
+
+    Args:
+        system: The equations.
+        node: Of kind ``scale``.
+        given: Potential of what it reads.
+
+    Returns:
+        The potential of the output.
+    """
+    rank = rank_of(node, given)
+    x = given.ranked(rank)
+    name = node.parameters["scale"]
+    if not system.learned(name):
+        return x
+    axes = list(node.attributes["axes"])
+    sizes = _sizes(system, node, name, axes)
+    shape = list(x.shape)
+    for axis, size in zip(axes, sizes, strict=True):
+        shape[axis] = size
+    out = system.fresh(shape)
+    others = [axis for axis in range(-rank, 0) if axis not in axes]
+    # The coefficient out - in is the same along the axes that the vector lacks.
+    system.vanish(out, x.times(-1), out.first(others).times(-1), x.first(others))
+    edge = [out.first(others), x.first(others).times(-1)]
+    system.edges.append(_vector_edge(node, "scale", name, axes, sizes, edge))
+    return out
+
+
+def shift(system: System, node: Node, given: Potential) -> Potential:
+    """Potential after a sum with a learned vector.
+
+    Args:
+        system: The equations.
+        node: Of kind ``shift``.
+        given: Potential of what it reads.
+
+    Returns:
+        The potential of the output.
+    """
+    rank = rank_of(node, given)
+    x = given.ranked(rank)
+    name = node.parameters["shift"]
+    if not system.learned(name):
+        system.vanish(x)
+        return nothing(rank)
+    axes = list(node.attributes["axes"])
+    sizes = _sizes(system, node, name, axes)
+    x = system.merge(x, [axis for axis in range(-rank, 0) if axis not in axes])
+    system.edges.append(_vector_edge(node, "shift", name, axes, sizes, [x]))
+    return x
+
+
+def _sizes(system: System, node: Node, name: str, axes: Sequence[int]) -> list[int]:
+    if node.shape is not None:
+        return [node.shape[axis] for axis in axes]
+    return [node.attributes["size"]] if len(axes) == 1 else list(system.shapes[name])
+
+
+def _vector_edge(
+    node: Node,
+    role: str,
+    name: str,
+    axes: Sequence[int],
+    sizes: Sequence[int],
+    terms: Sequence[Potential],
+) -> Edge:
+    """Edge of a vector that lies along some axes of the output, others at index 0."""
+    view = tuple(sizes) if axes else (1,)
+    parts = []
+    for term in terms:
+        order = [axis % term.ndim for axis in axes]
+        index = tuple(slice(None) if i in order else 0 for i in range(term.ndim))
+        kept = term.map(lambda a, index=index: np.asarray(a[index]))
+        parts.append(part(view, range(len(view)), kept))
+    facts = {k: v for k, v in node.attributes.items() if k in _PARTS}
+    entries = strided(facts, view) if facts else None
+    return Edge(name, node.id, role, view, tuple(parts), entries)
+
+
+_PARTS = frozenset(["rows", "strides", "offset"])
+
+
+def parameter(system: System, node: Node) -> Potential:
+    """Potential of a parameter that stands for itself: its edge from the constant 1.
+
+    Args:
+        system: The equations.
+        node: Of kind ``constant``, with a parameter.
+
+    Returns:
+        The potential.
+    """
+    name = node.parameters["value"]
+    shape = node.shape or system.shapes.get(name, ())
+    if not system.learned(name):
+        return nothing(len(shape))
+    entries = None
+    if node.attributes:
+        entries = strided(node.attributes, tuple(shape))
+    if entries is None:
+        made = system.fresh(shape)
+        view = tuple(shape) or (1,)
+        own = made.map(lambda a: a.reshape(view))
+        parts: tuple[Part, ...] = (part(view, range(len(view)), own),)
+        system.edges.append(Edge(name, node.id, "value", view, parts))
+        return made
+    # A view may show an entry several times: it is one unknown.
+    distinct, place = np.unique(entries, return_inverse=True)
+    made = system.fresh((len(distinct),))
+    parts = (part((len(distinct),), (0,), made),)
+    edge = Edge(name, node.id, "value", (len(distinct),), parts, distinct)
+    system.edges.append(edge)
+    shown = made.map(lambda a: a[place.reshape(shape)])
+    strides = node.attributes.get("strides", [1] * len(shape))
+    return shown.first([i for i, stride in enumerate(strides) if stride == 0])
+
+
+def _bilinear(system: System, node: Node, inputs: Sequence[Potential]) -> Potential:
+    rank = rank_of(node, inputs[0])
+    ranked = [item.ranked(rank) for item in inputs]
+    lead = list(range(rank - 1))
+    left, right = [system.merge(item, lead).flat() for item in ranked]
+    weight, bias = node.parameters["weight"], node.parameters.get("bias")
+    view = system.shapes[weight]
+    if not system.learned(weight) or bias in system.frozen:
+        system.block([n for n in (weight, bias) if n], "a bilinear map in part frozen")
+        return system.stop(
+            node.id, "a bilinear map in part frozen", left, right, rank=rank
+        )
+    out = system.fresh((view[0],))
+    parts = (
+        part(view, (0,), out),
+        part(view, (1,), left.times(-1)),
+        part(view, (2,), right.times(-1)),
+    )
+    system.edges.append(Edge(weight, node.id, "weight", view, parts))
+    if bias is not None:
+        own = (part((view[0],), (0,), out),)
+        system.edges.append(Edge(bias, node.id, "bias", (view[0],), own))
+    return out.ranked(rank)

@@ -1,0 +1,316 @@
+"""``solve``: the potential of every entry of every value of a graph."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import final
+
+import numpy as np
+from scipy import sparse
+
+from spectrank.errors import DomainError, UnknownNameError
+from spectrank.invariance.potentials import layers, maps, moves, norms, products
+from spectrank.invariance.potentials.edges import Edge, differences
+from spectrank.invariance.potentials.potential import Potential, nothing
+from spectrank.invariance.potentials.reduction import reduce
+from spectrank.invariance.potentials.system import System
+from spectrank.model.graph import Graph, Node
+
+Shape = tuple[int, ...]
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Potentials:
+    """All potentials that a network allows: a linear space, one basis vector per law.
+
+    A potential is a number per entry of every value such that each step passes it on;
+    the entry of a learned parameter that leads from u to v then has coefficient
+    s_v - s_u in the conserved sum of squares.
+
+    Attributes:
+        graph: The graph.
+        basis: (unknowns, solutions): an unknown as a combination of the free numbers.
+        nodes: Id of a node to the potential of its output; axes along which it does
+            not change have length one.
+        edges: Every use of a learned parameter.
+        shapes: Name of a parameter to its shape.
+        reasons: Id of a node to why no law passes it.
+        eps: Id of a normalisation to its eps.
+        blocked: Parameters used by a step through which no law is known, with reason.
+    """
+
+    graph: Graph
+    basis: sparse.csr_array
+    nodes: Mapping[str, Potential]
+    edges: tuple[Edge, ...]
+    shapes: Mapping[str, Shape]
+    reasons: Mapping[str, str] = field(default_factory=dict)
+    eps: Mapping[str, float] = field(default_factory=dict)
+    blocked: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def num_solutions(self) -> int:
+        """Dimension of the space of potentials."""
+        return int(self.basis.shape[1])
+
+    @cached_property
+    def free(self) -> np.ndarray:
+        """(unknowns,) the free number an unknown is a multiple of.
+
+        -1 where it is zero, -2 where it is a sum of several.
+        """
+        count = np.diff(self.basis.indptr)
+        found = np.where(count == 0, -1, -2)
+        alone = count == 1
+        found[alone] = self.basis.indices[self.basis.indptr[:-1][alone]]
+        return found
+
+    @cached_property
+    def factor(self) -> np.ndarray:
+        """(unknowns,) the multiple, where ``free`` is not negative; else zero."""
+        found = np.zeros(self.basis.shape[0])
+        alone = self.free >= 0
+        found[alone] = self.basis.data[self.basis.indptr[:-1][alone]]
+        return found
+
+    def classes(self, node: str) -> np.ndarray:
+        """Number of the free number that each entry of a value is a multiple of.
+
+        Args:
+            node: Id of the node.
+
+        Returns:
+            int64 in the shape of the value (of the axes known, where nothing was
+            traced), without copies along axes where it does not change; -1 where the
+            potential is zero, -2 where it is a sum of several.
+
+        Raises:
+            UnknownNameError: The graph has no such node.
+        """  # noqa: DOC502 - raised by the function called
+        return self._shown(node, self.free[self._of(node).classes])
+
+    def coefficients(self, node: str) -> np.ndarray:
+        """The multiple of the free number at each entry of a value.
+
+        Args:
+            node: Id of the node.
+
+        Returns:
+            float64 in the shape of ``classes``; zero where those are negative.
+
+        Raises:
+            UnknownNameError: The graph has no such node.
+        """  # noqa: DOC502 - raised by the function called
+        potential = self._of(node)
+        found = self.factor[potential.classes] * potential.coefficients
+        return self._shown(node, found)
+
+    def matrix(self, potential: Potential) -> sparse.csr_array:
+        """Combinations of free numbers that the entries of a potential are.
+
+        Args:
+            potential: Of a node or a part of an edge.
+
+        Returns:
+            (entries, solutions).
+        """
+        flat = potential.flat()
+        rows = self.basis[flat.classes]
+        return sparse.csr_array(sparse.diags_array(flat.coefficients) @ rows)
+
+    def _of(self, node: str) -> Potential:
+        if node not in self.nodes:
+            raise UnknownNameError(
+                f"potentials are asked for by the id of a node, got {node!r}; "
+                f"ids are n0 to n{len(self.nodes) - 1}"
+            )
+        return self.nodes[node]
+
+    def _shown(self, node: str, array: np.ndarray) -> np.ndarray:
+        shape = self.graph[node].shape
+        return array if shape is None else np.broadcast_to(array, shape)
+
+
+def solve(
+    graph: Graph, *, shapes: Mapping[str, tuple[int, ...]] | None = None
+) -> Potentials:
+    r"""Find every potential :math:`s` of the entries of a network's values.
+
+    s = 0 at inputs, constants and outputs and on both sides of a map that is not
+    homogeneous; a k-homogeneous map multiplies by k; terms of a sum are equal; a
+    product adds; a sum over an index needs terms constant along it; a normalisation
+    needs one common s and gives zero; entries of a parameter that are used twice need
+    one coefficient. The space of solutions is the space of diagonal quadratic laws.
+    Source (derived): tests/invariance/potentials/test_brute_force.py.
+
+    Args:
+        graph: Of a model, traced or of a Sequential.
+        shapes: Name of each parameter to its shape; None to take them from the graph,
+            which knows them up to rows that are nowhere used.
+
+    Returns:
+        The potentials.
+
+    Raises:
+        DomainError: The graph has stated links only.
+    """
+    if graph.stated is not None:
+        raise DomainError(
+            "potentials follow the traced steps, this graph has stated links; "
+            "make it with an example_input"
+        )
+    known = {**_shapes(graph), **(shapes or {})}
+    system = System(graph.frozen, known, _fan_ins(graph))
+    nodes: dict[str, Potential] = {}
+    for node in graph.nodes:
+        nodes[node.id] = _step(system, graph, node, nodes)
+    _tie(system)
+    return Potentials(
+        graph=graph,
+        basis=reduce(system.num_classes, system.pairs, system.rows),
+        nodes=nodes,
+        edges=tuple(system.edges),
+        shapes=known,
+        reasons=system.reasons,
+        eps=system.eps,
+        blocked=system.blocked,
+    )
+
+
+def _step(
+    system: System, graph: Graph, node: Node, nodes: Mapping[str, Potential]
+) -> Potential:
+    inputs = [nodes[source] for source in node.inputs]
+    shapes = [graph[source].shape for source in node.inputs]
+    kind = node.kind
+    if kind == "input":
+        return nothing(len(node.shape or ()))
+    if kind == "constant":
+        return _constant(system, node)
+    if kind == "output":
+        for potential in inputs:
+            system.vanish(potential)
+        return nothing(len(node.shape or ()))
+    if kind == "layer":
+        return layers.layer(system, node, inputs, shapes)
+    if kind == "reshape" and inputs:
+        return moves.move(system, node, inputs, shapes)
+    if kind == "sum":
+        return maps.together(system, inputs, max(p.ndim for p in inputs))
+    if kind == "product":
+        return products.product(system, node, inputs, shapes)
+    if kind == "matmul":
+        return products.matmul(system, node, inputs, shapes)
+    if kind == "attention":
+        return products.attention(system, node, inputs, shapes)
+    return _one_input(system, node, inputs, shapes)
+
+
+def _one_input(
+    system: System,
+    node: Node,
+    inputs: list[Potential],
+    shapes: list[Shape | None],
+) -> Potential:
+    rank = len(node.shape or ())
+    if inputs and node.kind in {"scale", "shift"}:
+        rule = layers.scale if node.kind == "scale" else layers.shift
+        return rule(system, node, inputs[0])
+    if inputs and node.kind == "norm":
+        return norms.norm(system, node, inputs[0], shapes[0])
+    if inputs and node.kind == "pool":
+        return maps.pool(system, node, inputs[0], shapes[0])
+    if inputs and node.kind == "softmax":
+        return products.softmax(system, node, inputs[0])
+    if inputs and node.kind == "elementwise":
+        # A learned slope changes nothing: its edge is parallel to a fixed one.
+        system.block(node.parameters.values(), f"slope of {node.op}")
+        return maps.elementwise(system, node, inputs)
+    system.block(node.parameters.values(), f"used by {node.op}")
+    reason = f"{node.op} is not understood: {node.note}"
+    return system.stop(node.id, reason, *inputs, rank=rank)
+
+
+def _constant(system: System, node: Node) -> Potential:
+    if node.parameters:
+        return layers.parameter(system, node)
+    shape = node.shape or ()
+    if node.note in _ZEROS and math.prod(shape) < 1_000_000:
+        # A zero has any potential; samples, in front, need not differ.
+        return system.fresh((1, *shape[1:]) if shape else ())
+    return nothing(len(shape))
+
+
+_ZEROS = frozenset(["made by zeros", "made by zeros_like", "made by new_zeros"])
+
+
+def _tie(system: System) -> None:
+    """Entries that are used twice have one coefficient."""
+    uses: dict[str, list[Edge]] = {}
+    for edge in system.edges:
+        uses.setdefault(edge.parameter, []).append(edge)
+    for name, own in uses.items():
+        if name in system.blocked:
+            for edge in own:
+                _require(system, edge, None)
+            continue
+        for i, edge in enumerate(own):
+            # Equal extents: equality with the first says all.
+            for other in own[:i]:
+                _require(system, edge, other)
+                same = (other.start, other.size) == (edge.start, edge.size)
+                if same and other.entries is None and edge.entries is None:
+                    break
+
+
+def _require(system: System, first: Edge, second: Edge | None) -> None:
+    for terms in differences(first, second):
+        system.vanish(*terms)
+
+
+def _shapes(graph: Graph) -> dict[str, Shape]:
+    """Shapes of parameters as far as the nodes tell them."""
+    found: dict[str, Shape] = {}
+    for node in graph.nodes:
+        for matrix in node.matrices:
+            m, n = matrix.shape
+            rows = m if matrix.rows is None else matrix.rows[1]
+            before = found.get(matrix.parameter, (0, 0))
+            if matrix.view == "linear-transposed":
+                found[matrix.parameter] = (n, max(rows, before[1]))
+            elif matrix.view == "conv-unfolded":
+                kernel = tuple(node.attributes.get("kernel_size", ()))
+                inner = (n // math.prod(kernel),) if kernel else (n,)
+                found[matrix.parameter] = (m, *inner, *kernel)
+            else:
+                found[matrix.parameter] = (max(rows, before[0]), n)
+        if node.kind == "constant" and node.parameters and not node.attributes:
+            found.setdefault(node.parameters["value"], node.shape or ())
+        if node.op.startswith("conv_transpose") and node.shape is not None:
+            kernel = tuple(node.attributes["kernel_size"])
+            groups = int(node.attributes.get("groups", 1))
+            axis = -1 - len(kernel)
+            source = graph[node.inputs[0]].shape
+            if source is not None:
+                own = (source[axis], node.shape[axis] // groups, *kernel)
+                found[node.parameters["weight"]] = own
+    return found
+
+
+def _fan_ins(graph: Graph) -> dict[str, int]:
+    """Of each flatten without traced sizes the fan-in of the linear layer that reads."""
+    found: dict[str, int] = {}
+    reader = {source: node for node in graph.nodes for source in node.inputs}
+    for node in graph.nodes:
+        if node.op != "flatten" or node.shape is not None:
+            continue
+        after = reader.get(node.id)
+        while after is not None and after.op != "linear" and after.op != "flatten":
+            after = reader.get(after.id)
+        if after is not None and after.matrices:
+            found[node.id] = after.matrices[0].shape[1]
+    return found
