@@ -107,7 +107,9 @@ def measure(
         loader: Any iterable of batches, as `spectrank.capture` takes them.
         loss: The loss as trained: a name (mean over samples), an ``nn`` loss with its
             reduction, or a callable of raw output and batch that returns a sum
-            together with ``divisor``. None for features alone, in a forward pass.
+            together with ``divisor``. With ``reduction="sum"`` the gradient is the mean
+            over batches of their sums, as the steps of an epoch see it. None for
+            features alone, in a forward pass.
         weight_decay: The ``weight_decay`` of SGD or Adam, or the optimizer.
         decay: What the number means: ``coupled``; ``penalty`` for the coefficient w of
             a term w ||W||^2; ``decoupled`` for AdamW, where no bound follows.

@@ -94,7 +94,8 @@ def trust(
         faults.append("the forecast layer is zero, so there is no share to judge it by")
     elif share > SHARE_LIMIT:
         faults.append(
-            f"the data pull with {share:.2g} of the decay, more than {SHARE_LIMIT:g}: "
+            f"at the forecast weight the data pull {share:.2g} times as hard as the "
+            f"decay, more than {SHARE_LIMIT:g}: "
             "variation within classes adds singular values that centroids do not "
             "show; a larger weight decay or less noisy inputs would help"
         )
@@ -109,7 +110,8 @@ def trust(
     if faults:
         return Trust(share, error, "not_applicable", "; ".join(faults))
     reason = (
-        f"the data pull with {share:.2g} of the decay (limit {SHARE_LIMIT:g}) and "
+        f"the data pull {share:.2g} times as hard as the decay (limit "
+        f"{SHARE_LIMIT:g}) and "
         f"{num_starts} starts agree to {worst_spread:.2g} (limit {SPREAD_LIMIT:g}); "
         "limits fixed on Gaussian mixtures, no bound"
     )
