@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from spectrank import errors as errors
     from spectrank import experiments as experiments
     from spectrank import init as init
+    from spectrank import invariance as invariance
     from spectrank import linalg as linalg
     from spectrank import metrics as metrics
     from spectrank import model as model
@@ -47,6 +48,7 @@ _MODULES = frozenset(
         "errors",
         "experiments",
         "init",
+        "invariance",
         "linalg",
         "metrics",
         "model",
