@@ -1,0 +1,246 @@
+r"""`Watch`: laws of a model followed step by step, against what each step predicts.
+
+Two statements are kept apart. *Structure*: B(w, g) = 0 for the gradient g of a batch,
+under any optimizer; that the law is a law. *Drift*: the value against its exact
+prediction, which is known for gradient descent with or without momentum and decay.
+
+``conserved``       the value moved by no more than rounding allows
+``explained``       it moved, and the steps taken predict by how much, to rounding
+``broken``          it left the prediction, or the gradient changes it to first order
+``not_applicable``  there is no prediction: the optimizer has none, or a step was missed
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Self, final
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from spectrank.errors import ArgumentTypeError
+from spectrank.invariance.laws import Laws
+from spectrank.invariance.watching.checks import (
+    Features,
+    check_laws,
+    check_optimizers,
+    check_options,
+    narrowed,
+)
+from spectrank.invariance.watching.cost import Cost, cost_of
+from spectrank.invariance.watching.ledger import Ledger
+from spectrank.invariance.watching.rows import COLUMNS, suspects, watched_row
+from spectrank.invariance.watching.rules import DecayForm
+from spectrank.invariance.watching.steps import Training
+from spectrank.scanning.provenance import environment
+from spectrank.table import Table
+
+# Steps between two tests of the structure, which reads three times what a step does.
+_STRUCTURE_EVERY = 50
+
+
+@final
+class Watch:
+    r"""Follows laws of a model while an optimizer trains it; changes nothing.
+
+    It hears of steps by the hooks of the optimizer, from its construction to
+    ``remove()`` or the end of its ``with`` block; gradients are read as the step uses
+    them, after clipping. Every step is accounted for; values are compared with the
+    prediction every ``every`` steps, so that a break is placed between two of them.
+
+    Exact predictions: SGD and ASGD, any minibatches and schedules, momentum, dampening,
+    Nesterov, coupled decay, rates and decays that differ between parameters. Under
+    different rates the parts of a law are divided by the ratios of the rates, which
+    must stay fixed. Under Adam and its kin only structure is tested, and differences of
+    parameters with equal gradients are predicted. Clipping by value or per layer breaks
+    laws, and is reported so.
+
+    What rounding may add is bounded at every step and stated as ``bound``: 4 u per step
+    of the size of a law, with u the unit roundoff of the weights, and 2^10 units of the
+    gradient. The verdict is of each family; its row tells of the worst entry.
+
+    Cost of a step: one pass over the gradients (or momentum buffers) of all parameters
+    with laws, and of an evaluation one over the weights; more for matrix laws, see
+    `watching_cost`.
+
+    Args:
+        model: The module that is trained.
+        laws: Of it.
+        optimizer: That trains it; several where they step together.
+        every: Steps between two evaluations.
+        structure_every: Steps between two tests of the structure; also at the first.
+        features: Largest number of features of a matrix law that is watched, spread
+            evenly over all of them; ``all``.
+        computed_in: Where gradients are computed in another dtype than that of the
+            weights, as under autocast.
+        inexact: Relative violation allowed to laws that hold for eps = 0 only.
+        decay: ``decoupled`` where an optimizer of your own decays beside its step.
+        as_type: Class of ``torch.optim`` whose update a subclass of it follows.
+        run: Name of the run, for the column of that name.
+
+    Raises:
+        ArgumentTypeError: An argument of another type.
+        DomainError: A number out of range, no law, half-precision weights, or an
+            optimizer of another model.
+        UnknownNameError: The model lacks a parameter of the laws, or ``as_type`` is no
+            known class.
+
+    Example:
+        >>> import torch
+        >>> from spectrank.invariance.laws import GramTerm, Law, Laws
+        >>> _ = torch.manual_seed(0)
+        >>> model = torch.nn.Sequential(
+        ...     torch.nn.Linear(4, 3, bias=False), torch.nn.Linear(3, 2, bias=False)
+        ... ).double()
+        >>> terms = (
+        ...     GramTerm("0.weight", (3, 4), (0,), None, 1.0),
+        ...     GramTerm("1.weight", (2, 3), (1,), None, -1.0),
+        ... )
+        >>> law = Law("matrix 0", "matrix", "gram", terms, (3, 3), 6, "", "derived")
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> with Watch(model, Laws((law,)), optimizer=optimizer) as watch:
+        ...     for _ in range(3):
+        ...         optimizer.zero_grad()
+        ...         model(torch.ones(5, 4).double()).square().mean().backward()
+        ...         optimizer.step()
+        >>> watch.table().frame["verdict"].to_list()
+        ['conserved', 'explained', 'explained', 'explained']
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        laws: Laws,
+        *,
+        optimizer: Optimizer | Sequence[Optimizer],
+        every: int = 1,
+        structure_every: int = _STRUCTURE_EVERY,
+        features: Features = 32,
+        computed_in: torch.dtype | None = None,
+        inexact: float = 1e-3,
+        decay: DecayForm = "coupled",
+        as_type: type[Optimizer] | None = None,
+        run: str | None = None,
+    ) -> None:
+        if not isinstance(model, nn.Module):
+            raise ArgumentTypeError(
+                f"a model is a torch.nn.Module, got {type(model).__name__}; "
+                "load a checkpoint into its module first"
+            )
+        numbers = {"every": every, "structure_every": structure_every}
+        if features != "all":
+            numbers["features"] = features
+        check_options(**numbers)
+        held = {id(p) for p in model.parameters()}
+        optimizers = check_optimizers(optimizer, held)
+        self._training = Training(model, optimizers, as_type)
+        self._laws = narrowed(check_laws(laws, self._training.parameters), features)
+        self._settings = {**numbers, "inexact": inexact, "decay": decay}
+        self._every, self._structure_every = every, structure_every
+        self._run = run
+        self._ledger = Ledger(
+            self._laws,
+            self._training,
+            computed_in=computed_in,
+            inexact=inexact,
+            decay=decay,
+        )
+        self._rows: list[dict[str, Any]] = []
+        self._step = 0
+        self._done: set[int] = set()
+        self.rebase()
+        self._hooks = [
+            hook
+            for one in optimizers
+            for hook in (
+                one.register_step_pre_hook(self._before),
+                one.register_step_post_hook(self._after),
+            )
+        ]
+
+    @property
+    def step(self) -> int:
+        """Number of steps seen."""
+        return self._step
+
+    @property
+    def cost(self) -> Cost:
+        """What a step and an evaluation read and compute."""
+        return cost_of(self._laws, self._training.parameters)
+
+    def rebase(self) -> None:
+        """Compare with the present weights from now on; earlier rows are kept."""
+        with torch.no_grad():
+            self._ledger.start(self._step)
+        self.evaluate()
+
+    def evaluate(self) -> None:
+        """Compare now, between two steps; every ``every`` steps it comes by itself."""
+        with torch.no_grad():
+            found = self._ledger.evaluate(self._step)
+        families = self._ledger.families
+        suspected = suspects(families)
+        self._rows += [
+            watched_row(
+                family,
+                one,
+                run=self._run,
+                suspects=family.broken and suspected[family.broken.step],
+            )
+            for family, one in zip(families, found, strict=True)
+        ]
+
+    def remove(self) -> None:
+        """Stop listening; steps from now on are not seen."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
+
+    def table(self) -> Table:
+        """Rows so far, of kind ``law``: one per family of laws and evaluation.
+
+        Returns:
+            Columns as in `spectrank.invariance.watching.rows.COLUMNS`; ``value`` and
+            what belongs to it are of the entry ``index`` that is worst.
+        """
+        settings = dict(self._settings)
+        provenance = {**environment(), "settings": settings, "steps": self._step}
+        return Table.from_rows(self._rows, columns=COLUMNS, provenance=provenance)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.remove()
+
+    def _before(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        if self._done:
+            return
+        coming = self._step + 1
+        # A closure computes the gradients inside the step.
+        closure = (args[1] if len(args) > 1 else None) or kwargs.get("closure")
+        due = coming == 1 or coming % self._structure_every == 0
+        with torch.no_grad():
+            self._ledger.open(coming, structure=due and closure is None)
+
+    def _after(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        if id(optimizer) in self._done:
+            self._ledger.lose(
+                f"in step {self._step + 1} one optimizer stepped twice, others did not"
+            )
+        self._done.add(id(optimizer))
+        if len(self._done) < len(self._training.optimizers):
+            return
+        self._done.clear()
+        self._step += 1
+        with torch.no_grad():
+            self._ledger.close(self._step)
+        if self._step % self._every == 0:
+            self.evaluate()
