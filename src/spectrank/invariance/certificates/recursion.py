@@ -18,6 +18,7 @@ D' = U^T U - Y Y^T; a kernel of k positions multiplies it by m = min(in, k):
     kernel    kappa <- m kappa
     gap       E <- E - tr D_j + kappa lambda_max(D_j)
 
+A matrix of fewer than kappa rows or columns restarts with its own rank and E = 0.
 A bias adds (kappa - 1) ||b||^2 to the bound for the matrix without it: removing a
 column takes ||b||^2 from the Frobenius norm and up to ||b||^2 from the squared spectral
 norm. This term is not fixed at the start.
@@ -107,12 +108,13 @@ def tail_bounds(
             "with the same tail"
         )
     moment = start if now is None else now
-    found = [_top(start[-1], moment[-1], softmax)]
+    found = [_narrowed(_top(start[-1], moment[-1], softmax), start[-1].entering)]
     for j in range(len(start) - 2, -1, -1):
         bound = _read(found[-1], start[j + 1], moment[j + 1])
         before = gap(start[j], start[j + 1])
         change = gap(moment[j], moment[j + 1]) - before
-        found.append(_written(bound, before, change, moment[j]))
+        written = _written(bound, before, change, moment[j])
+        found.append(_narrowed(written, start[j].augmented))
     return tuple(reversed(found))
 
 
@@ -148,6 +150,15 @@ def _top(start: Level, now: Level, softmax: bool) -> TailBound:
     return TailBound(
         outputs - 1, before, after - before, weyl=before, weyl_drift=after - before
     )
+
+
+def _narrowed(bound: TailBound, matrix: Tensor) -> TailBound:
+    """The rank of a matrix too small to have more values is the better bound."""
+    # Weyl's inequality would be wrong there: s_{kappa + 1} is 0, not an eigenvalue.
+    rank = min(matrix.shape)
+    if rank < bound.kappa or (rank == bound.kappa and bound.tails):
+        return TailBound(rank, 0.0, weyl=0.0)
+    return bound
 
 
 def _read(bound: TailBound, start: Level, now: Level) -> TailBound:
