@@ -1,0 +1,19 @@
+"""What gradient flow conserves, what not, and what discrete steps make of it."""
+
+from __future__ import annotations
+
+from spectrank.experiments.le2022training.conservation import table
+from spectrank.experiments.papers import Mode, Part
+
+
+def parts(mode: Mode) -> tuple[Part, ...]:
+    """Return the experiments of a mode.
+
+    Args:
+        mode: ``quick`` (5 draws) or ``full`` (20).
+
+    Returns:
+        The parts.
+    """
+    num = 20 if mode == "full" else 5
+    return (table.part(table.TableSize(num)),)

@@ -1,0 +1,166 @@
+r"""Gradient flow by Runge-Kutta steps, in time and in the logarithm of the risk.
+
+The flow of log R has the orbits of the flow of R, at a speed at which a risk of 1e-100
+is a few thousand steps away. Its step h obeys
+
+    h ||g|| = ||w|| min(r, c / (L max_i m_i)),     g = grad log R,
+
+L the degree of homogeneity: the normalised problem becomes stiff as margins grow, and a
+fixed relative step oscillates. With c = 0.1 one step lowers log R by about 0.1.
+Source (derived): tests/experiments/le2022training, drift of conserved quantities.
+
+R  seeds
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from spectrank.errors import DomainError
+from spectrank.experiments.le2022training.problems import Params, Problem, slope
+
+_Field = Callable[[Mapping[str, Tensor]], Params]
+
+
+def moved(
+    params: Mapping[str, Tensor], by: Mapping[str, Tensor], size: Tensor
+) -> Params:
+    """Return w + size v, seed by seed.
+
+    Args:
+        params: w.
+        by: v.
+        size: (R,).
+
+    Returns:
+        The sum.
+    """
+    return {
+        k: w + size.view(-1, *[1] * (w.ndim - 1)) * by[k] for k, w in params.items()
+    }
+
+
+def norm(params: Mapping[str, Tensor]) -> Tensor:
+    """Norm of all parameters together.
+
+    Args:
+        params: Or gradients.
+
+    Returns:
+        (R,).
+    """
+    each = [torch.linalg.vector_norm(v.flatten(1), dim=1) for v in params.values()]
+    total: Tensor = torch.linalg.vector_norm(torch.stack(each), dim=0)
+    return total
+
+
+def rk4(field: _Field, params: Mapping[str, Tensor], size: Tensor) -> Params:
+    """One step of the classical Runge-Kutta method of order 4.
+
+    Args:
+        field: The velocity.
+        params: Where from.
+        size: (R,) step.
+
+    Returns:
+        Where to.
+    """
+    first = field(params)
+    second = field(moved(params, first, size / 2))
+    third = field(moved(params, second, size / 2))
+    fourth = field(moved(params, third, size))
+    mean = {
+        k: (first[k] + 2 * second[k] + 2 * third[k] + fourth[k]) / 6 for k in params
+    }
+    return moved(params, mean, size)
+
+
+def flow(problem: Problem, params: Params, *, step: float, num_steps: int) -> Params:
+    """Follow gradient flow of the risk for the time ``step * num_steps``.
+
+    Args:
+        problem: The network on its data.
+        params: At the start; not changed.
+        step: Of time.
+        num_steps: How many.
+
+    Returns:
+        Parameters at the end.
+    """
+    sizes = torch.full((len(problem.inputs),), step, dtype=torch.float64)
+
+    def field(at: Mapping[str, Tensor]) -> Params:
+        return {k: -g for k, g in slope(problem, at).of_risk().items()}
+
+    for _ in range(num_steps):
+        params = rk4(field, params, sizes)
+    return params
+
+
+@final
+@dataclass(frozen=True)
+class Pace:
+    """Steps of the flow of log R.
+
+    Attributes:
+        degree: L, the degree of homogeneity.
+        fall: c, by how much log R falls in a step, about.
+        relative: r, largest relative change of the parameters in a step.
+        most_steps: Given up after so many.
+    """
+
+    degree: int
+    fall: float = 0.1
+    relative: float = 0.02
+    most_steps: int = 50_000
+
+
+def scaled_flow(
+    problem: Problem, params: Params, log_risks: Sequence[float], pace: Pace
+) -> list[Params]:
+    """Follow the flow until the risk has fallen to each of several values.
+
+    Every seed stops at its own first step at or below a value, so that all are seen at
+    the same risk; the last step overshoots by about ``pace.fall``.
+
+    Args:
+        problem: The network on its data.
+        params: At the start; not changed.
+        log_risks: Natural logarithms of the risks, descending.
+        pace: Of the steps.
+
+    Returns:
+        Parameters at each of them.
+
+    Raises:
+        DomainError: A seed did not get there.
+    """
+    current = {k: v.clone() for k, v in params.items()}
+    found: list[Params] = []
+
+    def field(at: Mapping[str, Tensor]) -> Params:
+        return {k: -g for k, g in slope(problem, at).gradients.items()}
+
+    for target in log_risks:
+        for _ in range(pace.most_steps):
+            here = slope(problem, current)
+            running = here.log_risk > target
+            if not bool(running.any()):
+                break
+            stiff = pace.degree * here.margins.max(1).values.clamp(min=1e-300)
+            relative = (pace.fall / stiff).clamp(max=pace.relative)
+            size = relative * norm(current) / norm(here.gradients)
+            current = rk4(field, current, torch.where(running, size, 0.0))
+        else:
+            raise DomainError(
+                f"every seed was to reach the log risk {target:g} in "
+                f"{pace.most_steps} steps, got {here.log_risk.max():g}; "
+                "allow more steps"
+            )
+        found.append({k: v.clone() for k, v in current.items()})
+    return found

@@ -1,0 +1,1 @@
+"""What training does to ranks: limits, bounds, and where they are not to be had."""
