@@ -142,8 +142,9 @@ def test_minima_of_tight_clusters_are_within_the_bound_of_rank_k():
     assert (low["next"] < 1e-2).all()
     assert high["rank"].max() <= 2
     assert found["accuracy"][0, 0, 0] == 1.0
-    # Stationary: the gradient of the regularised loss is 1e-5 at most.
-    assert (low["residual"] <= 1e-5 / 1e-3).all()
+    # Stationary: what is left of the gradient moves no singular value to where a rank
+    # is counted, a hundredth of the largest.
+    assert (low["residual"] <= 1e-3).all()
     assert 0.0 < low["tightness"].max() <= 1.0
 
 
