@@ -133,7 +133,7 @@ def test_screening_goes_on_with_the_lowest_start_alone():
 
 def test_minima_of_tight_clusters_are_within_the_bound_of_rank_k():
     found = toy.measure(
-        Mixture(), ToySize(1, 1), 17, quiet, noises=(0.1,), weight_decays=(1e-3, 0.2)
+        Mixture(), ToySize(1, 1), 17, quiet, noises=(0.1,), weight_decays=(1e-4, 0.2)
     )
     low, high = found[0, 0]["layers"]
     # K - 1 for the softmax layer; a local minimum may have K elsewhere.
