@@ -8,6 +8,7 @@ the standard blocks with the number of laws that each has.
 
 from invariance_oracles.brute import Space as Space
 from invariance_oracles.brute import brute_force as brute_force
+from invariance_oracles.brute import diagonal_count as diagonal_count
 from invariance_oracles.case import Case as Case
 from invariance_oracles.case import draws as draws
 from invariance_oracles.case import randomised as randomised

@@ -100,6 +100,22 @@ def jacobian_rank(rows, layout):
     return _rank(np.stack([gradient_of(row, layout, w) for row in rows]))
 
 
+def diagonal_count(case, *, seed=0, cotangents=2):
+    """Number of laws that are sums of squares with coefficients, for any size of net.
+
+    Squares of constants are among them (a bias of zero gradient).
+    """
+    layout = Layout(case.module())
+    source = draws(case, torch.Generator().manual_seed(seed), cotangents=cotangents)
+    rows = []
+    for _ in range(2 * layout.total + 20):
+        weights, gradient = next(source)
+        row = (layout.flat(weights) * layout.flat(gradient)).numpy()
+        rows.append(row / (np.linalg.norm(row) or 1.0))
+    s = np.linalg.svd(np.stack(rows), compute_uv=False)
+    return layout.total - int((s > 1e-9 * s[0]).sum())
+
+
 def _smallest(normal):
     """Smallest eigenpairs, at least one of them not null."""
     n = len(normal)

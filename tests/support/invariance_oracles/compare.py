@@ -115,7 +115,7 @@ def _wrong(case, laws):
 
 
 def _normalised(rows, layout):
-    rows = np.array(rows).reshape(len(rows), layout.num_unknowns)
+    rows = np.array([np.zeros(layout.num_unknowns), *rows])[1:]
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
     return rows / np.where(norms > 0, norms, 1)
 
