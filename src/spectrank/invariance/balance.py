@@ -1,0 +1,265 @@
+r"""``balance_``: the same function with every conserved imbalance brought to zero.
+
+A law sum_e c_e w_e^2 is conserved because w_e -> exp(c_e t) w_e leaves the function
+as it is. Along that line the sum of squares has slope 2 h(w), so its minimum is the
+point where the law is zero. For incoming (c = a > 0) and outgoing (c = -b) parts of
+squared norms P and N it lies at exp(2 (a + b) t) = b N / (a P): a neuron of a ReLU
+layer has its incoming weights multiplied by sqrt(||out|| / ||in||), its outgoing ones
+by the inverse. Full balance of matrices, which forces ranks, is only done on request.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import polars as pl
+import torch
+from torch import Tensor, nn
+
+from spectrank.errors import ArgumentTypeError, DomainError, UnknownNameError
+from spectrank.invariance.laws import Law
+from spectrank.invariance.pairing import matrix_imbalance, pair_, refusal
+from spectrank.invariance.rescaling import imbalance, pieces, rescale_
+from spectrank.model.capture.tensors import logits
+from spectrank.model.capture.undisturbed import undisturbed
+from spectrank.table import Table
+
+# Kinds whose symmetry multiplies weights, whatever the weights and the data are.
+_KINDS = frozenset(
+    ["vertex", "channel", "stream", "affine", "matrix", "attention", "tied"]
+)
+_COLUMNS: Mapping[str, Any] = {"sweeps": pl.Int64, "num_laws": pl.Int64}
+_SOURCE = "derived: tests/invariance/certificates/test_balance.py"
+
+
+def balance_(
+    model: nn.Module,
+    laws: Iterable[Law],
+    *,
+    matrices: bool = False,
+    example_input: Any = None,
+    tolerance: float | None = None,
+    max_sweeps: int = 200,
+) -> Table:
+    r"""Bring conserved imbalances to zero in place, without changing the function.
+
+    Each unit is rescaled between what enters and what leaves it, family by family
+    until all are balanced together: the sum of squares falls at every step and has one
+    minimum. With ``matrices`` a matrix law is balanced as a whole, A A^T = C C^T, from
+    the SVD of C^T A; the function stays, but ranks do not: in a chain of matrices no
+    one keeps a rank above the smallest. Momentum buffers are not rescaled.
+    Source (derived): tests/invariance/certificates/test_balance.py.
+
+    Args:
+        model: Changed in place; gradients, modes and buffers are not.
+        laws: What ``find`` returned, or some of it.
+        matrices: Whether to balance matrix laws as a whole; otherwise their diagonals.
+        example_input: A tensor or a tuple of arguments. With it the outputs are
+            compared, in eval mode, and the weights put back if they changed.
+        tolerance: Largest |h| / sum |c| w^2 to stop at; None for 1e-10, or what the
+            coarsest dtype can hold.
+        max_sweeps: Most passes over all families.
+
+    Returns:
+        Rows ``imbalance``, ``before`` and ``after``, of every family, a row of kind
+        ``skip`` for each that is left as it is with the reason, and ``norm_squared``
+        and ``output_change`` of the model.
+
+    Raises:
+        ArgumentTypeError: The model is no module.
+        UnknownNameError: A law has a parameter that the model lacks.
+        DomainError: A number out of its range, weights that are not finite, or outputs
+            that changed.
+    """  # noqa: DOC502 - raised by the functions called
+    if not isinstance(model, nn.Module):
+        raise ArgumentTypeError(
+            f"a model is balanced in place, got {type(model).__name__}; pass the "
+            "torch.nn.Module that holds the weights"
+        )
+    if not ((tolerance is None or tolerance >= 0.0) and max_sweeps >= 0):
+        raise DomainError(
+            f"tolerance and max_sweeps are not negative, got {tolerance} and "
+            f"{max_sweeps}; leave them out"
+        )
+    tensors = {name: p.data for name, p in model.named_parameters()}
+    every = list(laws)
+    skipped = {law.name: why for law in every if (why := _left_out(law, matrices))}
+    chosen = [law for law in every if law.name not in skipped]
+    _check(chosen, tensors)
+    backup = {n: tensors[n].clone() for law in chosen for n in law.parameters}
+    if tolerance is None:
+        tolerance = max(1e-10, 64.0 * _eps(backup))
+    outputs = _outputs(model, example_input)
+    before = {law.name: _imbalance(law, tensors, matrices) for law in chosen}
+    norm = _norm(tensors)
+    with torch.no_grad():
+        sweeps = _sweep(chosen, tensors, matrices, tolerance, max_sweeps)
+    change = _compared(outputs, _outputs(model, example_input), tensors, backup)
+    rows = []
+    for law in every:
+        if law.name in skipped:
+            rows.append(_skip_row(law, skipped[law.name]))
+        else:
+            after = _imbalance(law, tensors, matrices)
+            rows += _rows(law, before[law.name], after, sweeps, tolerance)
+    rows += _model_rows(norm, _norm(tensors), change)
+    return Table.from_rows(rows, columns=_COLUMNS)
+
+
+def _left_out(law: Law, matrices: bool) -> str | None:
+    if law.form == "linear":
+        return "a linear law has no rescaling"
+    if law.kind not in _KINDS:
+        return f"{law.kind} laws are those of others, or have no zero to go to"
+    if not law.exact:
+        return "it holds up to eps of a normalisation only: the function would change"
+    if law.form == "gram" and matrices:
+        return refusal(law)
+    signs = {bool(c > 0) for p in pieces(law) for c in p.coefficients.tolist()}
+    return None if len(signs) == 2 else "all its terms have one sign"
+
+
+def _check(laws: Iterable[Law], tensors: Mapping[str, Tensor]) -> None:
+    for law in laws:
+        for name in law.parameters:
+            if name not in tensors:
+                raise UnknownNameError(
+                    f"laws name parameters of the model, got {name!r} in {law.name!r}; "
+                    "find the laws of this model"
+                )
+            if not bool(tensors[name].isfinite().all()):
+                raise DomainError(
+                    f"only finite weights can be balanced, got others in {name!r}; "
+                    "start from an earlier checkpoint"
+                )
+
+
+def _sweep(
+    laws: list[Law],
+    tensors: Mapping[str, Tensor],
+    matrices: bool,
+    tolerance: float,
+    max_sweeps: int,
+) -> int:
+    for sweep in range(max_sweeps):
+        worst = [_imbalance(law, tensors, matrices)[0] for law in laws]
+        if max(worst, default=0.0) <= tolerance:
+            return sweep
+        for law in laws:
+            if matrices and law.form == "gram":
+                pair_(law, tensors)
+            else:
+                rescale_(pieces(law), tensors, law.shape[0])
+    return max_sweeps
+
+
+def _imbalance(
+    law: Law, tensors: Mapping[str, Tensor], matrices: bool
+) -> tuple[float, int]:
+    """Largest relative imbalance, and the number of units with one side only."""
+    if matrices and law.form == "gram":
+        found = matrix_imbalance(law, tensors)
+        return (0.0, 1) if math.isnan(found) else (found, 0)
+    values = imbalance(pieces(law), tensors, law.shape[0])
+    usable = values[~values.isnan()]
+    return float(usable.abs().max()) if len(usable) else 0.0, int(values.isnan().sum())
+
+
+def _norm(tensors: Mapping[str, Tensor]) -> float:
+    return sum(float(t.double().square().sum()) for t in tensors.values())
+
+
+def _outputs(model: nn.Module, example_input: Any) -> Tensor | None:
+    if example_input is None:
+        return None
+    arguments = example_input if isinstance(example_input, tuple) else (example_input,)
+    with undisturbed(model, "eval"), torch.no_grad():
+        found = logits(model(*arguments))
+    if found is None:
+        raise ArgumentTypeError(
+            "outputs are compared as one tensor, the model returns none; leave "
+            "example_input out"
+        )
+    return found.detach().double().clone()
+
+
+def _compared(
+    before: Tensor | None,
+    after: Tensor | None,
+    tensors: Mapping[str, Tensor],
+    backup: Mapping[str, Tensor],
+) -> float | None:
+    """Largest change of an output, relative; weights are put back where it is large."""
+    if before is None or after is None:
+        return None
+    top = max(float(before.abs().max()), torch.finfo(torch.float64).tiny)
+    change = float((after - before).abs().max()) / top
+    # Rescaling rounds every weight once or more; a wrong law changes outputs by one.
+    if not change <= 1e4 * _eps(backup):
+        for name, value in backup.items():
+            tensors[name].copy_(value)
+        raise DomainError(
+            f"balancing keeps the function, got outputs that moved by {change:.2g} of "
+            "the largest; the laws are not those of this model, whose weights were put "
+            "back"
+        )
+    return change
+
+
+def _eps(tensors: Mapping[str, Tensor]) -> float:
+    return max((torch.finfo(t.dtype).eps for t in tensors.values()), default=0.0)
+
+
+def _rows(
+    law: Law,
+    before: tuple[float, int],
+    after: tuple[float, int],
+    sweeps: int,
+    tolerance: float,
+) -> list[dict[str, Any]]:
+    reason = None
+    if after[1]:
+        reason = f"{after[1]} units have weights on one side only and stay as they are"
+    rows = []
+    for variant, (value, one_sided) in (("before", before), ("after", after)):
+        status = "not_converged" if variant == "after" and value > tolerance else "ok"
+        rows.append(
+            {
+                "kind": "measurement",
+                "subject": law.name,
+                "metric": "imbalance",
+                "variant": variant,
+                "value": value,
+                "status": "degenerate" if one_sided and status == "ok" else status,
+                "reason": reason,
+                "source": _SOURCE,
+                "num_laws": law.shape[0],
+                "sweeps": sweeps,
+            }
+        )
+    return rows
+
+
+def _skip_row(law: Law, reason: str) -> dict[str, Any]:
+    return {
+        "kind": "skip",
+        "subject": law.name,
+        "metric": "imbalance",
+        "status": "skipped",
+        "reason": reason,
+    }
+
+
+def _model_rows(
+    before: float, after: float, change: float | None
+) -> list[dict[str, Any]]:
+    base = {"kind": "measurement", "subject": "model", "status": "ok"}
+    rows = [
+        {**base, "metric": "norm_squared", "variant": "before", "value": before},
+        {**base, "metric": "norm_squared", "variant": "after", "value": after},
+    ]
+    if change is not None:
+        rows.append({**base, "metric": "output_change", "value": change})
+    return [{**row, "source": _SOURCE} for row in rows]
