@@ -70,6 +70,20 @@ class Edge:
             return self.entries.reshape(-1)
         return np.arange(self.start, self.start + self.size)
 
+    def overlaps(self, other: Edge) -> bool:
+        """Whether an entry of the parameter is used by both.
+
+        Args:
+            other: A use of the same parameter.
+
+        Returns:
+            The answer.
+        """
+        if self.entries is None and other.entries is None:
+            last, end = self.start + self.size, other.start + other.size
+            return self.start < end and other.start < last
+        return bool(np.isin(self.numbers(), other.numbers()).any())
+
     def spread(self, part: Part) -> Potential:
         """A part over all used entries, flat.
 

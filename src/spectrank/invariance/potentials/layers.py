@@ -1,17 +1,17 @@
-"""Steps with parameters: linear maps, convolutions, tables, scales, shifts."""
+"""Layers: linear maps, convolutions, tables, bilinear maps."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
-from spectrank.invariance.potentials.edges import Edge, Part, part
+from spectrank.invariance.potentials.edges import Edge, part
 from spectrank.invariance.potentials.maps import rank_of
 from spectrank.invariance.potentials.potential import Potential, nothing
 from spectrank.invariance.potentials.system import System
+from spectrank.invariance.potentials.vectors import strided
 from spectrank.model.graph.nodes import Node
 
 Shape = tuple[int, ...]
@@ -38,7 +38,7 @@ def layer(
     if node.note and "is computed from" in node.note:
         system.block(node.parameters.values(), node.note)
         return system.stop(node.id, node.note, *inputs, rank=rank)
-    if node.op == "linear":
+    if node.op == "linear" and _readable(system, node, _fan_in(node, shapes[0])):
         return _linear(system, node, inputs[0], _fan_in(node, shapes[0]))
     if node.op.startswith("conv"):
         return _convolution(system, node, inputs[0])
@@ -47,9 +47,8 @@ def layer(
     if node.op == "bilinear" and node.parameters["weight"] in system.shapes:
         return _bilinear(system, node, inputs)
     system.block(node.parameters.values(), f"used by {node.op}")
-    return system.stop(
-        node.id, f"no law is known through {node.op}", *inputs, rank=rank
-    )
+    reason = f"no law is known through this {node.op}"
+    return system.stop(node.id, reason, *inputs, rank=rank)
 
 
 # ---- linear maps ------------------------------------------------------------------
@@ -114,6 +113,26 @@ def _vector(node: Node) -> bool:
     return not node.matrices and "part" not in node.attributes
 
 
+def _readable(system: System, node: Node, fan_in: int) -> bool:
+    """Whether it is certain which entries of the parameter the matrix shows."""
+    full = system.shapes.get(node.parameters["weight"], ())
+    if node.matrices:
+        return True
+    if _vector(node):
+        return math.prod(full) == fan_in
+    facts = node.attributes["part"]
+    if len(full) != 2:
+        return False
+    # A view gives rows used as (outputs, inputs): these are used as (inputs, outputs).
+    if "rows" in facts:
+        return full[1] == _outputs(node)
+    # Columns used as (outputs, inputs). Used the other way round they are no view only
+    # where rows are left out too, which the sizes rule out.
+    columns = sorted(facts["strides"]) == [1, full[1]]
+    m = _outputs(node)
+    return columns and full[0] == m <= fan_in < full[1]
+
+
 def _matrix_edge(
     system: System, node: Node, row: Potential, column: Potential, fan_in: int
 ) -> Edge:
@@ -137,32 +156,15 @@ def _matrix_edge(
     elif _vector(node):
         view = (1, fan_in)
     else:
-        facts = node.attributes["part"]
-        view = (_outputs(node), fan_in)
-        entries = strided(facts, view)
+        facts, m = node.attributes["part"], _outputs(node)
+        if "rows" in facts:
+            parts = (part((fan_in, m), (1,), row), part((fan_in, m), (0,), column))
+            start = facts["rows"][0] * m
+            return Edge(name, node.id, "weight", (fan_in, m), parts, None, start)
+        view = (m, fan_in)
+        entries = strided({**facts, "strides": [max(facts["strides"]), 1]}, view)
     parts = (part(view, (0,), row), part(view, (1,), column))
     return Edge(name, node.id, "weight", view, parts, entries, start)
-
-
-def strided(facts: Mapping[str, Any], shape: Shape) -> np.ndarray:
-    """Numbers of the entries of a parameter that a view shows.
-
-    Args:
-        facts: ``rows``, or ``strides`` and ``offset``, as a node's attributes.
-        shape: Of the view.
-
-    Returns:
-        Flat numbers in the order of the view.
-    """
-    if "rows" in facts:
-        start = facts["rows"][0] * math.prod(shape[1:])
-        return np.arange(start, start + math.prod(shape))
-    numbers = np.full(shape, facts["offset"])
-    for axis, stride in enumerate(facts["strides"]):
-        sizes = [1] * len(shape)
-        sizes[axis] = shape[axis]
-        numbers = numbers + (np.arange(shape[axis]) * stride).reshape(sizes)
-    return numbers.reshape(-1)
 
 
 def _bias(system: System, node: Node, out: Potential, name: str | None) -> Potential:
@@ -215,8 +217,8 @@ def _convolution(system: System, node: Node, given: Potential) -> Potential:
         system.vanish(shaped)
         return nothing(rank)
     if bias is not None:
-        parts = (part((outputs,), (0,), out.flat()),)
-        system.edges.append(Edge(bias, node.id, "bias", (outputs,), parts))
+        own_bias = (part((outputs,), (0,), out.flat()),)
+        system.edges.append(Edge(bias, node.id, "bias", (outputs,), own_bias))
     return shaped
 
 
@@ -227,7 +229,7 @@ def _channels(system: System, node: Node, groups: int) -> tuple[int, int]:
     return shape[0], shape[1] * groups
 
 
-# ---- tables, scales, shifts, bilinear maps ----------------------------------------
+# ---- tables and bilinear maps ----------------------------------------
 
 
 def _plain_table(node: Node, inputs: Sequence[Potential]) -> bool:
@@ -246,125 +248,6 @@ def _table(system: System, node: Node) -> Potential:
     parts = (part(view, (1,), made),)
     system.edges.append(Edge(name, node.id, "weight", tuple(view), parts))
     return made.ranked(rank)
-
-
-def scale(system: System, node: Node, given: Potential) -> Potential:
-    """Potential after a product with a learned vector.
-
-    Args:
-        system: The equations.
-        node: Of kind ``scale``.
-        given: Potential of what it reads.
-
-    Returns:
-        The potential of the output.
-    """
-    rank = rank_of(node, given)
-    x = given.ranked(rank)
-    name = node.parameters["scale"]
-    if not system.learned(name):
-        return x
-    axes = list(node.attributes["axes"])
-    sizes = _sizes(system, node, name, axes)
-    shape = list(x.shape)
-    for axis, size in zip(axes, sizes, strict=True):
-        shape[axis] = size
-    out = system.fresh(shape)
-    others = [axis for axis in range(-rank, 0) if axis not in axes]
-    # The coefficient out - in is the same along the axes that the vector lacks.
-    system.vanish(out, x.times(-1), out.first(others).times(-1), x.first(others))
-    edge = [out.first(others), x.first(others).times(-1)]
-    system.edges.append(_vector_edge(node, "scale", name, axes, sizes, edge))
-    return out
-
-
-def shift(system: System, node: Node, given: Potential) -> Potential:
-    """Potential after a sum with a learned vector.
-
-    Args:
-        system: The equations.
-        node: Of kind ``shift``.
-        given: Potential of what it reads.
-
-    Returns:
-        The potential of the output.
-    """
-    rank = rank_of(node, given)
-    x = given.ranked(rank)
-    name = node.parameters["shift"]
-    if not system.learned(name):
-        system.vanish(x)
-        return nothing(rank)
-    axes = list(node.attributes["axes"])
-    sizes = _sizes(system, node, name, axes)
-    x = system.merge(x, [axis for axis in range(-rank, 0) if axis not in axes])
-    system.edges.append(_vector_edge(node, "shift", name, axes, sizes, [x]))
-    return x
-
-
-def _sizes(system: System, node: Node, name: str, axes: Sequence[int]) -> list[int]:
-    if node.shape is not None:
-        return [node.shape[axis] for axis in axes]
-    return [node.attributes["size"]] if len(axes) == 1 else list(system.shapes[name])
-
-
-def _vector_edge(
-    node: Node,
-    role: str,
-    name: str,
-    axes: Sequence[int],
-    sizes: Sequence[int],
-    terms: Sequence[Potential],
-) -> Edge:
-    """Edge of a vector that lies along some axes of the output, others at index 0."""
-    view = tuple(sizes) if axes else (1,)
-    parts = []
-    for term in terms:
-        order = [axis % term.ndim for axis in axes]
-        index = tuple(slice(None) if i in order else 0 for i in range(term.ndim))
-        kept = term.map(lambda a, index=index: np.asarray(a[index]))
-        parts.append(part(view, range(len(view)), kept))
-    facts = {k: v for k, v in node.attributes.items() if k in _PARTS}
-    entries = strided(facts, view) if facts else None
-    return Edge(name, node.id, role, view, tuple(parts), entries)
-
-
-_PARTS = frozenset(["rows", "strides", "offset"])
-
-
-def parameter(system: System, node: Node) -> Potential:
-    """Potential of a parameter that stands for itself: its edge from the constant 1.
-
-    Args:
-        system: The equations.
-        node: Of kind ``constant``, with a parameter.
-
-    Returns:
-        The potential.
-    """
-    name = node.parameters["value"]
-    shape = node.shape or system.shapes.get(name, ())
-    if not system.learned(name):
-        return nothing(len(shape))
-    entries = None
-    if node.attributes:
-        entries = strided(node.attributes, tuple(shape))
-    if entries is None:
-        made = system.fresh(shape)
-        view = tuple(shape) or (1,)
-        own = made.map(lambda a: a.reshape(view))
-        parts: tuple[Part, ...] = (part(view, range(len(view)), own),)
-        system.edges.append(Edge(name, node.id, "value", view, parts))
-        return made
-    # A view may show an entry several times: it is one unknown.
-    distinct, place = np.unique(entries, return_inverse=True)
-    made = system.fresh((len(distinct),))
-    parts = (part((len(distinct),), (0,), made),)
-    edge = Edge(name, node.id, "value", (len(distinct),), parts, distinct)
-    system.edges.append(edge)
-    shown = made.map(lambda a: a[place.reshape(shape)])
-    strides = node.attributes.get("strides", [1] * len(shape))
-    return shown.first([i for i, stride in enumerate(strides) if stride == 0])
 
 
 def _bilinear(system: System, node: Node, inputs: Sequence[Potential]) -> Potential:

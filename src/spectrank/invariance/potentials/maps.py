@@ -60,7 +60,7 @@ def rank_of(node: Node, potential: Potential) -> int:
 
 
 def degree(node: Node) -> float | None:
-    """k where the map is positively k-homogeneous.
+    """Degree k of a map with sigma(a z) = a^k sigma(z) for all a > 0.
 
     Args:
         node: Of kind ``elementwise``, with one input.

@@ -206,8 +206,8 @@ def _simple(
         return first.map(lambda a: a[tuple(index)])
     if op == "select":
         axis = facts["dim"]
-        index = facts["index"] if first.shape[axis] > 1 else 0
-        return first.map(lambda a: np.take(a, index, axis=axis))
+        place = facts["index"] if first.shape[axis] > 1 else 0
+        return first.map(lambda a: np.take(a, place, axis=axis))
     function = _TORCH.get(op)
     if function is None or math.prod(before) > 10_000_000:
         return None

@@ -45,10 +45,9 @@ def _glu(
     if first.shape[axis] == 1:
         system.vanish(first)
         return nothing(first.ndim)
-    value, gate = [
-        first.map(lambda a, at=at: np.take(a, at, axis=axis))
-        for at in (np.arange(length // 2), np.arange(length // 2, length))
-    ]
+    half = length // 2
+    value = first.map(lambda a: np.take(a, np.arange(half), axis=axis))
+    gate = first.map(lambda a: np.take(a, np.arange(half, length), axis=axis))
     # The gate passes a sigmoid.
     system.vanish(gate)
     return value

@@ -12,10 +12,18 @@ import numpy as np
 from scipy import sparse
 
 from spectrank.errors import DomainError, UnknownNameError
-from spectrank.invariance.potentials import layers, maps, moves, norms, products
+from spectrank.invariance.potentials import (
+    layers,
+    maps,
+    moves,
+    norms,
+    products,
+    vectors,
+)
 from spectrank.invariance.potentials.edges import Edge, differences
 from spectrank.invariance.potentials.potential import Potential, nothing
 from spectrank.invariance.potentials.reduction import reduce
+from spectrank.invariance.potentials.sizes import fan_ins, parameter_shapes
 from spectrank.invariance.potentials.system import System
 from spectrank.model.graph import Graph, Node
 
@@ -163,8 +171,8 @@ def solve(
             "potentials follow the traced steps, this graph has stated links; "
             "make it with an example_input"
         )
-    known = {**_shapes(graph), **(shapes or {})}
-    system = System(graph.frozen, known, _fan_ins(graph))
+    known = {**parameter_shapes(graph), **(shapes or {})}
+    system = System(graph.frozen, known, fan_ins(graph))
     nodes: dict[str, Potential] = {}
     for node in graph.nodes:
         nodes[node.id] = _step(system, graph, node, nodes)
@@ -218,7 +226,7 @@ def _one_input(
 ) -> Potential:
     rank = len(node.shape or ())
     if inputs and node.kind in {"scale", "shift"}:
-        rule = layers.scale if node.kind == "scale" else layers.shift
+        rule = vectors.scale if node.kind == "scale" else vectors.shift
         return rule(system, node, inputs[0])
     if inputs and node.kind == "norm":
         return norms.norm(system, node, inputs[0], shapes[0])
@@ -237,7 +245,7 @@ def _one_input(
 
 def _constant(system: System, node: Node) -> Potential:
     if node.parameters:
-        return layers.parameter(system, node)
+        return vectors.parameter(system, node)
     shape = node.shape or ()
     if node.note in _ZEROS and math.prod(shape) < 1_000_000:
         # A zero has any potential; samples, in front, need not differ.
@@ -270,47 +278,3 @@ def _tie(system: System) -> None:
 def _require(system: System, first: Edge, second: Edge | None) -> None:
     for terms in differences(first, second):
         system.vanish(*terms)
-
-
-def _shapes(graph: Graph) -> dict[str, Shape]:
-    """Shapes of parameters as far as the nodes tell them."""
-    found: dict[str, Shape] = {}
-    for node in graph.nodes:
-        for matrix in node.matrices:
-            m, n = matrix.shape
-            rows = m if matrix.rows is None else matrix.rows[1]
-            before = found.get(matrix.parameter, (0, 0))
-            if matrix.view == "linear-transposed":
-                found[matrix.parameter] = (n, max(rows, before[1]))
-            elif matrix.view == "conv-unfolded":
-                kernel = tuple(node.attributes.get("kernel_size", ()))
-                inner = (n // math.prod(kernel),) if kernel else (n,)
-                found[matrix.parameter] = (m, *inner, *kernel)
-            else:
-                found[matrix.parameter] = (max(rows, before[0]), n)
-        if node.kind == "constant" and node.parameters and not node.attributes:
-            found.setdefault(node.parameters["value"], node.shape or ())
-        if node.op.startswith("conv_transpose") and node.shape is not None:
-            kernel = tuple(node.attributes["kernel_size"])
-            groups = int(node.attributes.get("groups", 1))
-            axis = -1 - len(kernel)
-            source = graph[node.inputs[0]].shape
-            if source is not None:
-                own = (source[axis], node.shape[axis] // groups, *kernel)
-                found[node.parameters["weight"]] = own
-    return found
-
-
-def _fan_ins(graph: Graph) -> dict[str, int]:
-    """Of each flatten without traced sizes the fan-in of the linear layer that reads."""
-    found: dict[str, int] = {}
-    reader = {source: node for node in graph.nodes for source in node.inputs}
-    for node in graph.nodes:
-        if node.op != "flatten" or node.shape is not None:
-            continue
-        after = reader.get(node.id)
-        while after is not None and after.op != "linear" and after.op != "flatten":
-            after = reader.get(after.id)
-        if after is not None and after.matrices:
-            found[node.id] = after.matrices[0].shape[1]
-    return found

@@ -1,0 +1,77 @@
+"""``find``: which quantities gradient flow conserves in a network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from spectrank.errors import ArgumentTypeError
+from spectrank.invariance.laws import Laws
+from spectrank.invariance.matrices import matrix_laws
+from spectrank.invariance.potentials import cuts as cut_laws
+from spectrank.invariance.potentials import families, places_without, solve
+from spectrank.model.graph import Graph, graph
+
+
+def find(
+    model_or_graph: nn.Module | Graph,
+    example_input: Any = None,
+    *,
+    kwargs: Mapping[str, Any] | None = None,
+    loss: str | None = "cross_entropy",
+    cuts: bool = False,
+) -> Laws:
+    r"""Find the quantities that gradient flow conserves, for any data.
+
+    Diagonal laws, weighted sums of squares of parameters, are the solutions of a
+    linear system over the entries of all values (`potentials.solve`): vertex, channel,
+    stream, scale, affine, tied and attention laws, all of them and no others. Matrix
+    laws stand in place of the diagonal ones that they contain. Linear laws follow.
+    Pair laws depend on activation patterns and are found from those.
+    Source (derived): tests/invariance/potentials/test_brute_force.py.
+
+    Args:
+        model_or_graph: A module, in the mode in which it is trained, or its graph.
+        example_input: A tensor, a tuple of arguments or a mapping of keyword
+            arguments, of which only shapes and dtypes count; not needed for a
+            Sequential of layers of torch.
+        kwargs: Further keyword arguments of the model.
+        loss: Name of the loss. A loss of differences of logits, such as
+            ``cross_entropy``, adds laws; None for any loss.
+        cuts: Whether to add the sums of each family of laws, such as
+            :math:`\|W_1\|_F^2 - \|W_2\|_F^2`, which follow from the others.
+
+    Returns:
+        The laws; ``skipped`` names the places without one, with the reason.
+
+    Raises:
+        ArgumentTypeError: It is neither a module nor a graph.
+        DomainError: The model cannot be traced, or the graph has stated links only.
+    """  # noqa: DOC502 - raised by the functions called
+    if isinstance(model_or_graph, Graph):
+        found, shapes = model_or_graph, None
+    elif isinstance(model_or_graph, nn.Module):
+        found = graph(model_or_graph, example_input, kwargs=kwargs)
+        shapes = {
+            name: tuple(parameter.shape)
+            for name, parameter in model_or_graph.named_parameters()
+        }
+    else:
+        raise ArgumentTypeError(
+            "laws are found in a torch.nn.Module or its graph, got "
+            f"{type(model_or_graph).__name__}; pass the model and an example input"
+        )
+    del loss
+    potentials = solve(found, shapes=shapes)
+    blocks = matrix_laws(potentials)
+    inside = [block.solutions for block in blocks]
+    diagonal = families(
+        potentials, without=np.concatenate([np.zeros(0, dtype=np.int64), *inside])
+    )
+    laws = [family.law for family in diagonal]
+    laws += [block.law for block in blocks]
+    laws += cut_laws(families(potentials)) if cuts else ()
+    return Laws(tuple(laws), places_without(potentials))
