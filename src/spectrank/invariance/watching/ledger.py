@@ -206,15 +206,18 @@ class Ledger:
         gradients = self._training.gradients(weights)
         if not gradients:
             return
+        # Relative to the largest entry: squares of 1e-200 are zero.
+        most = max(float(g.abs().max()) for g in gradients.values()) or 1.0
+        scales = dict.fromkeys(gradients, 1.0 / most)
         given = {name: weights[name] for name in gradients}
-        crossed = self._reader.read(given, gradients)
+        crossed = self._reader.read(given, gradients, scales=scales)
         sizes = self._reader.read(weights).sizes
-        slopes = self._reader.read(gradients, linear=False).sizes
+        slopes = self._reader.read(gradients, scales=scales, linear=False).sizes
         everything = 0.0
         if self._constants:
+            every = self._training.gradients(self._training.parameters)
             everything = sum(
-                float(g.double().square().sum())
-                for g in self._training.gradients(self._training.parameters).values()
+                float((g.double() / most).square().sum()) for g in every.values()
             )
         for k, family in enumerate(self.families):
             if not crossed.parts[k]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import final
 
 import torch
@@ -46,7 +47,22 @@ class Training:
             for optimizer in self.optimizers
             for its in read_optimizer(optimizer, self._model, as_type=self._as_type)
         ]
-        return {its.name: its for its in found if its.name in self.parameters}
+        known = {its.name: its for its in found if its.name in self.parameters}
+        return {name: self._rounded(name, its) for name, its in known.items()}
+
+    def _rounded(self, name: str, its: ParameterSettings) -> ParameterSettings:
+        """Its rate as ASGD will store it in its first step, a float32 number mostly."""
+        if its.algorithm != "ASGD" or self._state(name):
+            return its
+        double = torch.get_default_dtype() == torch.float64
+        dtype = torch.float64 if double else torch.float32
+        rate = float(torch.tensor(its.learning_rate, dtype=dtype))
+        return replace(its, learning_rate=rate)
+
+    def _state(self, name: str) -> Mapping[str, object]:
+        parameter = self.parameters[name]
+        states = (o.state.get(parameter) for o in self.optimizers)
+        return next((state for state in states if state), {})
 
     def weights(self, names: Iterable[str]) -> dict[str, Tensor]:
         """Parameters by name, detached.

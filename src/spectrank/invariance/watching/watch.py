@@ -12,6 +12,7 @@ prediction, which is known for gradient descent with or without momentum and dec
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self, final
@@ -22,6 +23,7 @@ from torch.optim import Optimizer
 
 from spectrank.errors import ArgumentTypeError
 from spectrank.invariance.laws import Laws
+from spectrank.invariance.watching.calls import Calls
 from spectrank.invariance.watching.checks import (
     Features,
     check_laws,
@@ -150,6 +152,7 @@ class Watch:
         self._rows: list[dict[str, Any]] = []
         self._step = 0
         self._done: set[int] = set()
+        self._calls = Calls()
         self.rebase()
         self._hooks = [
             hook
@@ -221,7 +224,8 @@ class Watch:
         self.remove()
 
     def _before(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        if self._done:
+        frame = sys._getframe(1)
+        if self._calls.nested(optimizer, frame) or self._done:
             return
         coming = self._step + 1
         # A closure computes the gradients inside the step.
@@ -231,6 +235,8 @@ class Watch:
             self._ledger.open(coming, structure=due and closure is None)
 
     def _after(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        if not self._calls.over(optimizer, sys._getframe(1)):
+            return
         if id(optimizer) in self._done:
             self._ledger.lose(
                 f"in step {self._step + 1} one optimizer stepped twice, others did not"
