@@ -210,7 +210,7 @@ def test_weights_of_any_size_are_balanced():
     before = net(x).detach()
     table = balance_(net, [_vertex("0", "2", (3, 4, 2))])
     assert table.value("vertex 0", "imbalance", variant="after") < 1e-12
-    assert 1e-3 < float(net[0].weight.abs().max()) < 1e3
+    assert 1e-3 < float(net[0].weight.detach().abs().max()) < 1e3
     assert _change(net, before, x) < 1e-12
 
 
@@ -254,7 +254,7 @@ def test_a_linear_pair_is_balanced_as_a_whole(sizes):
     assert float((w @ w.T - v.T @ v).abs().max()) < 1e-12 * scale
     assert _change(net, before, x) < 1e-11
     # The least sum of squares of all factorisations: twice the nuclear norm.
-    product = before - net[2].bias
+    product = before - net[2].bias.detach()
     basis = torch.linalg.lstsq(torch.cat([x, torch.ones(5, 1).double()], 1), product)
     if sizes[0] + 1 <= 5:
         nuclear = float(torch.linalg.svdvals(basis.solution).sum())
@@ -284,7 +284,9 @@ def test_queries_and_keys_of_one_packed_parameter_are_balanced_per_head():
         ]
         laws.append(_law(f"qk {head}", "gram", terms, 2, kind="attention"))
     balance_(attention, laws, matrices=True)
-    full = torch.cat([attention.in_proj_weight, attention.in_proj_bias[:, None]], 1)
+    full = torch.cat(
+        [attention.in_proj_weight, attention.in_proj_bias[:, None]], 1
+    ).detach()
     for head in range(2):
         q, k = full[2 * head : 2 * head + 2], full[4 + 2 * head : 6 + 2 * head]
         assert float((q @ q.T - k @ k.T).abs().max()) < 1e-12
