@@ -1,6 +1,6 @@
 """All linear and quadratic laws of a small net, as the null space of their rates."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.linalg
@@ -37,6 +37,20 @@ class Space:
         If a and b are linear laws then a b, a^2 and b^2 are laws too, and say nothing.
         """
         return jacobian_rank(self.basis.T, self.layout)
+
+    def homogeneous(self):
+        """Space of the laws whose quadratic and linear parts are laws by themselves.
+
+        Fixed biases and x + W x have others: the balance of I + W is quadratic in W
+        only together with a linear part.
+        """
+        split = self.layout.num_monomials
+        parts = []
+        for drop in (slice(split, None), slice(0, split)):
+            _, s, right = np.linalg.svd(self.basis[drop], full_matrices=True)
+            rank = int((s > 1e-7).sum())
+            parts.append(self.basis @ right[rank:].T)
+        return replace(self, basis=np.concatenate(parts, axis=1))
 
     @property
     def num_linear(self):

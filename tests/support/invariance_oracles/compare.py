@@ -15,7 +15,7 @@ from invariance_oracles.case import draws
 from invariance_oracles.forms import Layout, law_vectors
 
 # A false law has a rate of 1e-3 or more, a right one rounding.
-_RATE = 1e-10
+_RATE = 1e-9
 
 
 def rates(laws, case, *, seed=0, num_draws=6):
@@ -37,8 +37,8 @@ def rates(laws, case, *, seed=0, num_draws=6):
                 slope = gradient_of(row, layout, w)
                 touched = slope != 0
                 size = np.linalg.norm(slope) * np.linalg.norm(g[touched])
-                # Biases whose gradient is exactly zero leave rounding over rounding.
-                size = max(size, 1e-6 * np.linalg.norm(slope) * np.linalg.norm(g))
+                # A gradient that is exactly zero leaves rounding over rounding.
+                size = max(size, 1e-3 * np.linalg.norm(slope) * np.linalg.norm(g))
                 if size > 0:
                     found[name] = max(found[name], abs(slope @ g) / size)
     return found
