@@ -9,6 +9,7 @@ from spectrank.experiments.zangrando2024neural.stationary.measuring import (
     gradient_distances,
     layer_numbers,
 )
+from spectrank.experiments.zangrando2024neural.stationary.minima import best_minimum
 from spectrank.experiments.zangrando2024neural.stationary.networks import Mixture, mlp
 
 K, DECAY = 3, 0.5
@@ -56,7 +57,7 @@ def test_bounds_are_those_of_sums_over_samples(problem):
             "b2": (wcv_d * wcv_z).sqrt() / DECAY,
             "b3": R.norm() / DECAY,
             "residual": e.norm() / DECAY,
-            "rank": float((sigma > 1e-2 * sigma[0]).sum()),
+            "rank": float((sigma > max(1e-2 * sigma[0], e.norm() / DECAY)).sum()),
         }
         for name, value in expected.items():
             assert row[name] == pytest.approx(float(value), rel=1e-9, abs=1e-12), name
@@ -106,3 +107,25 @@ def test_half_the_noise_quarters_the_distance_of_a_smooth_network(seed):
     assert wide[:2, 2] / narrow[:2, 2] == pytest.approx([4.0, 4.0], rel=0.05)
     # The bound that leaves the gradients' variability out halves only.
     assert wide[:2, 3] / narrow[:2, 3] == pytest.approx([2.0, 2.0], rel=0.05)
+
+
+def test_what_the_gradient_left_over_can_have_made_is_no_rank(problem):
+    model, x, labels = problem
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1e-8)
+        model[4].weight.zero_()
+    # Nearly all of e is the decay of what is left of the weights.
+    found = layer_numbers(model, x, labels, weight_decay=1e3)
+    assert found["rank"].tolist() == [0.0, 0.0, 0.0]
+    assert found["next"][2] == 0.0 < found["norm"][0]
+
+
+def test_the_rank_of_a_stationary_weight_is_counted(problem):
+    _, x, labels = problem
+    start = mlp((6, 5, K), torch.Generator().manual_seed(1))
+    found = best_minimum([start], x, labels, weight_decay=1e-2, tolerance=1e-8)
+    row = layer_numbers(found.model, x, labels, weight_decay=1e-2)[0]
+    sigma = torch.linalg.svdvals(found.model[0].weight.detach())
+    assert 0 < row["rank"] == float((sigma > 1e-2 * sigma[0]).sum())
+    assert row["residual"] < 1e-5

@@ -21,11 +21,13 @@ from torch.nn.functional import cross_entropy
 from spectrank.collapse.certificates import NORMS, RankBounds, dist_to_rank, rank_bounds
 from spectrank.experiments.zangrando2024neural.stationary.networks import linear_layers
 from spectrank.linalg.moments import CrossMoments, CrossSummary
-from spectrank.metrics import numerical_rank
 from spectrank.model.capture import capture
 
 RTOL = 1e-2
 """Relative threshold of the numerical rank."""
+RANK_FLOOR = "||e||_F / lambda"
+"""Absolute one: singular values that what is left of the gradient can have made are
+not counted, so that a zero network has rank 0 and not that of its rounding."""
 
 LAYER = np.dtype(
     [
@@ -128,16 +130,21 @@ def _layers(
                 yield layer.weight.detach(), gradient, cross.compute()
 
 
+def _rank(weight: Tensor, floor: float) -> float:
+    sigma = torch.linalg.svdvals(weight)
+    return float((sigma > max(RTOL * float(sigma[0]), floor)).sum())
+
+
 def _numbers(
     weight: Tensor, cross: CrossSummary, bounds: RankBounds
 ) -> tuple[float, ...]:
-    k = bounds.num_cells
+    k, largest = bounds.num_cells, bounds.weight_norms["spectral"].value
     distances = {norm: bounds.distances[norm, k].value for norm in NORMS}
     return (
-        numerical_rank(weight, rtol=RTOL).value,
+        _rank(weight, bounds.excess["frobenius"].value),
         bounds.weight_norms["frobenius"].value,
         distances["frobenius"],
-        distances["spectral"] / bounds.weight_norms["spectral"].value,
+        distances["spectral"] / largest if largest else 0.0,
         cross.inputs.rtcv.value,
         bounds.b1.value,
         bounds.b2.value,

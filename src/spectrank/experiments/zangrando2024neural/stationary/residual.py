@@ -26,6 +26,7 @@ from spectrank.experiments.seeds import derive_generator, derive_seed
 from spectrank.experiments.zangrando2024neural.claims import KEY, claim
 from spectrank.experiments.zangrando2024neural.stationary.measuring import (
     LAYER,
+    RANK_FLOOR,
     layer_numbers,
 )
 from spectrank.experiments.zangrando2024neural.stationary.minima import best_minimum
@@ -83,6 +84,7 @@ def part(size: ResidualSize) -> Part:
             "noises": _NOISES,
             "weight_decays": _WEIGHT_DECAYS,
             "tolerance": _TOLERANCE,
+            "rank_floor": RANK_FLOOR,
         },
         num_steps=size.num_draws,
     )

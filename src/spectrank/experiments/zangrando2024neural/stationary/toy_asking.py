@@ -102,9 +102,11 @@ def ratio(y: np.ndarray, above: str, below: str) -> np.ndarray:
         below: Another.
 
     Returns:
-        (R, S, D, L).
+        (R, S, D, L); 0 where both are, as in a zero network.
     """
-    return np.asarray(y["layers"][above] / y["layers"][below])
+    a, b = y["layers"][above], y["layers"][below]
+    some = (a != 0.0) | (b != 0.0)
+    return np.asarray(np.divide(a, b, out=np.zeros(a.shape), where=some))
 
 
 def rank_lines(

@@ -9,7 +9,10 @@ import numpy as np
 from spectrank.experiments.figures import listed
 from spectrank.experiments.papers import Part, Tick
 from spectrank.experiments.questions import Question, question_part
-from spectrank.experiments.zangrando2024neural.stationary.measuring import RTOL
+from spectrank.experiments.zangrando2024neural.stationary.measuring import (
+    RANK_FLOOR,
+    RTOL,
+)
 from spectrank.experiments.zangrando2024neural.stationary.networks import Mixture
 from spectrank.experiments.zangrando2024neural.stationary.toy import (
     NAME,
@@ -54,6 +57,7 @@ def part(size: ToySize) -> Part:
             "noises": NOISES,
             "weight_decays": WEIGHT_DECAYS,
             "rtol": RTOL,
+            "rank_floor": RANK_FLOOR,
             "tolerances": [SCREENING, TOLERANCE, PER_WEIGHT_DECAY],
         },
         num_steps=size.num_draws * len(NOISES) * len(WEIGHT_DECAYS),
