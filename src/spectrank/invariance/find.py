@@ -12,7 +12,12 @@ from spectrank.errors import ArgumentTypeError
 from spectrank.invariance.laws import Laws
 from spectrank.invariance.matrices import matrix_laws
 from spectrank.invariance.potentials import cuts as cut_laws
-from spectrank.invariance.potentials import families, places_without, solve
+from spectrank.invariance.potentials import (
+    directed_weights,
+    families,
+    places_without,
+    solve,
+)
 from spectrank.model.graph import Graph, graph
 
 
@@ -52,20 +57,21 @@ def find(
         DomainError: The model cannot be traced, or the graph has stated links only.
     """  # noqa: DOC502 - raised by the functions called
     if isinstance(model_or_graph, Graph):
-        found, shapes = model_or_graph, None
+        found, shapes, directed = model_or_graph, None, None
     elif isinstance(model_or_graph, nn.Module):
         found = graph(model_or_graph, example_input, kwargs=kwargs)
         shapes = {
             name: tuple(parameter.shape)
             for name, parameter in model_or_graph.named_parameters()
         }
+        directed = directed_weights(model_or_graph)
     else:
         raise ArgumentTypeError(
             "laws are found in a torch.nn.Module or its graph, got "
             f"{type(model_or_graph).__name__}; pass the model and an example input"
         )
     del loss
-    potentials = solve(found, shapes=shapes)
+    potentials = solve(found, shapes=shapes, directed=directed)
     blocks = matrix_laws(potentials)
     inside = [block.solutions for block in blocks]
     diagonal = families(

@@ -12,8 +12,9 @@ from invariance_oracles import Case, Layout, draws, law_vectors
 from invariance_oracles.case import features, tokens
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils.parametrizations import weight_norm
 
-from spectrank.invariance.potentials import families, solve
+from spectrank.invariance.potentials import directed_weights, families, solve
 from spectrank.model.graph import graph
 
 EPS = 1e-12
@@ -233,6 +234,60 @@ CASES = [
         made(loop, enter=dense(2, 3), again=dense(3, 3), leave=dense(3, 2)),
         features(3, 2),
     ),
+    case(
+        "recurrent layer",
+        made(
+            lambda net, x: net.leave(net.units(x)[0][:, -1]),
+            units=lambda: nn.RNN(2, 3, nonlinearity="relu", batch_first=True),
+            leave=dense(3, 2),
+        ),
+        features(3, 2),
+    ),
+    case(
+        "recurrent layers, two directions, last states",
+        made(
+            lambda net, x: net.leave(net.units(x)[1][1:].transpose(0, 1).flatten(1)),
+            units=lambda: nn.RNN(
+                1, 2, 2, nonlinearity="relu", batch_first=True, bidirectional=True
+            ),
+            leave=dense(6, 1),
+        ),
+        features(3, 1),
+    ),
+    case(
+        "recurrent cell from a learned state",
+        made(
+            lambda net, x: net.leave(
+                net.cell(x[:, 1], net.cell(x[:, 0], net.start(x[:, 0])))
+            ),
+            cell=lambda: nn.RNNCell(2, 3, nonlinearity="relu"),
+            start=dense(2, 3),
+            leave=dense(3, 2),
+        ),
+        features(2, 2),
+    ),
+    case(
+        "weight normalisation",
+        stack(
+            weight_norm(nn.Linear(2, 3)),
+            nn.LeakyReLU(),
+            weight_norm(nn.Linear(3, 2)),
+            nn.LeakyReLU(),
+            nn.Linear(2, 1),
+        ),
+        features(2),
+    ),
+    case(
+        "weight normalisation of groups",
+        stack(
+            nn.Conv1d(2, 4, 1),
+            nn.LeakyReLU(),
+            weight_norm(nn.Conv1d(4, 4, 2, groups=2)),
+            nn.LeakyReLU(),
+            nn.Conv1d(4, 1, 1),
+        ),
+        features(2, 3),
+    ),
     case("frozen bias", frozen(chain(nn.ReLU()), "2.bias"), features(2)),
     case("frozen matrix", frozen(chain(nn.ReLU()), "2.weight"), features(2)),
     case(
@@ -392,7 +447,8 @@ def found_in(case_):
     model = case_.module()
     inputs = case_.inputs(torch.Generator().manual_seed(0))
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
-    found = families(solve(graph(model, inputs), shapes=shapes))
+    directed = directed_weights(model)
+    found = families(solve(graph(model, inputs), shapes=shapes, directed=directed))
     return [family.law for family in found]
 
 

@@ -1,5 +1,9 @@
 """Potentials: the linear system whose solutions are the diagonal quadratic laws."""
 
+from spectrank.invariance.potentials.directions import Directed as Directed
+from spectrank.invariance.potentials.directions import (
+    directed_weights as directed_weights,
+)
 from spectrank.invariance.potentials.edges import Edge as Edge
 from spectrank.invariance.potentials.edges import Part as Part
 from spectrank.invariance.potentials.families import Family as Family

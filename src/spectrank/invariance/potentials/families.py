@@ -161,7 +161,8 @@ def _kind(
         for node, (_, factors) in zip(nodes, members, strict=True)
         if (factors > 0).any()
     ]
-    if here["normalised"]:
+    directions = all(item.edge.role == "direction" for item, _ in members)
+    if here["normalised"] or directions:
         return "scale"
     if here["scores"] or here["values"]:
         return "attention"

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from spectrank.invariance.potentials import recurrent
 from spectrank.invariance.potentials.edges import Edge, part
 from spectrank.invariance.potentials.maps import rank_of
 from spectrank.invariance.potentials.potential import Potential, nothing
@@ -35,9 +36,12 @@ def layer(
         The potential of the output.
     """
     rank = rank_of(node, inputs[0]) if inputs else len(node.shape or ())
-    if node.note and "is computed from" in node.note:
-        system.block(node.parameters.values(), node.note)
+    if node.note and "is computed from" in node.note and not _directed(system, node):
+        factors = node.note.rpartition(" is computed from ")[2].split(", ")
+        system.block([*node.parameters.values(), *factors], node.note)
         return system.stop(node.id, node.note, *inputs, rank=rank)
+    if recurrent.readable(system, node):
+        return recurrent.recurrent(system, node, inputs)
     if node.op == "linear" and _readable(system, node, _fan_in(node, shapes[0])):
         return _linear(system, node, inputs[0], _fan_in(node, shapes[0]))
     if node.op.startswith("conv"):
@@ -49,6 +53,24 @@ def layer(
     system.block(node.parameters.values(), f"used by {node.op}")
     reason = f"no law is known through this {node.op}"
     return system.stop(node.id, reason, *inputs, rank=rank)
+
+
+def _directed(system: System, node: Node) -> bool:
+    """Whether the weight is a magnitude times a direction, of a readable layer."""
+    whole = node.op == "linear" and [m.view for m in node.matrices] == ["linear"]
+    kernel = node.op.startswith("conv") and "transpose" not in node.op
+    found = system.directed.get(node.parameters.get("weight", ""))
+    return found is not None and (whole or kernel) and found.direction in system.shapes
+
+
+def _direction(system: System, node: Node) -> None:
+    """The norm of a direction changes nothing: one potential of its own per row."""
+    name = system.directed[node.parameters["weight"]].direction
+    if system.learned(name):
+        m, *rest = system.shapes[name]
+        view = (m, math.prod(rest))
+        parts = (part(view, (0,), system.fresh((m,))),)
+        system.edges.append(Edge(name, node.id, "direction", view, parts))
 
 
 # ---- linear maps ------------------------------------------------------------------
@@ -69,6 +91,11 @@ def _linear(system: System, node: Node, given: Potential, fan_in: int) -> Potent
     if bias is not None:
         # A bias gets the same coefficient at every position.
         x = system.merge(x, lead)
+    if _directed(system, node):
+        # As a map by the magnitudes of one common input.
+        _direction(system, node)
+        weight = system.directed[weight].magnitude
+        x, fan_in = system.merge(x, [-1]), 1
     if not system.learned(weight):
         # Fixed edges: all that they join is equal.
         out = system.merge(x, [-1])
@@ -139,7 +166,10 @@ def _matrix_edge(
     """Edge of a matrix (outputs, inputs), stored as it is or transposed."""
     name = node.parameters["weight"]
     entries, start = None, 0
-    if node.matrices:
+    if _directed(system, node):
+        name = system.directed[name].magnitude
+        view: Shape = (_outputs(node), 1)
+    elif node.matrices:
         matrix = node.matrices[0]
         m, n = matrix.shape
         start = 0 if matrix.rows is None else matrix.rows[0]
@@ -148,7 +178,7 @@ def _matrix_edge(
             grid = np.arange(n)[:, None] * width + np.arange(start, start + m)
             entries, start = grid.reshape(-1), 0
         if matrix.view == "linear-transposed":
-            view: Shape = (n, m)
+            view = (n, m)
             parts = (part(view, (1,), row), part(view, (0,), column))
             return Edge(name, node.id, "weight", view, parts, entries, start)
         view = (m, n)
@@ -195,6 +225,11 @@ def _convolution(system: System, node: Node, given: Potential) -> Potential:
     outputs, inputs = _channels(system, node, groups)
     x = x.spread((inputs,)).map(lambda a: a.reshape(groups, -1))
     weight, bias = node.parameters["weight"], node.parameters.get("bias")
+    positions = math.prod(kernel)
+    if _directed(system, node):
+        _direction(system, node)
+        weight = system.directed[weight].magnitude
+        x, inputs, positions = system.merge(x, [1]), groups, 1
     if not system.learned(weight):
         out = system.merge(x, [1]).spread((groups, outputs // groups))
     elif bias in system.frozen:
@@ -204,7 +239,7 @@ def _convolution(system: System, node: Node, given: Potential) -> Potential:
     if system.learned(weight):
         sizes = (inputs if "transpose" in node.op else outputs) // groups
         other = (outputs if "transpose" in node.op else inputs) // groups
-        view = (groups, sizes, other, math.prod(kernel))
+        view = (groups, sizes, other, positions)
         own = (out, x.times(-1))
         first, second = own[::-1] if "transpose" in node.op else own
         parts = (part(view, (0, 1), first), part(view, (0, 2), second))
@@ -223,7 +258,10 @@ def _convolution(system: System, node: Node, given: Potential) -> Potential:
 
 
 def _channels(system: System, node: Node, groups: int) -> tuple[int, int]:
-    shape = system.shapes[node.parameters["weight"]]
+    name = node.parameters["weight"]
+    if _directed(system, node):
+        name = system.directed[name].direction
+    shape = system.shapes[name]
     if "transpose" in node.op:
         return shape[1] * groups, shape[0]
     return shape[0], shape[1] * groups

@@ -47,6 +47,9 @@ def move(
         return _joined(node, inputs, shapes, shape)
     if node.op in {"pad", "constant_pad_nd"}:
         return _padded(system, facts, first, shapes[0], shape)
+    if node.op == "getitem" and facts["index"] == 1 and node.inputs[0] in system.states:
+        states = system.states[node.inputs[0]]
+        return states if len(shape) == 2 else states.map(lambda a: a[:, None])
     simple = _simple(node.op, facts, first, shapes[0], shape)
     return _mixed(system, inputs, len(shape)) if simple is None else simple
 

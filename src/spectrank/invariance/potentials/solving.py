@@ -20,6 +20,7 @@ from spectrank.invariance.potentials import (
     products,
     vectors,
 )
+from spectrank.invariance.potentials.directions import Directed
 from spectrank.invariance.potentials.edges import Edge, differences
 from spectrank.invariance.potentials.potential import Potential, nothing
 from spectrank.invariance.potentials.reduction import reduce
@@ -144,7 +145,10 @@ class Potentials:
 
 
 def solve(
-    graph: Graph, *, shapes: Mapping[str, tuple[int, ...]] | None = None
+    graph: Graph,
+    *,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    directed: Mapping[str, Directed] | None = None,
 ) -> Potentials:
     r"""Find every potential :math:`s` of the entries of a network's values.
 
@@ -159,6 +163,8 @@ def solve(
         graph: Of a model, traced or of a Sequential.
         shapes: Name of each parameter to its shape; None to take them from the graph,
             which knows them up to rows that are nowhere used.
+        directed: Name of each weight of weight normalisation to its factors, as
+            `directed_weights` finds them; None for none.
 
     Returns:
         The potentials.
@@ -172,7 +178,7 @@ def solve(
             "make it with an example_input"
         )
     known = {**parameter_shapes(graph), **(shapes or {})}
-    system = System(graph.frozen, known, fan_ins(graph))
+    system = System(graph.frozen, known, fan_ins(graph), directed or {})
     nodes: dict[str, Potential] = {}
     for node in graph.nodes:
         nodes[node.id] = _step(system, graph, node, nodes)

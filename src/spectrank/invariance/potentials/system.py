@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
+from spectrank.invariance.potentials.directions import Directed
 from spectrank.invariance.potentials.edges import Edge
 from spectrank.invariance.potentials.potential import ZERO, Potential, nothing
 
@@ -17,6 +18,8 @@ class System:
         frozen: Names of the parameters that are not learned.
         shapes: Name of a parameter to its shape, as far as known.
         fan_in: Id of a flatten without traced sizes to the entries its reader takes.
+        directed: Name of a weight of weight normalisation to its factors.
+        states: Id of a recurrent node to the potential of its last states.
         num_classes: Number of unknowns so far; number 0 is zero.
         edges: Uses of learned parameters.
         blocked: Parameters that a step holds through which no law is known.
@@ -31,10 +34,13 @@ class System:
         frozen: Collection[str],
         shapes: Mapping[str, tuple[int, ...]],
         fan_in: Mapping[str, int],
+        directed: Mapping[str, Directed],
     ) -> None:
         self.frozen = frozenset(frozen)
         self.shapes = dict(shapes)
         self.fan_in = dict(fan_in)
+        self.directed = dict(directed)
+        self.states: dict[str, Potential] = {}
         self.num_classes = 1
         self.edges: list[Edge] = []
         self.blocked: dict[str, str] = {}
