@@ -215,6 +215,41 @@ def test_linear_blocks_double_the_limit_where_the_paper_has_eight():
     assert bias == pytest.approx(float(net.u1.bias.detach().square().sum()), rel=1e-12)
 
 
+def test_past_an_identity_skip_it_is_the_sum_that_is_balanced():
+    class Skips(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+            self.head = nn.Linear(4, 1)
+
+        def forward(self, x):
+            h = torch.tanh(x)
+            h = h + self.a(h)
+            h = self.b(h) + h
+            return self.head(h)
+
+    net, (x, y) = _filled(Skips(), 0.5, 9), _points(40, 4)
+    start = copy.deepcopy(net.state_dict())
+    _train(net, _logistic(x, y), 300, lr=0.1)
+    table = certify(net, start=start, example_input=x)
+    eye = torch.eye(4).double()
+    for name in "ab":
+        (row,) = _rows(table, subject=name, metric="tail")
+        s = torch.linalg.svdvals(eye + net.get_parameter(f"{name}.weight").detach())
+        assert row["value"] == pytest.approx(float(s[1:].square().sum()), rel=1e-12)
+        assert row["view"] == "I + W"
+        assert row["value"] <= row["bound"]
+        assert abs(row["drift"]) < 0.02
+        # Negative control: the gap of the matrices alone is not conserved.
+    gaps = [
+        w["b.weight"].T @ w["b.weight"]
+        - w["a.weight"] @ w["a.weight"].T
+        - torch.outer(w["a.bias"], w["a.bias"])
+        for w in (start, net.state_dict())
+    ]
+    assert float(torch.linalg.matrix_norm(gaps[1] - gaps[0], 2)) > 0.2
+
+
 def test_convolutions_multiply_the_limit_by_channels_or_positions():
     net = nn.Sequential(
         *(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 6, 2), nn.AvgPool2d(2)),

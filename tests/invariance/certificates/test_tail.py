@@ -147,6 +147,7 @@ def test_linear_blocks_of_three_matrices():
         (lambda self, x: self.u(self.y(self.a(x))) + self.a(x), "sum"),
         (lambda self, x: self.u(torch.relu(self.y(self.a(x)))), "relu"),
         (lambda self, x: self.u(self.a(x)) + self.v(self.a(x)), "sum"),
+        (lambda self, x: self.a(x) + self.a(x), "sum"),
     ],
 )
 def test_sums_that_are_no_blocks_end_the_tail(forward, word):

@@ -35,9 +35,9 @@ def certify(
 ) -> Table:
     r"""Certify the low-rank limit of the linear tail of a network from its start.
 
-    The tail is found on the graph: consecutive linear layers, linear convolutions and
-    linear blocks U Y x + Z x up to the output, whatever the rest of the network is.
-    For each of its matrices A the gaps at the start give E and kappa with
+    The tail is found on the graph: consecutive linear layers, linear convolutions,
+    x + W x and linear blocks U Y x + Z x up to the output, whatever the rest of the
+    network is. For each of its matrices A the gaps at the start give E and kappa with
     ||A||_F^2 <= kappa ||A||_2^2 + E. With ``drift`` what the gaps have changed since
     is added, and the bound holds after any training; without it the bound is the one
     of gradient flow, and a violation says that the training was none.

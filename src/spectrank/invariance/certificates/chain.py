@@ -94,6 +94,8 @@ def tail_rows(chain: Chain, blocked: str | None) -> list[Row]:
         blocks = sum(s.kind == "block" for s in chain.tail.stages[j + 1 :])
         for check in checks(context):
             row = check_row(stage.name, check, _words(bound, blocks), blocked=blocked)
+            if stage.main.skip and row["view"] is None:
+                row["view"] = "I + W"
             rows.append(row | _parts(bound, chain.unit, blocks, check.metric))
     return rows
 

@@ -25,6 +25,7 @@ class Part:
         weight: Name of the parameter.
         biases: Names of the biases that are added to its outputs.
         transposed: Whether the parameter is stored as (inputs, outputs).
+        skip: Whether its input is added to its output: the map is I + W.
         gather: For each feature below the columns that read it, one per position, in
             the same order of positions; None where column c reads feature c.
     """
@@ -33,6 +34,7 @@ class Part:
     weight: str
     biases: tuple[str, ...] = ()
     transposed: bool = False
+    skip: bool = False
     gather: tuple[tuple[int, ...], ...] | None = None
 
     def kernel(self, tensors: Tensors) -> Tensor:
@@ -54,6 +56,9 @@ class Part:
                 f"{self.weight!r}; give the weights of the model that was traced"
             )
         w = w.mT if self.transposed else w
+        if self.skip:
+            # The gradient of W is that of I + W, so I + W is what is balanced.
+            w = w + torch.eye(len(w), dtype=w.dtype, device=w.device)
         kernel = w.reshape(len(w), w.shape[1], -1)
         if self.gather is None:
             return kernel

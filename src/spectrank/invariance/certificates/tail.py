@@ -46,8 +46,8 @@ class Tail:
 def find_tail(graph: Graph) -> Tail:
     """Find the linear tail of a network, whatever the rest of it is.
 
-    Consecutive linear layers, linear convolutions (one group) and linear blocks
-    U Y x + Z x, with nothing between but moves, linear pooling of positions and
+    Consecutive linear layers, x + W x, linear convolutions (one group) and linear
+    blocks U Y x + Z x, with nothing between but moves, linear pooling of positions and
     scalings. Frozen, shared, packed and computed weights end it.
 
     Args:

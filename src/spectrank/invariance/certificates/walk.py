@@ -30,7 +30,7 @@ class Found:
 
     Attributes:
         stage: The stage, its inputs not yet followed.
-        readers: The layers that read its input: Z and Y of a block.
+        readers: What reads its input: Z and Y of a block, W and the sum of x + W x.
         fork: Id of the node that they read.
     """
 
@@ -80,7 +80,7 @@ class Walk:
             Stop: It is no such map.
         """  # noqa: DOC502 - raised by the methods called
         if node.kind == "sum":
-            return self._block(node)
+            return self._skip(node) or self._block(node)
         part = self._part(node)
         kind: Literal["dense", "conv"]
         kind = "conv" if node.op in _CONVOLUTIONS else "dense"
@@ -135,7 +135,7 @@ class Walk:
         parts = {}
         moved = [step for step in steps if step.kind != "elementwise"]
         for reader in found.readers:
-            axis = feature_axis(reader)
+            axis = feature_axis(reader) if reader.kind == "layer" else -1
             if below is None or axis is None:
                 raise Stop(source, "it has no axis of features")
             gather = gathered(source, below, moved, reader, axis)
@@ -143,6 +143,8 @@ class Walk:
                 raise Stop(moved[-1] if moved else source, gather)
             parts[reader.id] = gather
         stage = found.stage
+        if stage.main.skip and any(gather is not None for gather in parts.values()):
+            raise Stop(source, "a skip past features that were moved")
         if stage.first is None:
             gather = parts[found.readers[0].id]
             return replace(stage, main=replace(stage.main, gather=gather))
@@ -174,6 +176,17 @@ class Walk:
         if "weight" not in node.parameters or len(biases) > 1:
             raise Stop(node, "it is no matrix with at most one bias")
         return Part(node.name or matrix.parameter, matrix.parameter, biases, transposed)
+
+    def _skip(self, node: Node) -> Found | None:
+        """Read x + W x, W square; None where the sum is another one."""
+        for fork, end in (node.inputs, node.inputs[::-1])[: len(node.inputs)]:
+            layer = self.graph[end]
+            alone = layer.op == "linear" and self._readers[end] == [node.id]
+            if layer.kind == "layer" and alone and layer.inputs == (fork,):
+                part = replace(self._part(layer), skip=True)
+                stage = Stage(part.name, "dense", part)
+                return Found(stage, (layer, node), fork)
+        return None
 
     def _block(self, node: Node) -> Found:
         """U (Y x) + Z x, all three matrices, with nothing between."""
