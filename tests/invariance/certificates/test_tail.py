@@ -148,6 +148,9 @@ def test_linear_blocks_of_three_matrices():
         (lambda self, x: self.u(torch.relu(self.y(self.a(x)))), "relu"),
         (lambda self, x: self.u(self.a(x)) + self.v(self.a(x)), "sum"),
         (lambda self, x: self.a(x) + self.a(x), "sum"),
+        (lambda self, x: x - self.a(x), "coefficients"),
+        (lambda self, x: self.u(self.y(x)) - 2.0 * self.a(x), "sum"),
+        (lambda self, x: torch.add(self.a(x), self.u(self.y(x)), alpha=3), "coeff"),
     ],
 )
 def test_sums_that_are_no_blocks_end_the_tail(forward, word):

@@ -80,6 +80,8 @@ class Walk:
             Stop: It is no such map.
         """  # noqa: DOC502 - raised by the methods called
         if node.kind == "sum":
+            if node.attributes:
+                raise Stop(node, "a sum with coefficients other than one")
             return self._skip(node) or self._block(node)
         part = self._part(node)
         kind: Literal["dense", "conv"]
