@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from torch import nn
 
 from spectrank.errors import ArgumentTypeError
-from spectrank.invariance.laws import Laws
+from spectrank.invariance.laws import Law, Laws
 from spectrank.invariance.matrices import matrix_laws
-from spectrank.invariance.potentials import cuts as cut_laws
 from spectrank.invariance.potentials import (
+    Potentials,
     directed_weights,
     families,
     places_without,
     solve,
 )
+from spectrank.invariance.potentials import cuts as cut_laws
 from spectrank.model.graph import Graph, graph
 
 
@@ -77,7 +78,17 @@ def find(
     diagonal = families(
         potentials, without=np.concatenate([np.zeros(0, dtype=np.int64), *inside])
     )
-    laws = [family.law for family in diagonal]
-    laws += [block.law for block in blocks]
+    laws = _in_order(
+        potentials,
+        [item.law for found_here in (diagonal, blocks) for item in found_here],
+    )
     laws += cut_laws(families(potentials)) if cuts else ()
     return Laws(tuple(laws), places_without(potentials))
+
+
+def _in_order(potentials: Potentials, laws: Sequence[Law]) -> list[Law]:
+    """Laws by the first place at which a parameter of theirs is used."""
+    first: dict[str, int] = {}
+    for number, edge in enumerate(potentials.edges):
+        first.setdefault(edge.parameter, number)
+    return sorted(laws, key=lambda law: min(first[name] for name in law.parameters))

@@ -3,10 +3,12 @@ r"""Gradient flow by Runge-Kutta steps, in time and in the logarithm of the risk
 The flow of log R has the orbits of the flow of R, at a speed at which a risk of 1e-100
 is a few thousand steps away. Its step h obeys
 
-    h ||g|| = ||w|| min(r, c / (L max_i m_i)),     g = grad log R,
+    h = min(r ||w|| / ||g||, c (||w|| / L)^2 / max(m, m^2)),     g = grad log R,
 
-L the degree of homogeneity: the normalised problem becomes stiff as margins grow, and a
-fixed relative step oscillates. With c = 0.1 one step lowers log R by about 0.1.
+L the degree of homogeneity, m the largest |m_i| of the samples that pull, those within
+30 of the least: the normalised problem becomes stiff as margins grow, as its curvature
+goes with (L m / ||w||)^2, and a fixed relative step oscillates. Where margins are alike
+||g|| is L m / ||w|| and a step lowers log R by c.
 Source (derived): tests/experiments/le2022training, drift of conserved quantities.
 
 R  seeds
@@ -22,8 +24,10 @@ import torch
 from torch import Tensor
 
 from spectrank.errors import DomainError
-from spectrank.experiments.le2022training.problems import Params, Problem, slope
+from spectrank.experiments.le2022training.problems import Params, Problem, Slope, slope
 
+# A sample with so much more margin than another weighs 1e-13 of it.
+_FAR = 30.0
 _Field = Callable[[Mapping[str, Tensor]], Params]
 
 
@@ -115,7 +119,7 @@ class Pace:
     """
 
     degree: int
-    fall: float = 0.1
+    fall: float = 0.5
     relative: float = 0.02
     most_steps: int = 50_000
 
@@ -126,7 +130,7 @@ def scaled_flow(
     """Follow the flow until the risk has fallen to each of several values.
 
     Every seed stops at its own first step at or below a value, so that all are seen at
-    the same risk; the last step overshoots by about ``pace.fall``.
+    the same risk; the last step overshoots by at most about ``pace.fall``.
 
     Args:
         problem: The network on its data.
@@ -152,9 +156,7 @@ def scaled_flow(
             running = here.log_risk > target
             if not bool(running.any()):
                 break
-            stiff = pace.degree * here.margins.max(1).values.clamp(min=1e-300)
-            relative = (pace.fall / stiff).clamp(max=pace.relative)
-            size = relative * norm(current) / norm(here.gradients)
+            size = _step_size(here, norm(current), pace)
             current = rk4(field, current, torch.where(running, size, 0.0))
         else:
             raise DomainError(
@@ -164,3 +166,12 @@ def scaled_flow(
             )
         found.append({k: v.clone() for k, v in current.items()})
     return found
+
+
+def _step_size(here: Slope, size: Tensor, pace: Pace) -> Tensor:
+    """(R,) steps of the flow of log R."""
+    least = here.margins.amin(1).clamp(min=0.0)
+    pulling = torch.minimum(here.margins.abs().amax(1), least + _FAR)
+    curvature = torch.maximum(pulling, pulling.square()).clamp(min=1e-300)
+    stable = pace.fall * (size / pace.degree).square() / curvature
+    return torch.minimum(pace.relative * size / norm(here.gradients), stable)

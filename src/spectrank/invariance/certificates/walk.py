@@ -78,7 +78,7 @@ class Walk:
 
         Raises:
             Stop: It is no such map.
-        """  # noqa: DOC502 - raised by the methods called
+        """
         if node.kind == "sum":
             if node.attributes:
                 raise Stop(node, "a sum with coefficients other than one")

@@ -51,7 +51,7 @@ def layer(
     if node.op == "bilinear" and node.parameters["weight"] in system.shapes:
         return _bilinear(system, node, inputs)
     system.block(node.parameters.values(), f"used by {node.op}")
-    reason = f"no law is known through this {node.op}"
+    reason = f"no diagonal law is known through this {node.op}"
     return system.stop(node.id, reason, *inputs, rank=rank)
 
 

@@ -91,11 +91,17 @@ def _reason(
     potentials: Potentials, readers: dict[str, list[Node]], node: Node
 ) -> str | None:
     """What comes after a layer first that stops laws; None where it ends the net."""
+    graph, zero = potentials.graph, _is_zero(potentials)
+    if node.parameters.get("bias") in graph.frozen:
+        return "its bias is not learned"
     reached, seen = [node], {node.id}
     for current in reached:
         for after in readers.get(current.id, []):
             if after.id in potentials.reasons:
                 return potentials.reasons[after.id]
+            found = _stopped(after, current, node, zero)
+            if found is not None:
+                return found
             if after.id not in seen and after.kind not in {"layer", "output"}:
                 seen.add(after.id)
                 reached.append(after)
@@ -104,4 +110,23 @@ def _reason(
         return None
     if set(node.parameters.values()) & set(potentials.blocked):
         return "its parameter is used where no law is known"
-    return "fixed, tied or added values leave no freedom here"
+    return "what is fixed or used twice leaves no freedom here"
+
+
+def _stopped(
+    after: Node, current: Node, layer: Node, zero: Callable[[str], bool]
+) -> str | None:
+    """Why a step that is linear leaves no law to what it reads."""
+    if after.op in {"batch_norm", "instance_norm"} and not after.attributes.get(
+        "training"
+    ):
+        return "stored statistics of a normalisation shift its outputs"
+    others = [source for source in after.inputs if source != current.id]
+    if after.kind == "sum" and any(zero(source) for source in others):
+        if current is layer and list(layer.inputs) == others:
+            return (
+                "added to its own input, a fixed map in parallel: what is balanced, "
+                "where nothing but linear maps follows, is I + W"
+            )
+        return "added to a value without a law, such as an input"
+    return None

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from spectrank.invariance.laws import Law
 from spectrank.invariance.watching.rules import Rule
-from spectrank.invariance.watching.sums import Parts, num_entries
+from spectrank.invariance.watching.sums import COARSE, Parts, num_entries
 
 # Rounding of sums of float64 numbers, relative to the sum of their sizes.
 _SUM = 64 * 2.0**-53
@@ -42,18 +42,18 @@ class Moved:
     """What one step did, in the parts of one family.
 
     Attributes:
-        quadratic: Parts of h at the displacement without decay: eta g, eta v, eta d.
+        quadratic: H at the displacement without decay: eta g, eta v, eta d.
         sizes: Parts of the size law there.
-        looked: Parts of B(eta d, eta v) under Nesterov.
+        looked: B(eta d, eta v) under Nesterov; zero without.
         before: Parts of h at the weights before the step, of driven parameters.
         crossed: Parts of B(w, eta g) there, of driven parameters, without momentum.
         started: Whether the momentum buffers were made in this step.
         stood: Parameters without a gradient; decay does not reach them either.
     """
 
-    quadratic: Parts
+    quadratic: Tensor
     sizes: Parts
-    looked: Parts
+    looked: Tensor
     before: Parts
     crossed: Parts
     started: bool
@@ -99,7 +99,7 @@ class Chain:
             if name in moved.crossed and not self._linear:
                 after = after - 2.0 * weight * (a_p - a) * moved.crossed[name]
         if not self._linear and rule.prediction == "gradient":
-            after = after + weighted(moved.quadratic, rule, self.predicted)
+            after = after + moved.quadratic
         self.predicted = after
 
     def _with_momentum(self, rule: Rule, last_rate: float, moved: Moved) -> None:
@@ -114,10 +114,8 @@ class Chain:
             self.predicted = a * self.predicted - along
             self.carried = inner
             return
-        quadratic = weighted(moved.quadratic, rule, self.predicted)
-        looked = weighted(moved.looked, rule, self.predicted)
-        self.predicted = a**2 * self.predicted - 2.0 * a * along + quadratic
-        self.carried = a * inner - (looked if rule.nesterov else quadratic)
+        self.predicted = a**2 * self.predicted - 2.0 * a * along + moved.quadratic
+        self.carried = a * inner - (moved.looked if rule.nesterov else moved.quadratic)
 
     def _decayed(self, rule: Rule, moved: Moved) -> Tensor:
         total = rule.decay * self.predicted
@@ -148,8 +146,11 @@ class Rounding:
         self.relative = GRADIENT_ROUNDINGS * gradient_unit
         if not law.exact:
             self.relative += inexact
+        # Sums of float32 squares have an error of their own.
+        self._coarse = COARSE if weight_unit > 2.0**-53 else 0.0
         self._steps = 0
         self._travel: Tensor | float = 0.0
+        self._squares: Tensor | float = 0.0
 
     def add(self, sizes: Tensor, momentum: float) -> None:
         """Count a step.
@@ -159,14 +160,18 @@ class Rounding:
             momentum: Errors of a buffer live for 1 / (1 - momentum) steps.
         """
         self._steps += 1
-        self._travel = self._travel + sizes.sqrt() / max(1.0 - momentum, 1e-3)
+        lasting = 1.0 / max(1.0 - momentum, 1e-3)
+        self._travel = self._travel + sizes.sqrt() * lasting
+        if self._coarse:
+            self._squares = self._squares + sizes * lasting
 
     def take(self, sizes: Tensor) -> Tensor:
         r"""Tolerance since the last call, and start again.
 
         4 u k A + 2 rel sqrt(A) sum sqrt(A_step), with A the size of the weights, u
-        their unit roundoff and k the number of steps; of a linear law half of it with
-        sqrt(N A) for A, N the number of its entries.
+        their unit roundoff and k the number of steps, and 2^-18 sum A_step where
+        squares are float32; of a linear law half of it with sqrt(N A) for A, N the
+        number of its entries.
 
         Args:
             sizes: Of the weights, in the shape of the law.
@@ -183,8 +188,8 @@ class Rounding:
         else:
             allowed = 4.0 * self._unit * self._steps * sizes
             allowed = allowed + 2.0 * self.relative * root * self._travel
-            allowed = allowed + _SUM * sizes
-        self._steps, self._travel = 0, 0.0
+            allowed = allowed + _SUM * sizes + self._coarse * self._squares
+        self._steps, self._travel, self._squares = 0, 0.0, 0.0
         return allowed
 
 
@@ -199,10 +204,12 @@ def weighted(parts: Parts, rule: Rule, like: Tensor) -> Tensor:
     Returns:
         The sum; zero where there are none.
     """
-    total = torch.zeros_like(like)
+    total: Tensor | None = None
     for name, part in parts.items():
-        total = total + part / rule.ratios[name]
-    return total
+        ratio = rule.ratios[name]
+        share = part if ratio == 1.0 else part / ratio
+        total = share if total is None else total + share
+    return torch.zeros_like(like) if total is None else total
 
 
 def sized(parts: Parts, rule: Rule, law: Law, like: Tensor) -> Tensor:

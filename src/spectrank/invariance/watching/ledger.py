@@ -105,7 +105,7 @@ class Ledger:
                     # Its own gradient is nothing but rounding.
                     like = torch.zeros(family.law.shape, dtype=torch.float64)
                     own = like + everything
-                family.advance(rule, done.of(k, family), own)
+                family.advance(rule, done.of(k, family, rule), own)
         for k, rule in self._rules.items():
             self.families[k].rule = rule
 

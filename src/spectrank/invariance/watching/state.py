@@ -142,6 +142,12 @@ class Family:
         self.rounding.add(sizes if size is None else sizes + size, rule.momentum)
         self._last_rate, self.moved = rule.reference, True
 
+    @property
+    def value(self) -> Tensor:
+        """The value it started from."""
+        assert self._start is not None
+        return self._start
+
     def lose(self, reason: str) -> None:
         """Have no prediction from now on.
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from spectrank.invariance.watching.follow import Moved
+from spectrank.invariance.watching.follow import Moved, weighted
 from spectrank.invariance.watching.rules import Rule
 from spectrank.invariance.watching.state import Family
 from spectrank.invariance.watching.sums import Parts, Reader, Reading
@@ -157,16 +157,19 @@ class Displacement:
                 weight = training.parameters[name].detach()
                 averages[name] = buffers[name]
                 self._moves[name] = _ahead(weight, gradient, buffers[name], rule, name)
-        self._quadratic = reader.read(self._moves, scales=self.scales, linear=False)
+        self._quadratic = reader.read(
+            self._moves, scales=self.scales, linear=False, coarse=True
+        )
         self._looked = self._look(reader, averages)
         self._drive(training, reader, families, rules)
 
-    def of(self, number: int, family: Family) -> Moved:
+    def of(self, number: int, family: Family, rule: Rule) -> Moved:
         """What the step did to one family.
 
         Args:
             number: Of the family.
             family: It.
+            rule: Of the step.
 
         Returns:
             The parts of this family.
@@ -174,9 +177,9 @@ class Displacement:
         names = family.law.parameters
         still = self._predicted - self._gradients.keys()
         return Moved(
-            quadratic=self._quadratic.parts[number],
+            quadratic=weighted(self._quadratic.parts[number], rule, family.value),
             sizes=self._quadratic.sizes[number],
-            looked=_parts(self._looked, number),
+            looked=weighted(_parts(self._looked, number), rule, family.value),
             before=_parts(self._before, number),
             crossed=_parts(self._crossed, number),
             started=number in self._started,

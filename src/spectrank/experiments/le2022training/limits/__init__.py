@@ -1,1 +1,22 @@
 """What training does to ranks: limits, bounds, and where they are not to be had."""
+
+from __future__ import annotations
+
+from spectrank.experiments.le2022training.limits import deep_linear, trunk
+from spectrank.experiments.papers import Mode, Part
+
+
+def parts(mode: Mode) -> tuple[Part, ...]:
+    """Return the experiments of a mode.
+
+    Args:
+        mode: ``quick`` (5 draws) or ``full`` (20).
+
+    Returns:
+        The parts.
+    """
+    num = 20 if mode == "full" else 5
+    return (
+        deep_linear.part(deep_linear.DeepSize(num)),
+        trunk.part(trunk.TrunkSize(num)),
+    )
