@@ -202,13 +202,13 @@ def _step(
     shapes = [graph[source].shape for source in node.inputs]
     kind = node.kind
     if kind == "input":
-        return nothing(len(node.shape or ()))
+        return nothing(_rank(node))
     if kind == "constant":
         return _constant(system, node)
     if kind == "output":
         for potential in inputs:
             system.vanish(potential)
-        return nothing(len(node.shape or ()))
+        return nothing(_rank(node))
     if kind == "layer":
         return layers.layer(system, node, inputs, shapes)
     if kind == "reshape" and inputs:
@@ -230,7 +230,7 @@ def _one_input(
     inputs: list[Potential],
     shapes: list[Shape | None],
 ) -> Potential:
-    rank = len(node.shape or ())
+    rank = _rank(node)
     if inputs and node.kind in {"scale", "shift"}:
         rule = vectors.scale if node.kind == "scale" else vectors.shift
         return rule(system, node, inputs[0])
@@ -247,6 +247,11 @@ def _one_input(
     system.block(node.parameters.values(), f"used by {node.op}")
     reason = f"{node.op} is not understood: {node.note}"
     return system.stop(node.id, reason, *inputs, rank=rank)
+
+
+def _rank(node: Node) -> int:
+    # Where nothing was traced, the features alone.
+    return 1 if node.shape is None else len(node.shape)
 
 
 def _constant(system: System, node: Node) -> Potential:
