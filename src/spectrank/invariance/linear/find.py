@@ -1,0 +1,173 @@
+"""``linear_laws``: the weighted sums of parameters that a network does not see."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+from scipy import sparse
+
+from spectrank.invariance.laws import Law, LawKind, LinearTerm
+from spectrank.invariance.linear.columns import (
+    Pattern,
+    independent,
+    patterns,
+    sparsified,
+)
+from spectrank.invariance.linear.recurrent import recurrent_laws
+from spectrank.invariance.linear.shifts import Family, Origin
+from spectrank.invariance.linear.solving import solutions
+from spectrank.invariance.linear.steps import Reading
+from spectrank.invariance.potentials import Potentials
+from spectrank.invariance.potentials.potential import Potential
+
+_CONDITIONS: dict[LawKind, str] = {
+    "softmax": "a loss of differences of logits, as softmax cross-entropy",
+    "sum": "all that reads it subtracts a mean over features",
+    "constant": "its gradient is zero: what follows subtracts it",
+    "equal-gradient": "these entries always have one gradient",
+}
+_SOURCES: dict[LawKind, str] = {
+    "softmax": "derived: a softmax does not see a number added to all logits",
+    "sum": "derived: a mean that is subtracted takes a common shift away",
+    "constant": "derived: a mean that is subtracted takes the bias away",
+    "equal-gradient": "derived: parallel edges from one source",
+}
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class _Space:
+    """Shifts that the network does not see.
+
+    Attributes:
+        basis: (unknowns, solutions).
+        families: Which unknowns are entries of parameters.
+        taken: Where a shift is taken away, and what is left there.
+    """
+
+    basis: sparse.csr_array
+    families: tuple[Family, ...]
+    taken: tuple[tuple[Origin, Potential], ...]
+
+
+def linear_laws(
+    potentials: Potentials, *, loss: str | None = "cross_entropy"
+) -> tuple[Law, ...]:
+    r"""Find the linear laws :math:`\langle c, w\rangle` of a network.
+
+    Column sums of a head under a softmax, biases before a normalisation that subtracts
+    them, key biases, sums over features of all that writes a value that is read through
+    LayerNorms, differences of parameters with one gradient, sums of a token embedding
+    minus sums of a position embedding. Under stochastic gradient descent with or
+    without momentum they do not drift at all.
+    Source (derived): tests/invariance/linear, rate test and brute force.
+
+    Args:
+        potentials: Of the graph, as ``solve`` finds them.
+        loss: Name of the loss; None for any loss.
+
+    Returns:
+        The laws, in the order of the dataflow; independent of one another.
+    """
+    reading = Reading(potentials, loss)
+    reading.run()
+    basis = solutions(reading.system)
+    families = tuple(reading.writes.families.values())
+    empty = np.diff(basis.indptr) == 0
+    seen = [
+        name
+        for name, unknowns in reading.writes.reread.items()
+        if empty[unknowns].any()
+    ]
+    if seen:
+        # What the table moves is seen where the table is read as a linear map.
+        for family in families:
+            if family.parameter in seen:
+                unknowns = family.unknowns
+                reading.system.vanish(Potential(np.ones(unknowns.shape), unknowns))
+        basis = solutions(reading.system)
+    space = _Space(sparsified(basis, families), families, tuple(reading.sinks.taken))
+    laws = _laws(space)
+    return (*laws, *recurrent_laws(potentials))
+
+
+def _laws(space: _Space) -> list[Law]:
+    found: list[Law] = []
+    names: Counter[str] = Counter()
+    lost = independent(space.basis, space.families)
+    for pattern in patterns(space.basis, space.families):
+        columns = [t for t in pattern.columns if t not in lost.columns]
+        if not columns:
+            continue
+        kind = _kind(space, pattern)
+        parts = dict.fromkeys(
+            space.families[k].parameter for k, _, _ in pattern.entries
+        )
+        name = f"{kind} {' - '.join(parts)}"
+        names[name] += 1
+        name = name if names[name] == 1 else f"{name} ({names[name]})"
+        terms, number = _terms(space, columns)
+        count = number - lost.patterns.get(pattern.entries, 0)
+        if count:
+            found.append(
+                Law(
+                    name=name,
+                    kind=kind,
+                    form="linear",
+                    terms=terms,
+                    shape=(number,),
+                    count=count,
+                    condition=_CONDITIONS[kind],
+                    source=_SOURCES[kind],
+                )
+            )
+    return found
+
+
+def _kind(space: _Space, pattern: Pattern) -> LawKind:
+    if len(pattern.entries) == 1 and pattern.entries[0][2] == 1:
+        return "constant"
+    column = sparse.csr_array(space.basis[:, [pattern.columns[0]]])
+    moved = np.diff(column.indptr) > 0
+    origins = {origin for origin, left in space.taken if moved[left.classes].any()}
+    if not origins:
+        return "equal-gradient"
+    return "softmax" if origins == {"softmax"} else "sum"
+
+
+def _terms(space: _Space, columns: Sequence[int]) -> tuple[tuple[LinearTerm, ...], int]:
+    """Terms of the laws of some solutions, and how many laws they are."""
+    # A family that is moved column by column makes a law of each of its columns.
+    chosen = sparse.csc_array(space.basis[:, list(columns)])
+    own = [f for f in space.families if _touched(chosen, f)]
+    copies = max(1 if f.together else f.numbers.shape[1] for f in own)
+    parts: dict[str, list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = {}
+    sizes = {f.parameter: f.size for f in own}
+    for family in own:
+        block = sparse.coo_array(chosen[family.unknowns])
+        numbers = family.numbers[block.row]
+        times = numbers.shape[1]
+        law = block.col[:, None] * copies
+        law = law + (0 if family.together else np.arange(times))
+        laws = np.broadcast_to(law, numbers.shape).reshape(-1)
+        parts.setdefault(family.parameter, []).append(
+            (laws, numbers.reshape(-1), np.repeat(block.data, times))
+        )
+    terms = tuple(
+        LinearTerm(
+            name,
+            (sizes[name],),
+            (0,),
+            *(np.concatenate(arrays) for arrays in zip(*own_parts, strict=True)),
+        )
+        for name, own_parts in parts.items()
+    )
+    return terms, len(columns) * copies
+
+
+def _touched(chosen: sparse.csc_array, family: Family) -> bool:
+    return bool(chosen[family.unknowns].nnz)

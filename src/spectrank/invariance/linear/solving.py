@@ -1,0 +1,104 @@
+"""Solve the equations on shifts: first what stands in one equation only."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import sparse
+
+from spectrank.invariance.potentials.reduction import reduce
+from spectrank.invariance.potentials.system import System
+
+_TOLERANCE = 1e-9
+
+
+def solutions(system: System) -> sparse.csr_array:
+    """All shifts that a network does not see.
+
+    The shift of a bias that is added to a stream stands in one equation: that of the
+    sum. It is expressed by the stream before and after, so that what is left is as
+    small as the number of sums, not of features.
+
+    Args:
+        system: The equations.
+
+    Returns:
+        (unknowns, solutions) basis; row 0, the unknown that is zero, is empty.
+    """
+    basis = reduce(system.num_classes, system.pairs, [])
+    rows = _rows(system) @ basis
+    while True:
+        rows = _distinct(sparse.csr_array(rows))
+        step = _expressed(rows)
+        if step is None:
+            break
+        basis, rows = sparse.csr_array(basis @ step), rows @ step
+    size = basis.shape[1]
+    left = [
+        (rows.data[own][None], rows.indices[own][None].astype(np.int64) + 1)
+        for own in (
+            slice(rows.indptr[i], rows.indptr[i + 1]) for i in range(rows.shape[0])
+        )
+    ]
+    rest = reduce(size + 1, [], left)[1:]
+    return sparse.csr_array(basis @ rest)
+
+
+def _rows(system: System) -> sparse.csr_array:
+    blocks = [
+        sparse.csr_array(
+            (
+                factors.reshape(-1),
+                (
+                    np.repeat(np.arange(len(factors)), factors.shape[1]),
+                    classes.reshape(-1),
+                ),
+            ),
+            shape=(len(factors), system.num_classes),
+        )
+        for factors, classes in system.rows
+    ]
+    empty = sparse.csr_array((0, system.num_classes))
+    return sparse.csr_array(sparse.vstack([empty, *blocks], format="csr"))
+
+
+def _distinct(rows: sparse.csr_array) -> sparse.csr_array:
+    """Equations without those that say nothing or repeat another."""
+    rows.sum_duplicates()
+    rows.data[np.abs(rows.data) < _TOLERANCE] = 0.0
+    rows.eliminate_zeros()
+    seen: dict[tuple[bytes, bytes], int] = {}
+    for i in range(rows.shape[0]):
+        own = slice(rows.indptr[i], rows.indptr[i + 1])
+        if own.start != own.stop:
+            key = rows.indices[own].tobytes(), rows.data[own].tobytes()
+            seen.setdefault(key, i)
+    return sparse.csr_array(rows[sorted(seen.values())])
+
+
+def _expressed(rows: sparse.csr_array) -> sparse.csr_array | None:
+    """Unknowns of one equation, one for each equation that has such."""
+    size = rows.shape[1]
+    count = np.bincount(rows.indices, minlength=size)
+    chosen: dict[int, int] = {}
+    for i in range(rows.shape[0]):
+        own = range(rows.indptr[i], rows.indptr[i + 1])
+        alone = [k for k in own if count[rows.indices[k]] == 1]
+        if alone:
+            # The latest: what a step computes by what it reads.
+            chosen[i] = max(alone, key=lambda k: int(rows.indices[k]))
+    if not chosen:
+        return None
+    gone = {int(rows.indices[k]) for k in chosen.values()}
+    kept = np.array([i for i in range(size) if i not in gone], dtype=np.int64)
+    column = np.full(size, -1)
+    column[kept] = np.arange(len(kept))
+    data, places, columns = [np.ones(len(kept))], [kept], [column[kept]]
+    for i, k in chosen.items():
+        others = np.array(
+            [j for j in range(rows.indptr[i], rows.indptr[i + 1]) if j != k], dtype=int
+        )
+        data.append(-rows.data[others] / rows.data[k])
+        places.append(np.full(len(others), rows.indices[k]))
+        columns.append(column[rows.indices[others]])
+    found = (np.concatenate(data), (np.concatenate(places), np.concatenate(columns)))
+    return sparse.csr_array(found, shape=(size, len(kept)))
