@@ -71,6 +71,33 @@ def test_leaky_units_have_one_law_each_and_smooth_ones_none():
     assert count_laws(model, samples(2), num_draws=1, zero_sum=True).num_laws == 4
 
 
+def test_weak_directions_do_not_count_twice():
+    # The fields of a smooth residual net span some directions to 1e-8 only; what
+    # brackets leave outside of them is not new.
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.head = nn.Linear(2, 2), nn.Linear(2, 2)
+            self.up, self.down = nn.Linear(2, 2), nn.Linear(2, 2)
+
+        def forward(self, x):
+            h = self.stem(x)
+            h = h + self.down(nn.functional.gelu(self.up(h)))
+            return self.head(h)
+
+    found = count_laws(Block().double(), samples(2, 80), num_draws=2)
+    # The stream law, d (d + 1) / 2 for d = 2.
+    assert found.num_laws == 3
+    assert found.draws == (3, 3)
+    assert found.largest_dropped < 1e-13
+
+
+def test_a_net_whose_units_are_all_dead_does_not_move():
+    model = nn.Sequential(nn.Linear(1, 1, bias=False), nn.ReLU()).double()
+    found = count_laws(model, torch.zeros(5, 1).double(), num_draws=1)
+    assert (found.num_laws, found.dimensions) == (1, (0, 0, 0, 0))
+
+
 def test_few_samples_have_more_laws():
     model = dense(nn.Tanh, 3, 3, 1)
     many = count_laws(model, samples(3), num_draws=1).num_laws

@@ -27,9 +27,9 @@ from spectrank.invariance.laws import Law, polar_all
 from spectrank.model.differentiation import differentiable, load_forward_mode
 from spectrank.table import Table
 
-# A direction is new if its part outside the span is above this, relative to the
-# natural size of its bracket; rounding of nested derivatives is 1e-14 or so.
-_NEW = 1e-9
+# A direction counts if its singular value is above this, relative to the largest;
+# rounding of nested derivatives is 1e-14 or so.
+_NEW = 1e-11
 _MIN_DEPTH = 3
 _Tensors = Mapping[str, Tensor]
 _Field = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -187,7 +187,7 @@ def jacobian_rank(
         found = polar_all(laws, point, _split(unit, parameters))
         columns.append(torch.cat([value.flatten() for value in found.values()]))
         unit[k] = 0.0
-    return int(torch.linalg.matrix_rank(torch.stack(columns, 1), rtol=_NEW))
+    return int(torch.linalg.matrix_rank(torch.stack(columns, 1), rtol=1e-9))
 
 
 @final
@@ -220,7 +220,7 @@ class _Data:
 def _orbit(field: _Field, weights: Tensor, data: _Data, max_depth: int) -> _Orbit:
     """Span of left-normed brackets [X_k, [..., [X_1, X_0]]] of random fields."""
     n = len(weights)
-    basis = weights.new_zeros(0, n)
+    found: list[Tensor] = []
     dimensions: list[int] = []
     kept, dropped, size, step = math.inf, 0.0, 1.0, 1.0
     for depth in range(max_depth + 1):
@@ -231,16 +231,16 @@ def _orbit(field: _Field, weights: Tensor, data: _Data, max_depth: int) -> _Orbi
             step = size / float(weights.norm())
         # A bracket that vanishes is rounding: sizes are compared to what the fields
         # would give, never to the bracket itself.
-        residual = rows / (size * step**depth)
-        for _ in range(2):
-            residual = residual - residual @ basis.T @ basis
-        _, s, directions = torch.linalg.svd(residual, full_matrices=False)
-        new = s > _NEW
-        kept = min([kept, *s[new].tolist()])
-        dropped = max([dropped, *s[~new].tolist()])
-        basis = torch.cat([basis, directions[new]])
-        dimensions.append(len(basis))
-        settled = len(basis) == n or (
+        found.append(rows / (size * step**depth))
+        # All depths at once: directions that were weak at one depth are known to
+        # 1e-8 only, and what deeper rows leave outside of them would count as new.
+        s = torch.linalg.svdvals(torch.cat(found))
+        # Nothing moves where all units are dead: no field, and no largest value.
+        s = s / s[0] if float(s[0]) > 0 else s
+        kept = min(s[s > _NEW].tolist(), default=math.inf)
+        dropped = max(s[s <= _NEW].tolist(), default=0.0)
+        dimensions.append(int((s > _NEW).sum()))
+        settled = dimensions[-1] == n or (
             depth >= _MIN_DEPTH and dimensions[-1] == dimensions[-2]
         )
         if settled:
