@@ -102,15 +102,24 @@ def sparsified(basis: sparse.csr_array, families: Sequence[Family]) -> sparse.cs
     owned = np.concatenate([np.zeros(0, dtype=int), *(f.unknowns for f in families)])
     shown = sparse.csr_array(basis[owned])
     times = Counter(entries := _entries(basis, families))
-    single = np.array([t for t, e in enumerate(entries) if e and times[e] == 1], int)
-    if len(single) < 2:
+    # Those that move one family evenly, such as a row of positions, help the others.
+    single = np.array(
+        [
+            t
+            for t, e in enumerate(entries)
+            if e and (times[e] == 1 or (len(e) == 1 and e[0][2] > 1))
+        ],
+        dtype=int,
+    )
+    if all(times[entries[t]] > 1 for t in single):
         return basis
     part = sparse.csr_array(shown[:, single])
     _, label = csgraph.connected_components(abs(part).T @ abs(part), directed=False)
     step = sparse.lil_array(sparse.eye_array(basis.shape[1]))
     for k in range(int(label.max()) + 1):
         own = np.flatnonzero(label == k)
-        if len(own) > 1:
+        alone = [times[entries[t]] == 1 for t in single[own]]
+        if len(own) > 1 and any(alone):
             rows = np.unique(part[:, own].toarray(), axis=0)
             step[np.ix_(single[own], single[own])] = _echelon(rows)
     return sparse.csr_array(basis @ sparse.csr_array(step))
@@ -152,42 +161,73 @@ def independent(basis: sparse.csr_array, families: Sequence[Family]) -> Lost:
         What to leave out of a count.
     """
     groups = patterns(basis, families)
-    alone = {g.entries[0][0] for g in groups if _uniform(g, families)}
+    alone = {g.entries[0][0] for g in groups if _uniform(g)}
     rows = {families[k].parameter for k in alone if not families[k].together}
     tables = [k for k, f in enumerate(families) if f.together and f.parameter in rows]
     if not tables:
         return Lost()
-    owned = np.concatenate([f.unknowns for f in families])
-    shown = sparse.csc_array(basis[owned])
-    owner = np.concatenate(
-        [np.full(len(f.unknowns), k) for k, f in enumerate(families)]
-    )
-    base = [(owner == k).astype(float) for k in tables]
     near = [g for g in groups if any(families[k].together for k, _, _ in g.entries)]
-    lost: set[int] = set()
-    for group in near:
-        for t in group.columns if _uniform(group, families) else ():
-            vector = shown[:, [t]].toarray()[:, 0]
-            if _within(base, vector):
-                lost.add(t)
-            else:
-                base.append(vector)
-    dependent: dict[tuple[Entry, ...], int] = {}
-    for group in near:
-        total = shown[:, list(group.columns)].sum(axis=1)
-        fits = not _uniform(group, families) and len(group.columns) > 1
-        if fits and _within(base, np.asarray(total).reshape(-1)):
-            dependent[group.entries] = 1
+    even = [(g, t) for g in near if _uniform(g) for t in g.columns]
+    total = [g for g in near if not _uniform(g) and len(g.columns) > 1]
+    size = basis.shape[0]
+    unit = [_ones(families[k].unknowns, size) for k in tables]
+    sums = [
+        sparse.csr_array(basis[:, list(g.columns)].sum(axis=1)[:, None]) for g in total
+    ]
+    shown = sparse.hstack([*unit, basis[:, [t for _, t in even]], *sums], format="csr")
+    owned = np.concatenate([f.unknowns for f in families])
+    vectors = _distinct_rows(sparse.csr_array(shown[owned])).toarray().T
+    known = _Span()
+    for vector in vectors[: len(unit)]:
+        known.add(vector)
+    start = len(unit)
+    lost = {
+        t
+        for (_, t), v in zip(even, vectors[start : start + len(even)], strict=True)
+        if not known.add(v)
+    }
+    start += len(even)
+    dependent = {
+        g.entries: 1
+        for g, v in zip(total, vectors[start:], strict=True)
+        if not known.add(v)
+    }
     return Lost(frozenset(lost), dependent)
 
 
-def _uniform(group: Pattern, families: Sequence[Family]) -> bool:
+class _Span:
+    """Orthonormal basis that grows by vectors that are not within it."""
+
+    def __init__(self) -> None:
+        self._basis: list[np.ndarray] = []
+
+    def add(self, vector: np.ndarray) -> bool:
+        """Add a vector; False where it is a combination of those before."""
+        rest = vector.astype(np.float64)
+        # Twice: once is not orthogonal to rounding.
+        for _ in range(2):
+            for own in self._basis:
+                rest = rest - own * (own @ rest)
+        if np.linalg.norm(rest) <= _TOLERANCE * np.linalg.norm(vector):
+            return False
+        self._basis.append(rest / np.linalg.norm(rest))
+        return True
+
+
+def _ones(unknowns: np.ndarray, size: int) -> sparse.csr_array:
+    places = (unknowns, np.zeros(len(unknowns), dtype=int))
+    return sparse.csr_array((np.ones(len(unknowns)), places), shape=(size, 1))
+
+
+def _distinct_rows(matrix: sparse.csr_array) -> sparse.csr_array:
+    seen: dict[tuple[bytes, bytes], int] = {}
+    for i in range(matrix.shape[0]):
+        own = slice(matrix.indptr[i], matrix.indptr[i + 1])
+        key = matrix.indices[own].tobytes(), matrix.data[own].tobytes()
+        seen.setdefault(key, i)
+    return sparse.csr_array(matrix[sorted(seen.values())])
+
+
+def _uniform(group: Pattern) -> bool:
     """Whether a solution moves several entries of one family, all alike."""
     return len(group.entries) == 1 and group.entries[0][2] > 1
-
-
-def _within(base: Sequence[np.ndarray], vector: np.ndarray) -> bool:
-    stacked = np.unique(np.stack([*base, vector], axis=1), axis=0)
-    known, own = stacked[:, :-1], stacked[:, -1]
-    found = np.linalg.lstsq(known, own, rcond=None)[0]
-    return bool(np.abs(known @ found - own).max() < _TOLERANCE * np.abs(own).max())

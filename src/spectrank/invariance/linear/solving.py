@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from scipy import sparse
+from scipy.sparse import csgraph
 
 from spectrank.invariance.potentials.reduction import reduce
 from spectrank.invariance.potentials.system import System
@@ -28,7 +29,8 @@ def solutions(system: System) -> sparse.csr_array:
     rows = _rows(system) @ basis
     while True:
         rows = _distinct(sparse.csr_array(rows))
-        step = _expressed(rows)
+        step = _merged(rows)
+        step = _expressed(rows) if step is None else step
         if step is None:
             break
         basis, rows = sparse.csr_array(basis @ step), rows @ step
@@ -73,6 +75,38 @@ def _distinct(rows: sparse.csr_array) -> sparse.csr_array:
             key = rows.indices[own].tobytes(), rows.data[own].tobytes()
             seen.setdefault(key, i)
     return sparse.csr_array(rows[sorted(seen.values())])
+
+
+def _merged(rows: sparse.csr_array) -> sparse.csr_array | None:
+    """Unknowns that are equal because two equations are alike but for them."""
+    # A bias b_f that is added where every feature moves alike, before and after, is
+    # the same for all features f.
+    count = np.diff(rows.indptr)
+    pairs = []
+    for size in (2, 3, 4):
+        first = rows.indptr[:-1][count == size]
+        place = first[:, None] + np.arange(size)
+        unknowns, factors = rows.indices[place], rows.data[place]
+        factors = np.round(factors / factors[:, :1], 9) if len(place) else factors
+        for k in range(size):
+            key = np.concatenate([np.delete(unknowns, k, axis=1), factors], axis=1)
+            if len(key):
+                _, start, label = np.unique(
+                    key, axis=0, return_index=True, return_inverse=True
+                )
+                other = unknowns[start[label.reshape(-1)], k]
+                pairs.append(np.stack([unknowns[:, k], other], axis=1))
+    joined = np.concatenate([np.zeros((0, 2), dtype=int), *pairs])
+    joined = joined[joined[:, 0] != joined[:, 1]]
+    if not len(joined):
+        return None
+    size = rows.shape[1]
+    links = (np.ones(len(joined)), (joined[:, 0], joined[:, 1]))
+    graph = sparse.csr_array(links, shape=(size, size))
+    number, label = csgraph.connected_components(graph, directed=False)
+    return sparse.csr_array(
+        (np.ones(size), (np.arange(size), label)), shape=(size, number)
+    )
 
 
 def _expressed(rows: sparse.csr_array) -> sparse.csr_array | None:
