@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import nn
 
 from spectrank.errors import ArgumentTypeError
 from spectrank.invariance.laws import Law, Laws
+from spectrank.invariance.linear import linear_laws
 from spectrank.invariance.matrices import matrix_laws
 from spectrank.invariance.potentials import (
     Potentials,
@@ -71,7 +73,6 @@ def find(
             "laws are found in a torch.nn.Module or its graph, got "
             f"{type(model_or_graph).__name__}; pass the model and an example input"
         )
-    del loss
     potentials = solve(found, shapes=shapes, directed=directed)
     blocks = matrix_laws(potentials)
     inside = [block.solutions for block in blocks]
@@ -82,8 +83,9 @@ def find(
         potentials,
         [item.law for found_here in (diagonal, blocks) for item in found_here],
     )
+    laws += linear_laws(potentials, loss=loss)
     laws += cut_laws(families(potentials)) if cuts else ()
-    return Laws(tuple(laws), places_without(potentials))
+    return Laws(_told_apart(laws), places_without(potentials))
 
 
 def _in_order(potentials: Potentials, laws: Sequence[Law]) -> list[Law]:
@@ -92,3 +94,15 @@ def _in_order(potentials: Potentials, laws: Sequence[Law]) -> list[Law]:
     for number, edge in enumerate(potentials.edges):
         first.setdefault(edge.parameter, number)
     return sorted(laws, key=lambda law: min(first[name] for name in law.parameters))
+
+
+def _told_apart(laws: Sequence[Law]) -> tuple[Law, ...]:
+    """Number the laws that would share a name, such as parts of one junction."""
+    seen: dict[str, int] = {}
+    found = []
+    for law in laws:
+        seen[law.name] = seen.get(law.name, 0) + 1
+        again = seen[law.name]
+        name = law.name if again == 1 else f"{law.name} ({again})"
+        found.append(law if again == 1 else replace(law, name=name))
+    return tuple(found)

@@ -121,6 +121,8 @@ def _stopped(
         "training"
     ):
         return "stored statistics of a normalisation shift its outputs"
+    if after.kind == "attention" and current.id in after.inputs[3:]:
+        return "added to scores before a softmax"
     others = [source for source in after.inputs if source != current.id]
     if after.kind == "sum" and any(zero(source) for source in others):
         if current is layer and list(layer.inputs) == others:
