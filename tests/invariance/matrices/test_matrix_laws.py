@@ -101,7 +101,7 @@ NONE = [
     *("mlp relu", "mlp gelu", "mlp squared relu", "reglu", "bilinear"),
     *("residual relu after", "residual diagonal relu", "cnn linear max-pool"),
     *("cnn relu two convolutions", "cnn batchnorm relu", "dense layernorm"),
-    *("embedding tied", "lstm", "attention two heads"),
+    *("embedding tied", "lstm", "rnn relu", "weight norm", "attention two heads"),
 ]
 
 

@@ -48,8 +48,13 @@ class Reading:
         for node in self.potentials.graph.nodes:
             self._step(node)
         for edge in self.potentials.edges:
+            node = self.potentials.graph[edge.node]
             for part in edge.parts:
-                self.signatures.record(*self.of(part.potential))
+                free, factors = self.of(part.potential)
+                self.signatures.record(free, factors)
+                if edge.parameter not in node.parameters.values():
+                    # A factor of a computed weight, each row divided by its norm.
+                    self.signatures.touch(free)
 
     def of(self, potential: Potential) -> Pair:
         """Numbers of the free potentials and their multiples, entry by entry.
@@ -115,7 +120,9 @@ class Reading:
             self._attention(node)
 
     def _layer(self, node: Node) -> None:
-        if node.op == "linear":
+        if node.note is not None and "is computed from" in node.note:
+            self._touch(node.id, *node.inputs)
+        elif node.op == "linear":
             axis = int(node.attributes.get("axis", -1))
             self._along(node.inputs[0], axis)
             self._along(node.id, axis)
