@@ -126,6 +126,21 @@ def test_alignment_is_never_certified_beyond_the_truth(seed):
             assert row["value"] >= row["bound"] - 1e-10
 
 
+def test_the_bound_on_alignment_is_spread_over_distance():
+    """1 - c^2 <= (lambda_max - lambda_min)(D) / (lambda_1 - E), by hand."""
+    net = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 1, bias=False))
+    net = net.double()
+    net[0].weight.data = torch.tensor([[3.0, 0.0], [0.0, 0.5]]).double()
+    net[1].weight.data = torch.tensor([[3.1, 0.2]]).double()
+    (row,) = _rows(certify(net, start=net), metric="alignment")
+    # D of the entries 9.61 - 9, 0.62 and 0.04 - 0.25.
+    mean, half = (0.61 - 0.21) / 2, (0.61 + 0.21) / 2
+    root = math.hypot(half, 0.62)
+    excess = (mean + root) - 2 * mean
+    assert row["bound"] ** 2 == pytest.approx(1 - 2 * root / (9 - excess), rel=1e-12)
+    assert row["value"] == pytest.approx(3.1 / math.hypot(3.1, 0.2), rel=1e-12)
+
+
 def test_without_drift_a_training_that_is_no_flow_violates_the_certificate():
     net, (x, _) = _relu_trunk(scale=0.05), _points(40, 4)
     generator = torch.Generator().manual_seed(0)

@@ -90,8 +90,10 @@ def _row(
     add = functional(bound.kappa, tails=True)
     before = _gap(under[0], chain.start[0], index, unit)
     after = _gap(under[1], chain.now[0], index, unit)
-    start = bound.start + add(before)
-    drift = bound.drift + add(after - before) if chain.drift else 0.0
+    start = bound.start + add(torch.linalg.eigvalsh(before))
+    drift = 0.0
+    if chain.drift:
+        drift = bound.drift + add(torch.linalg.eigvalsh(after - before))
     weight = under[1].entering[index] / unit
     squares = torch.linalg.svdvals(weight).square()
     rest = max(1.0 - bound.kappa / len(squares), 0.0)

@@ -127,11 +127,10 @@ def functional(kappa: int, *, tails: bool) -> Callable[[Tensor], float]:
             kappa largest. Otherwise kappa lambda_max(D) - tr D.
 
     Returns:
-        Function of a symmetric matrix.
+        Function of the ascending eigenvalues of a symmetric matrix.
     """
 
-    def of(matrix: Tensor) -> float:
-        values = torch.linalg.eigvalsh(matrix)
+    def of(values: Tensor) -> float:
         if tails:
             return -float(values[: max(len(values) - kappa, 0)].sum())
         return kappa * float(values[-1]) - float(values.sum())
@@ -169,8 +168,8 @@ def _read(bound: TailBound, start: Level, now: Level) -> TailBound:
         bias = float(now.inner.bias.square().sum())
         bound = TailBound(
             2 * bound.kappa,
-            bound.start + add(before),
-            bound.drift + add(now.inner.gap - before),
+            bound.start + add(_eigenvalues(before)),
+            bound.drift + add(_eigenvalues(now.inner.gap - before)),
             bound.biases + (bound.kappa - 1) * bias,
             tails=False,
         )
@@ -190,13 +189,15 @@ def _written(
     if not bound.tails:
         biases += (bound.kappa - 1) * float(level.bias.square().sum())
     weyl, weyl_drift = bound.weyl, bound.weyl_drift
+    first, moved = _eigenvalues(before), _eigenvalues(change)
     if weyl is not None:
-        weyl += _largest(-before)
-        weyl_drift += _largest(-change)
+        # The largest eigenvalue of -D.
+        weyl -= float(first[0])
+        weyl_drift -= float(moved[0])
     return TailBound(
         bound.kappa,
-        bound.start + add(before),
-        bound.drift + add(change),
+        bound.start + add(first),
+        bound.drift + add(moved),
         biases,
         bound.tails,
         weyl,
@@ -204,5 +205,6 @@ def _written(
     )
 
 
-def _largest(matrix: Tensor) -> float:
-    return float(torch.linalg.eigvalsh(matrix)[-1])
+def _eigenvalues(matrix: Tensor) -> Tensor:
+    values: Tensor = torch.linalg.eigvalsh(matrix)
+    return values
