@@ -17,6 +17,7 @@ from spectrank.invariance.potentials import (
     Potentials,
     directed_weights,
     families,
+    fitting_input,
     places_without,
     solve,
 )
@@ -62,6 +63,8 @@ def find(
     if isinstance(model_or_graph, Graph):
         found, shapes, directed = model_or_graph, None, None
     elif isinstance(model_or_graph, nn.Module):
+        if example_input is None and kwargs is None:
+            example_input = fitting_input(model_or_graph)
         found = graph(model_or_graph, example_input, kwargs=kwargs)
         shapes = {
             name: tuple(parameter.shape)

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from spectrank.errors import ArgumentTypeError, DomainError, UnknownNameError
 from spectrank.invariance import find
 from spectrank.invariance.laws import evaluate
-from spectrank.invariance.potentials import solve
+from spectrank.invariance.potentials import families, solve
 from spectrank.model.graph import graph
 
 
@@ -119,6 +119,26 @@ def test_a_sequential_needs_no_input(layers):
         torch.testing.assert_close(first, second, rtol=0, atol=0)
 
 
+def test_diagonal_laws_of_a_sequential_need_no_sizes():
+    model = nn.Sequential(
+        nn.Conv2d(1, 3, 3),
+        nn.BatchNorm2d(3),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.LeakyReLU(),
+        nn.Linear(3 * 9, 2),
+    )
+    shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
+    graphs = [graph(model), graph(model, torch.zeros(2, 1, 8, 8))]
+    plain, traced = [
+        [family.law for family in families(solve(found, shapes=shapes))]
+        for found in graphs
+    ]
+    for first, second in zip(values(model, plain), values(model, traced), strict=True):
+        torch.testing.assert_close(first, second, rtol=0, atol=0)
+
+
 def test_a_graph_gives_the_laws_of_its_model():
     model = nn.TransformerEncoderLayer(4, 2, 6, batch_first=True)
     example = torch.zeros(2, 3, 4)
@@ -130,7 +150,7 @@ def test_a_graph_gives_the_laws_of_its_model():
 
 
 def reasons(model, example):
-    return {item.name: item.reason for item in find(model, example, loss=None).skipped}
+    return {item.name: item.reason for item in find(model, example).skipped}
 
 
 def test_a_place_without_a_law_says_why():
@@ -219,10 +239,11 @@ def test_wrong_arguments_are_refused():
 
 
 def test_the_model_is_left_as_it_was():
-    net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2))
+    net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(), nn.Linear(4, 2))
     before = {name: value.clone() for name, value in net.state_dict().items()}
     state = torch.random.get_rng_state()
     find(net, torch.zeros(5, 3))
+    find(net)
     assert torch.equal(state, torch.random.get_rng_state())
     assert net.training
     for name, value in net.state_dict().items():
