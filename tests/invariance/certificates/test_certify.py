@@ -130,8 +130,9 @@ def test_the_bound_on_alignment_is_spread_over_distance():
     """1 - c^2 <= (lambda_max - lambda_min)(D) / (lambda_1 - E), by hand."""
     net = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 1, bias=False))
     net = net.double()
-    net[0].weight.data = torch.tensor([[3.0, 0.0], [0.0, 0.5]]).double()
-    net[1].weight.data = torch.tensor([[3.1, 0.2]]).double()
+    exact = torch.float64
+    net[0].weight.data = torch.tensor([[3.0, 0.0], [0.0, 0.5]], dtype=exact)
+    net[1].weight.data = torch.tensor([[3.1, 0.2]], dtype=exact)
     (row,) = _rows(certify(net, start=net), metric="alignment")
     # D of the entries 9.61 - 9, 0.62 and 0.04 - 0.25.
     mean, half = (0.61 - 0.21) / 2, (0.61 + 0.21) / 2
