@@ -165,7 +165,7 @@ def test_ascent_is_descent_of_the_negative() -> None:
     )
     for net, one in ((model, optimizer), (plain, climbing)):
         start = _start(net)
-        with Watch(net, nets.laws(), optimizer=one) as watch:
+        with Watch(net, nets.laws(), optimizer=one, every=5) as watch:
             nets.run(net, [one], STEPS, sign=-1.0)
         _check(watch, net, start)
 
@@ -243,7 +243,7 @@ def test_a_rate_of_zero_moves_nothing_at_the_start_or_on_the_way(momentum) -> No
         for group in optimizer.param_groups:
             group["lr"] = 0.0 if k < 3 or 6 < k < 9 else 0.04
 
-    with Watch(model, nets.laws(), optimizer=optimizer) as watch:
+    with Watch(model, nets.laws(), optimizer=optimizer, every=1) as watch:
         nets.run(model, [optimizer], STEPS, before=schedule)
     assert set(watch.table().where(step=2).frame["verdict"]) == {"conserved"}
     _check(watch, model, start)
@@ -254,7 +254,7 @@ def test_several_optimizers_make_one_step() -> None:
     first = torch.optim.SGD(model[:2].parameters(), lr=0.05)
     second = torch.optim.SGD(model[2:].parameters(), lr=0.05)
     start = _start(model)
-    with Watch(model, nets.laws(), optimizer=[first, second]) as watch:
+    with Watch(model, nets.laws(), optimizer=[first, second], every=5) as watch:
         nets.run(model, [first, second], STEPS)
     _check(watch, model, start)
 

@@ -157,12 +157,12 @@ class Rounding:
 
         Args:
             sizes: Of the displacement, in the shape of the law.
-            momentum: Errors of a buffer live for 1 / (1 - momentum) steps.
+            momentum: An error of C lives for 1 / (1 - momentum) steps.
         """
         self._steps += 1
-        lasting = 1.0 / max(1.0 - momentum, 1e-3)
-        self._travel = self._travel + sizes.sqrt() * lasting
+        self._travel = self._travel + sizes.sqrt()
         if self._coarse:
+            lasting = 2.0 / max(1.0 - momentum, 1e-3)
             self._squares = self._squares + sizes * lasting
 
     def take(self, sizes: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from spectrank.invariance.watching.rules import DecayForm, Rule, rule_of, same_r
 from spectrank.invariance.watching.state import Evaluation, Family
 from spectrank.invariance.watching.steps import Displacement, Training
 from spectrank.invariance.watching.sums import Parts, Reader, num_entries
+from spectrank.model.optimizer import ParameterSettings
 
 
 @final
@@ -44,6 +45,8 @@ class Ledger:
         self.families: list[Family] = []
         self._rules: dict[int, Rule] = {}
         self._started: frozenset[int] = frozenset()
+        self._settings: dict[str, ParameterSettings] = {}
+        self._read: list[Rule] = []
         self._constants = any(law.kind == "constant" for law in laws)
 
     def start(self, step: int) -> None:
@@ -71,8 +74,12 @@ class Ledger:
         """
         settings = self._training.settings()
         self._rules = {}
-        for k, family in enumerate(self.families):
-            rule = rule_of(family.law, settings, decay=self._decay)
+        if settings is not self._settings:
+            self._settings = settings
+            self._read = [
+                rule_of(law, settings, decay=self._decay) for law in self._laws
+            ]
+        for k, (family, rule) in enumerate(zip(self.families, self._read, strict=True)):
             if family.lost is None and self._training.scaled:
                 family.lose("a gradient scaler unscales inside the step")
             if family.lost is None and rule.reason is not None:
@@ -223,10 +230,8 @@ class Ledger:
             if not crossed.parts[k]:
                 continue
             rate = _total(crossed.parts[k])
-            family.structure = _relative(
-                family.law, rate, sizes[k], slopes[k], everything
-            )
-            family.structure_step = step
+            slope = _relative(family.law, rate, sizes[k], slopes[k], everything)
+            family.look(slope, step)
 
     def _weights(self, names: object = None) -> dict[str, Tensor]:
         wanted = self._reader.parameters

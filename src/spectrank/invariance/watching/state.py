@@ -208,30 +208,30 @@ class Family:
         """Largest relative |B(w, g)| that rounding may give."""
         return 4.0 * self.rounding.relative
 
-    @property
-    def unsound(self) -> str | None:
-        """Why the law itself does not hold; None where it does, as far as seen."""
-        if self.structure is None or self.structure <= self.structure_tolerance:
-            return None
-        return (
-            f"the gradient changes it to first order: relative rate "
-            f"{self.structure:.1e} above {self.structure_tolerance:.1e} in step "
-            f"{self.structure_step}"
-        )
+    def look(self, structure: float, step: int) -> None:
+        """Take the relative rate of the family under the gradient of a step.
+
+        Args:
+            structure: Largest |B(w, g)| relative to the sizes.
+            step: Of the gradient.
+        """
+        self.structure, self.structure_step = structure, step
+        if self.broken is None and not structure <= self.structure_tolerance:
+            text = (
+                f"the gradient of step {step} changes it to first order: relative rate "
+                f"{structure:.1e}, rounding allows {self.structure_tolerance:.1e}"
+            )
+            self.broken = Break(step, step - 1, (), text)
 
     def _unpredicted(self) -> tuple[Verdict, str]:
         assert self.lost is not None
         if self.broken is not None:
             return "broken", self.broken.text
-        if self.unsound is not None:
-            return "broken", self.unsound
         return "not_applicable", self.lost
 
     def _judged(self, drift: Tensor, tolerance: Tensor) -> tuple[Verdict, str | None]:
         if self.broken is not None:
             return "broken", self.broken.text
-        if self.unsound is not None:
-            return "broken", self.unsound
         if bool((drift.abs() <= tolerance).all()):
             return "conserved", None
         return "explained", "by the steps taken, to rounding"

@@ -17,6 +17,7 @@ from spectrank.invariance.watching.sums import Parts, Reader, Reading
 from spectrank.model.optimizer import ParameterSettings, read_optimizer
 
 _NOTHING = Reading((), ())
+_KEYS = ("lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize")
 
 
 @final
@@ -38,17 +39,34 @@ class Training:
         self.parameters: dict[str, nn.Parameter] = dict(model.named_parameters())
         self.optimizers = tuple(optimizers)
         self._model, self._as_type = model, as_type
-        self._held = {id(p): name for name, p in self.parameters.items()}
+        self._settings: dict[str, ParameterSettings] = {}
+        self._read: tuple[object, ...] | None = None
 
     def settings(self) -> dict[str, ParameterSettings]:
-        """How the next step will update each parameter."""
+        """How the next step will update each parameter; the same object if as ever."""
+        read = self._fingerprint()
+        if read is not None and read == self._read:
+            return self._settings
+        self._read = read
         found = [
             its
             for optimizer in self.optimizers
             for its in read_optimizer(optimizer, self._model, as_type=self._as_type)
         ]
         known = {its.name: its for its in found if its.name in self.parameters}
-        return {name: self._rounded(name, its) for name, its in known.items()}
+        self._settings = {n: self._rounded(n, its) for n, its in known.items()}
+        return self._settings
+
+    def _fingerprint(self) -> tuple[object, ...] | None:
+        """All that settings depend on; None where the state of an optimizer counts."""
+        kinds = {self._as_type or type(optimizer) for optimizer in self.optimizers}
+        if kinds != {torch.optim.SGD}:
+            return None
+        return tuple(
+            (len(group["params"]), *(float(group[key]) for key in _KEYS))
+            for optimizer in self.optimizers
+            for group in optimizer.param_groups
+        )
 
     def _rounded(self, name: str, its: ParameterSettings) -> ParameterSettings:
         """Its rate as ASGD will store it in its first step, a float32 number mostly."""

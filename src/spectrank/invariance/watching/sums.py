@@ -7,7 +7,7 @@ the parts h_p, so that each can be weighted by its own learning rate afterwards.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import final
 
@@ -24,15 +24,13 @@ from spectrank.invariance.laws import (
     evaluate,
     polar,
 )
+from spectrank.invariance.watching.blocks import Workspace, sums_of
 
 Parts = Mapping[str, Tensor]
 _View = tuple[int, ...]
 _Axes = tuple[int, ...]
 _Key = tuple[str, _View, _Axes]
 _Sums = dict[_Key, Tensor]
-# Of a block, which stays in the second-level cache. A pass over a 1024 x 1024 float32
-# matrix takes 0.8 ms so, 1.6 ms in one piece, and 0.4 ms where squares are float32.
-_BLOCK_BYTES = 1 << 19
 # Rates above this may lift what underflows in float32.
 _LARGEST_SCALE = 1e3
 # Relative error of sums of float32 squares, a few times that of a blocked product.
@@ -67,6 +65,7 @@ class Reader:
 
     def __init__(self, laws: Sequence[Law], device: torch.device) -> None:
         self._device = device
+        self._workspace = Workspace(device)
         self._laws = [_by_parameter(law) for law in laws]
         self._sizes = [_by_parameter(size_law(law)) for law in laws]
         self._keys: dict[str, dict[_View, set[_Axes]]] = {}
@@ -117,7 +116,9 @@ class Reader:
                 fast = coarse and other is None and factor <= _LARGEST_SCALE
                 dtype = x.dtype if fast else torch.float64
                 for view, axes in views.items():
-                    found = sums_of(x, other, view, axes, factor, dtype)
+                    found = sums_of(
+                        x, other, view, axes, factor, self._workspace, dtype
+                    )
                     sums |= {(name, view, a): s for a, s in found.items()}
         parts = tuple(
             {
@@ -232,105 +233,6 @@ def _by_parameter(law: Law) -> dict[str, Law]:
     for term in law.terms:
         terms.setdefault(term.parameter, []).append(term)
     return {name: replace(law, terms=tuple(found)) for name, found in terms.items()}
-
-
-def sums_of(
-    x: Tensor,
-    y: Tensor | None,
-    view: tuple[int, ...],
-    wanted: set[tuple[int, ...]],
-    scale: float,
-    dtype: torch.dtype = torch.float64,
-) -> dict[tuple[int, ...], Tensor]:
-    """Sums of (scale x)^2, or of scale x y, over all but some axes, in one pass.
-
-    Args:
-        x: A tensor.
-        y: Another of the same size; None for squares.
-        view: Shape in which both are read.
-        wanted: Sets of axes that are kept, each in the order wanted.
-        scale: Factor of x.
-        dtype: In which blocks are squared and added up; their sums are float64.
-
-    Returns:
-        Kept axes to the flat float64 sums.
-    """
-    x, y = x.detach().reshape(view), None if y is None else y.detach().reshape(view)
-    if not view:
-        square = (x.double() * scale) ** 2 if y is None else x.double() * y * scale
-        return {axes: square.reshape(1) for axes in wanted}
-    # A float32 number squared is far from underflow in float64.
-    inside = scale if x.dtype == torch.float64 and y is None else 1.0
-    outside = 1.0 if inside != 1.0 else (scale**2 if y is None else scale)
-    kept = sorted({0}.union(*wanted))
-    # Fewer axes are summed from the sums over more of them.
-    finest = [axes for axes in wanted if not any(set(axes) < set(b) for b in wanted)]
-    found: dict[_Axes, list[Tensor]] = {axes: [] for axes in finest}
-    rest = [axis for axis in range(len(view)) if axis not in kept]
-    for z in _blocks(x, y, inside, rest, dtype):
-        for axes, pieces in found.items():
-            piece = _summed(z, [k for k, a in enumerate(kept) if a not in axes])
-            if 0 in axes or not pieces:
-                pieces.append(piece.double())
-            else:
-                pieces[0] += piece
-    fine = {axes: _joined(pieces, axes) * outside for axes, pieces in found.items()}
-    return {axes: _coarser(axes, fine, view) for axes in wanted}
-
-
-def _coarser(
-    axes: tuple[int, ...], fine: Mapping[_Axes, Tensor], view: tuple[int, ...]
-) -> Tensor:
-    if axes in fine:
-        return fine[axes]
-    more = next(other for other in fine if set(axes) < set(other))
-    sums = fine[more].reshape([view[axis] for axis in more])
-    sums = sums.sum([k for k, axis in enumerate(more) if axis not in axes])
-    left = [axis for axis in more if axis in axes]
-    return sums.permute([left.index(axis) for axis in axes]).reshape(-1)
-
-
-def _blocks(
-    x: Tensor, y: Tensor | None, scale: float, rest: list[int], dtype: torch.dtype
-) -> Iterator[Tensor]:
-    """Blocks of rows, squared, with the axes in ``rest`` summed out.
-
-    Yields:
-        Tensors that share memory: one is done with before the next is asked for.
-    """
-    per_row = max(math.prod(x.shape[1:]), 1)
-    block = _BLOCK_BYTES // dtype.itemsize
-    rows = max(block // per_row, 1) if x.device.type == "cpu" else max(len(x), 1)
-    shape = (min(rows, len(x)), *x.shape[1:])
-    buffer = torch.empty(shape, dtype=dtype, device=x.device)
-    for start in range(0, len(x), rows):
-        piece = x[start : start + rows]
-        square = buffer[: len(piece)]
-        if dtype == x.dtype and y is None and scale == 1.0:
-            torch.mul(piece, piece, out=square)
-        else:
-            square.copy_(piece)
-            if scale != 1.0:
-                square.mul_(scale)
-            square.mul_(square if y is None else y[start : start + rows])
-        yield square.sum(rest) if rest else square
-
-
-def _summed(z: Tensor, axes: list[int]) -> Tensor:
-    if not axes:
-        return z.clone()
-    if z.ndim == 2 and len(axes) == 1:
-        # A product with ones is twice as fast as a sum along the rows.
-        (axis,) = axes
-        ones = z.new_ones(z.shape[axis])
-        return torch.mv(z if axis == 1 else z.T, ones)
-    return z.sum(axes)
-
-
-def _joined(pieces: list[Tensor], axes: tuple[int, ...]) -> Tensor:
-    total = torch.cat(pieces) if 0 in axes else pieces[0]
-    rank = {axis: place for place, axis in enumerate(sorted(axes))}
-    return total.permute([rank[axis] for axis in axes]).reshape(-1)
 
 
 def num_entries(law: Law) -> Tensor:

@@ -1,0 +1,413 @@
+"""What a watch calls conserved, explained, broken or not applicable, and refuses."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import watched_nets as nets
+from torch import nn
+
+from spectrank.errors import ArgumentTypeError, DomainError, UnknownNameError
+from spectrank.invariance.laws import GramTerm, Law, Laws, LinearTerm, SquareTerm
+from spectrank.invariance.watching import Watch, watching_cost
+
+
+def _last(watch: Watch) -> dict[str, dict]:
+    frame = watch.table().frame
+    rows = frame.filter(frame["step"] == frame["step"].max())
+    return {row["subject"]: row for row in rows.iter_rows(named=True)}
+
+
+def _sgd(model: nn.Module, lr: float = 0.05, **options) -> torch.optim.SGD:
+    return torch.optim.SGD(model.parameters(), lr=lr, **options)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize(
+    ("name", "hit", "entries"),
+    [
+        ("4.weight", {"vertex 2": 1, "vertex 4": 2, "matrix 4": None}, (2, 1)),
+        ("2.bias", {"vertex 2": 3, "cut": 0}, (3,)),
+        (
+            "5.weight",
+            {"vertex 4": 0, "matrix 4": None, "softmax 5": 0, "cut": 0},
+            (1, 0),
+        ),
+    ],
+)
+def test_an_edited_weight_breaks_its_laws_at_its_step_and_entry(
+    dtype, name, hit, entries
+) -> None:
+    model = nets.network(dtype=dtype)
+    optimizer = _sgd(model, momentum=0.5)
+
+    def edit(k: int) -> None:
+        if k == 6:
+            with torch.no_grad():
+                model.get_parameter(name)[entries] *= 1.01
+
+    with Watch(model, nets.laws(), optimizer=optimizer, every=1) as watch:
+        nets.run(model, [optimizer], 10, between=edit)
+    for subject, row in _last(watch).items():
+        if subject in hit:
+            assert row["verdict"] == "broken", subject
+            assert row["broken_step"] == 7, subject
+            assert row["suspects"] == [name]
+            assert "step 7" in row["reason"]
+            first = watch.table().where(step=7, subject=subject).frame["index"][0]
+            assert hit[subject] in {first, None}
+        else:
+            assert row["verdict"] in {"conserved", "explained"}, (subject, row)
+    before = watch.table().where(step=6).frame["verdict"]
+    assert set(before) <= {"conserved", "explained"}
+
+
+def test_a_break_between_two_evaluations_is_placed_between_them() -> None:
+    model = nets.network()
+    optimizer = _sgd(model)
+
+    def edit(k: int) -> None:
+        if k == 6:
+            with torch.no_grad():
+                model[0].weight[0, 0] += 0.1
+
+    with Watch(model, nets.laws(), optimizer=optimizer, every=4) as watch:
+        nets.run(model, [optimizer], 12, between=edit)
+    row = _last(watch)["vertex 0"]
+    assert row["broken_step"] == 8
+    assert "in steps 5 to 8" in row["reason"]
+
+
+def test_laws_that_do_not_hold_are_broken_by_their_first_gradient() -> None:
+    every = np.arange(4)
+    ones = np.ones(4)
+    no_bias = Law(
+        "without bias",
+        "vertex",
+        "squares",
+        nets.vertex(1).terms[::2],
+        (4,),
+        4,
+        "",
+        "a false law",
+    )
+    relu_pairs = Law(
+        "pairs of ReLU units",
+        "matrix",
+        "gram",
+        (
+            GramTerm("2.weight", (4, 6), (0,), None, 1.0),
+            GramTerm("2.bias", (4,), (0,), None, 1.0),
+            GramTerm("4.weight", (4, 4), (1,), None, -1.0),
+        ),
+        (4, 4),
+        10,
+        "",
+        "a false law",
+    )
+    sums = Law(
+        "sums of a hidden layer",
+        "sum",
+        "linear",
+        (LinearTerm("4.weight", (4, 4), (1,), every, every, ones),),
+        (4,),
+        4,
+        "",
+        "a false law",
+    )
+    model = nets.network()
+    for optimizer in (_sgd(model, lr=1e-3), torch.optim.Adam(model.parameters())):
+        laws = Laws((no_bias, relu_pairs, sums, nets.vertex(1)))
+        with Watch(model, laws, optimizer=optimizer, every=1) as watch:
+            nets.run(model, [optimizer], 1)
+        rows = _last(watch)
+        for name in ("without bias", "pairs of ReLU units", "sums of a hidden layer"):
+            assert rows[name]["verdict"] == "broken"
+            assert rows[name]["structure"] > 1e-3
+        assert rows["vertex 2"]["verdict"] != "broken"
+        assert rows["vertex 2"]["structure"] < 1e-14
+
+
+def test_adam_keeps_the_structure_and_has_no_prediction() -> None:
+    model = nets.network()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    watch = Watch(model, nets.laws(), optimizer=optimizer, every=1, structure_every=1)
+    nets.run(model, [optimizer], 20)
+    for name, row in _last(watch).items():
+        assert row["verdict"] == "not_applicable", name
+        assert "Adam divides each entry" in row["reason"]
+        assert row["explained"] is None
+        assert row["structure"] <= 1e-14
+        assert row["structure_step"] == 20
+    # It does drift: this is no matter of rounding.
+    assert _last(watch)["vertex 2"]["largest_drift"] > 0.05
+
+
+class _Twice(nn.Module):
+    """Two biases with the same gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.Linear(3, 4).double()
+        self.two = nn.Parameter(torch.randn(4).double())
+
+    def forward(self, x):
+        return self.one(x) + self.two
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_equal_gradients_make_equal_steps_under_adam_too(decay) -> None:
+    torch.manual_seed(0)
+    model = _Twice()
+    every, ones = np.arange(4), np.ones(4)
+    terms = (
+        LinearTerm("one.bias", (4,), (0,), every, every, ones),
+        LinearTerm("two", (4,), (0,), every, every, -ones),
+    )
+    law = Law("biases", "equal-gradient", "linear", terms, (4,), 4, "", "derived")
+    start = (model.one.bias - model.two).detach().clone()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=decay)
+    with Watch(model, Laws((law,)), optimizer=optimizer, every=1) as watch:
+        for _ in range(10):
+            optimizer.zero_grad()
+            model(torch.randn(5, 3).double()).square().sum().backward()
+            optimizer.step()
+    row = _last(watch)["biases"]
+    expected = float((((1 - 1e-2 * decay) ** 10 - 1) * start)[row["index"]])
+    assert row["explained"] == pytest.approx(expected, abs=1e-14)
+    assert row["verdict"] == ("explained" if decay else "conserved")
+    # Coupled decay enters each history by its own weight.
+    coupled = torch.optim.Adam(model.parameters(), lr=1e-2, weight_decay=0.1)
+    watch = Watch(model, Laws((law,)), optimizer=coupled)
+    assert _last(watch)["biases"]["verdict"] == "not_applicable"
+
+
+def test_weights_without_gradient_are_constant_to_rounding() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 1)).double()
+    every = np.arange(4)
+    term = LinearTerm("0.bias", (4,), (0,), every, every, np.ones(4))
+    constant = Law("bias 0", "constant", "linear", (term,), (4,), 4, "", "derived")
+    square = SquareTerm("0.weight", (4, 3), (0,), every, every, np.ones(4))
+    scale = Law(
+        "scale 0", "scale", "squares", (square,), (4,), 4, "", "derived", exact=False
+    )
+    optimizer = _sgd(model, lr=1e-2)
+    with Watch(model, Laws((constant, scale)), optimizer=optimizer, every=1) as watch:
+        for _ in range(10):
+            optimizer.zero_grad()
+            model(torch.randn(16, 3).double()).square().mean().backward()
+            optimizer.step()
+    rows = _last(watch)
+    assert rows["bias 0"]["verdict"] == "conserved"
+    assert rows["bias 0"]["structure"] < 1e-14
+    assert rows["scale 0"]["verdict"] == "explained"
+    # eps is 1e-5: the law is violated by about that share, and it is seen.
+    assert 1e-7 < rows["scale 0"]["structure"] < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda o: o.param_groups[0].update(lr=0.03), "ratios of the learning rates"),
+        (lambda o: o.param_groups[0].update(lr=0.0), "is zero"),
+        (lambda o: o.param_groups[0].update(momentum=0.5), "momentum differs"),
+    ],
+)
+def test_what_cannot_be_predicted_is_not_applicable_from_that_step(
+    change, reason
+) -> None:
+    model = nets.network()
+    groups = [{"params": model[:2].parameters()}, {"params": model[2:].parameters()}]
+    optimizer = torch.optim.SGD(groups, lr=0.05)
+    with Watch(model, nets.laws(), optimizer=optimizer, every=1) as watch:
+        nets.run(
+            model,
+            [optimizer],
+            8,
+            before=lambda k: change(optimizer) if k == 5 else None,
+        )
+    rows = _last(watch)
+    assert rows["vertex 0"]["verdict"] == "not_applicable"
+    assert reason in rows["vertex 0"]["reason"]
+    assert "step 5" in rows["vertex 0"]["reason"]
+    assert rows["vertex 2"]["verdict"] == "explained"
+    seen = watch.table().where(step=4, subject="vertex 0").frame
+    assert seen["verdict"].to_list() == ["explained"]
+
+
+def test_a_step_of_another_optimizer_is_never_explained() -> None:
+    model = nets.network()
+    first, second = _sgd(model[:2]), _sgd(model[2:])
+    with Watch(model, nets.laws(), optimizer=first, every=1) as watch:
+        nets.run(model, [first, second], 3)
+    rows = _last(watch)
+    assert rows["vertex 0"]["verdict"] == "not_applicable"
+    assert "no watched optimizer holds 2.weight" in rows["vertex 0"]["reason"]
+    model = nets.network()
+    first, second = _sgd(model[:2]), _sgd(model[2:])
+    with Watch(model, nets.laws(), optimizer=[first, second], every=1) as watch:
+        nets.run(model, [first, first, second], 3)
+    assert {r["verdict"] for r in _last(watch).values()} <= {"not_applicable", "broken"}
+    # Steps that are not seen at all leave the prediction.
+    model = nets.network()
+    optimizer = _sgd(model, lr=0.2)
+    with Watch(model, nets.laws(), optimizer=optimizer, every=1) as watch:
+        nets.run(model, [optimizer], 2)
+    nets.run(model, [optimizer], 2)
+    watch.evaluate()
+    said = {r["verdict"] for r in _last(watch).values()}
+    assert said == {"not_applicable"}
+    watch.rebase()
+    now = nets.by_hand(dict(model.named_parameters()))
+    assert all(
+        float(now[n][r["index"]]) == pytest.approx(r["value"])
+        for n, r in _last(watch).items()
+    )
+
+
+def test_a_buffer_that_outlives_its_gradient_is_not_applicable() -> None:
+    model = nets.network()
+    optimizer = _sgd(model, momentum=0.9)
+
+    def drop(k: int) -> None:
+        if k == 3:
+            model[0].bias.grad = None
+
+    with Watch(model, nets.laws(), optimizer=optimizer, every=1) as watch:
+        nets.run(model, [optimizer], 5, before=drop)
+    rows = _last(watch)
+    assert "0.bias had no gradient in step 3" in rows["vertex 0"]["reason"]
+    assert rows["vertex 2"]["verdict"] == "explained"
+
+
+def test_a_weight_without_gradient_does_not_decay() -> None:
+    model = nets.network()
+    model[0].bias.requires_grad_(False)
+    optimizer = _sgd(model, weight_decay=0.1)
+    norm = SquareTerm("0.bias", (6,), (), np.zeros(1), np.zeros(1), np.ones(1))
+    alone = Law("bias", "constant", "squares", (norm,), (1,), 1, "", "derived")
+    laws = Laws((alone, nets.vertex(1)))
+    with Watch(model, laws, optimizer=optimizer, every=1) as watch:
+        nets.run(model, [optimizer], 5)
+    rows = _last(watch)
+    assert rows["bias"]["verdict"] == "conserved"
+    assert rows["bias"]["drift"] == 0.0
+    assert rows["vertex 2"]["verdict"] == "explained"
+
+
+def test_float32_stays_below_what_rounding_allows_and_above_nothing() -> None:
+    model = nets.network(dtype=torch.float32)
+    optimizer = _sgd(model, lr=0.01, momentum=0.9)
+    with Watch(model, nets.laws(), optimizer=optimizer, every=100) as watch:
+        nets.run(model, [optimizer], 300)
+    for name, row in _last(watch).items():
+        assert row["verdict"] in {"conserved", "explained"}, name
+        assert abs(row["residual"]) <= row["bound"]
+        # The largest sum of squares is 60: 1e-4 of it after 300 steps.
+        assert row["bound"] < 6e-3, name
+    residuals = [abs(row["residual"]) for row in _last(watch).values()]
+    assert max(residuals) > 1e-8
+
+
+def test_the_step_of_a_subclass_counts_once_and_one_that_raises_not_at_all() -> None:
+    class Mine(torch.optim.SGD):
+        fail = False
+
+        def step(self, closure=None):
+            if self.fail:
+                raise RuntimeError("out of luck")
+            return super().step(closure)
+
+    model = nets.network()
+    torch.optim.SGD(model.parameters(), lr=1.0)  # torch wraps step of both classes.
+    optimizer = Mine(model.parameters(), lr=0.05)
+    laws = nets.laws()
+    options = {"as_type": torch.optim.SGD, "every": 1}
+    with Watch(model, laws, optimizer=optimizer, **options) as watch:
+        nets.run(model, [optimizer], 2)
+        optimizer.fail = True
+        with pytest.raises(RuntimeError, match="luck"):
+            nets.run(model, [optimizer], 1)
+        optimizer.fail = False
+        nets.run(model, [optimizer], 2)
+    assert watch.step == 4
+    assert {r["verdict"] for r in _last(watch).values()} == {"explained", "conserved"}
+    unknown = Watch(model, laws, optimizer=optimizer)
+    assert {r["verdict"] for r in _last(unknown).values()} == {"not_applicable"}
+
+
+def test_the_run_is_bit_for_bit_the_run_without() -> None:
+    found = []
+    for watched in (True, False):
+        torch.manual_seed(3)
+        model = nets.network(dtype=torch.float32)
+        optimizer = _sgd(model, momentum=0.9, nesterov=True, weight_decay=0.1)
+        hooks = len(optimizer._optimizer_step_pre_hooks)
+        if watched:
+            with Watch(model, nets.laws(), optimizer=optimizer, every=1):
+                nets.run(model, [optimizer], 10)
+        else:
+            nets.run(model, [optimizer], 10)
+        assert len(optimizer._optimizer_step_pre_hooks) == hooks
+        assert not optimizer._optimizer_step_post_hooks
+        found.append([*model.parameters(), torch.rand(3)])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+def test_large_matrices_are_watched_on_some_features_and_cost_is_told() -> None:
+    model = nets.network()
+    laws = Laws((nets.matrix(), nets.vertex(1)))
+    optimizer = _sgd(model)
+    with Watch(model, laws, optimizer=optimizer, every=1, features=2) as watch:
+        nets.run(model, [optimizer], 3)
+    row = _last(watch)["matrix 4"]
+    assert row["num_laws"] == 4
+    # Units 0 and 3 of four, by hand.
+    gap = nets.by_hand(dict(model.named_parameters()))["matrix 4"].reshape(4, 4)
+    entry = gap[[0, 3]][:, [0, 3]].flatten()[row["index"]]
+    assert row["value"] == pytest.approx(float(entry), rel=1e-12)
+    # 2 x 2 entries, 4 + 1 + 3 columns; 24 + 4 + 16 + 4 + 12 numbers of 8 bytes.
+    assert watch.cost.multiplications == 4 * 8
+    assert watching_cost(model, laws, features=2) == watch.cost
+    assert watching_cost(model, laws, features="all").multiplications == 16 * 8
+    assert watch.cost.read_bytes == 8 * (24 + 4 + 16 + 4 + 12)
+
+
+def test_weights_that_are_not_finite_are_said_to_be() -> None:
+    model = nets.network()
+    optimizer = _sgd(model)
+    with Watch(model, nets.laws(), optimizer=optimizer, every=1) as watch:
+        nets.run(model, [optimizer], 1)
+        with torch.no_grad():
+            model[0].weight[0, 0] = float("nan")
+        watch.evaluate()
+    row = _last(watch)["vertex 0"]
+    assert (row["verdict"], row["status"]) == ("not_applicable", "nonfinite")
+    assert watch.table().frame["status"].to_list().count("nonfinite") == 2
+
+
+def test_refusals() -> None:
+    model = nets.network()
+    laws, optimizer = nets.laws(), _sgd(model)
+    half, other = nets.network().bfloat16(), nn.Linear(2, 2)
+    with pytest.raises(DomainError, match=r"float32 or float64, got torch\.bfloat16"):
+        Watch(half, laws, optimizer=_sgd(half))
+    with pytest.raises(UnknownNameError, match=r"'0\.weight', which it lacks"):
+        Watch(other, laws, optimizer=_sgd(other))
+    with pytest.raises(DomainError, match="holds none of its parameters"):
+        Watch(model, laws, optimizer=_sgd(nets.network()))
+    with pytest.raises(DomainError, match="one of them twice"):
+        Watch(model, laws, optimizer=[optimizer, optimizer])
+    with pytest.raises(ArgumentTypeError, match=r"torch\.optim\.Optimizer"):
+        Watch(model, laws, optimizer=model)
+    with pytest.raises(ArgumentTypeError, match="laws are a Laws, got list"):
+        Watch(model, list(laws), optimizer=optimizer)
+    with pytest.raises(DomainError, match="at least one family"):
+        Watch(model, Laws(()), optimizer=optimizer)
+    with pytest.raises(DomainError, match="every is at least 1, got 0"):
+        Watch(model, laws, optimizer=optimizer, every=0)
+    with pytest.raises(ArgumentTypeError, match="features is a whole number"):
+        Watch(model, laws, optimizer=optimizer, features=2.5)
+    assert not optimizer._optimizer_step_pre_hooks
