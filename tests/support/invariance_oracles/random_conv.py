@@ -122,9 +122,10 @@ def conv_nets(draw, most=40):
         elif op == "dropout":
             steps.append((op, draw(st.booleans())))
         elif op.endswith("norm"):
-            # What is normalised needs several values, none of them dead, and a norm of
-            # a norm has laws of its own.
-            if normalised or size < 2 or channels < 2 or steps[-1:] == [("relu",)]:
+            # What is normalised needs several values that differ (after a ReLU or a
+            # max-pool they may all be one), and a norm of a norm has laws of its own.
+            flat = ("relu",) in steps or ("maxpool",) in steps
+            if normalised or size < 2 or channels < 2 or flat:
                 continue
             normalised = True
             steps.append((op, channels))
