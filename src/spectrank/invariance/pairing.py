@@ -78,8 +78,8 @@ def pair_(law: Law, tensors: Tensors) -> None:
     a, c = (_stacked(own, tensors, sign) for sign in (1.0, -1.0))
     unit_a, unit_c = (float(m.abs().max()) or 1.0 for m in (a, c))
     new_a, new_c = balanced_pair(a / unit_a, c / unit_c)
-    # (s A)(s' C) is balanced with both in the geometric mean of the units.
-    unit = (unit_a * unit_c) ** 0.5 if unit_a * unit_c else 1.0
+    # The geometric mean of the units; their product may not exist.
+    unit = unit_a**0.5 * unit_c**0.5
     _put(own, tensors, 1.0, new_a * unit)
     _put(own, tensors, -1.0, new_c * unit)
 

@@ -214,6 +214,21 @@ def test_weights_of_any_size_are_balanced():
     assert _change(net, before, x) < 1e-12
 
 
+@pytest.mark.parametrize("units", [(1e-200, 1e200), (1e-180, 1e-120)])
+def test_matrices_of_any_size_are_balanced(units):
+    net = _net(3, 4, 2, activation=nn.Identity)
+    with torch.no_grad():
+        net[0].weight *= units[0]
+        net[0].bias *= units[0]
+        net[2].weight *= units[1]
+    w, v = net[0].weight.detach() / units[0], net[2].weight.detach() / units[1]
+    table = balance_(net, [_matrix("0", "2", (3, 4, 2))], matrices=True)
+    assert table.value("matrix 0", "imbalance", variant="after") < 1e-12
+    unit = units[0] ** 0.5 * units[1] ** 0.5
+    found = (net[2].weight.detach() / unit) @ (net[0].weight.detach() / unit)
+    assert torch.allclose(found, v @ w, rtol=1e-11)
+
+
 def test_units_of_one_side_stay_and_are_counted():
     net = _net(3, 4, 2)
     with torch.no_grad():

@@ -333,6 +333,8 @@ def test_units_of_one_pattern_inherit_a_bounded_tail():
         s = torch.linalg.svdvals(net[0].weight.detach()[:5]).square()
         assert first["value"] == pytest.approx(float(s[1:].sum()), rel=1e-12)
         assert first["value"] <= first["bound"]
+        values = table.where(kind="spectrum", variant="block 0").frame["values"][0]
+        assert values.to_list() == pytest.approx(s.sqrt().tolist(), rel=1e-12)
         drifts.append(first["drift"])
     # Flow would not move it: the drift is of the order of the step size.
     assert drifts[1] == pytest.approx(drifts[0] / 2.0, rel=0.05)

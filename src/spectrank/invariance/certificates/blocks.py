@@ -18,7 +18,7 @@ from torch import Tensor
 
 from spectrank.errors import DomainError, UnknownNameError
 from spectrank.invariance.certificates.chain import Chain
-from spectrank.invariance.certificates.checks import Check, Row, check_row
+from spectrank.invariance.certificates.checks import DERIVED, Check, Row, check_row
 from spectrank.invariance.certificates.levels import Level
 from spectrank.invariance.certificates.measured import ROUNDING
 from spectrank.invariance.certificates.recursion import functional
@@ -45,7 +45,7 @@ def block_rows(
         blocked: Why bounds of the start do not apply; None where they do.
 
     Returns:
-        One row ``block_tail`` a set; none without blocks.
+        A row ``block_tail`` and the singular values of each set; none without blocks.
 
     Raises:
         UnknownNameError: A layer is named that is not right below the tail.
@@ -74,18 +74,18 @@ def block_rows(
                 f"a block is one or more distinct units of [0, {units}), got "
                 f"{index[:8]}; number the outputs of {name!r} from 0"
             )
-        row = _row(chain, under, index, tail.below.name, blocked)
-        rows.append({**row, "variant": f"block {number}"})
+        found = _rows(chain, under, index, tail.below.name, blocked)
+        rows += [{**row, "variant": f"block {number}"} for row in found]
     return rows
 
 
-def _row(
+def _rows(
     chain: Chain,
     under: tuple[Level, Level],
     index: list[int],
     name: str,
     blocked: str | None,
-) -> Row:
+) -> list[Row]:
     bound, unit = chain.bounds[0], chain.unit
     add = functional(bound.kappa, tails=True)
     before = _gap(under[0], chain.start[0], index, unit)
@@ -108,7 +108,18 @@ def _row(
     )
     words = f"{len(index)} units; needs one activation pattern on the training data"
     row = check_row(name, check, words, blocked=blocked)
-    return {**row, "bound_at_start": start * unit**2, "drift": drift * unit**2}
+    return [
+        {**row, "bound_at_start": start * unit**2, "drift": drift * unit**2},
+        {
+            "kind": "spectrum",
+            "subject": name,
+            "metric": "singular_values",
+            "values": (squares.sqrt() * unit).tolist(),
+            "error_kind": "rounding",
+            "status": "ok",
+            "source": DERIVED,
+        },
+    ]
 
 
 def _gap(under: Level, above: Level, index: list[int], unit: float) -> Tensor:

@@ -52,7 +52,7 @@ def certify(
     * ``alignment``: |<u, v>| of neighbouring matrices, a lower bound; of [W b] where
       there is a bias.
     * ``block_tail``: the rows of a relu layer right below the tail whose units are
-      active on the same samples.
+      active on the same samples, with their ``singular_values``.
 
     ``bound_at_start``, ``drift`` and ``bias_term`` are the parts of E. ``violated``
     with drift added would be an error of this computation or of the graph.
