@@ -142,7 +142,8 @@ def measure(
         group: Processes to sum over; every one must call.
 
     Returns:
-        Long table; layers without statistics are ``skip`` rows with the reason.
+        Long table. A matrix without statistics is a ``skip`` row with the reason: of
+        the layers chosen by ``layers``, of the whole model without it.
 
     Raises:
         DomainError: No batch, soft labels, an unknown loss, or an option out of range.

@@ -20,8 +20,10 @@ from spectrank.collapse.forecasting.objective import known_loss
 from spectrank.collapse.forecasting.rows import COLUMNS, forecast_rows
 from spectrank.collapse.forecasting.starts import Initialise, Start, starts
 from spectrank.collapse.forecasting.trust import data_shares
+from spectrank.collapse.statistics.unmeasured import stacked_skips
 from spectrank.errors import DomainError
 from spectrank.model.capture.objective import LossLike
+from spectrank.scanning.rows import skip_row
 from spectrank.table import Table
 
 RTOL = 1e-2
@@ -137,7 +139,8 @@ def forecast(
         ``lower_values`` and ``upper_values`` (and one row for each start),
         ``numerical_rank`` with its range, ``forecast_spread``, ``forecast_error`` and
         the check ``forecast_trust``; for the model: ``objective`` of each start and
-        ``rtcv`` of the inputs.
+        ``rtcv`` of the inputs. What is not one matrix (packed query, key and value,
+        gates) is a ``skip`` row with the reason.
 
     Raises:
         DomainError: A number out of range, or data without centroids.
@@ -225,6 +228,7 @@ def rank_curve(
             rtol=rtol,
             zero=10.0 * tolerance / weight_decay,
         )
+    rows += [skip_row(s) | {"metric": "forecast"} for s in stacked_skips(model)]
     provenance = {
         "loss": known_loss(loss).name,
         "weight_decays": list(weight_decays),

@@ -15,6 +15,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
+from spectrank.collapse.statistics.unmeasured import complete_skips
 from spectrank.linalg.shapes import Float64
 from spectrank.model import Skip, get_view
 from spectrank.model.capture.choose import Choices, Layer, choose_layers
@@ -74,12 +75,14 @@ def find_sites(
         layers: As in `spectrank.capture`.
 
     Returns:
-        Sites in module order, each weight once, and skips.
+        Sites in module order, each weight once, and skips: of the chosen layers, and
+        without ``layers`` of every other matrix too.
     """
     modules = dict(model.named_modules(remove_duplicate=False))
     found: dict[object, Site] = {}
     skips: list[Skip] = []
-    for layer in choose_layers(model, layers):
+    chosen = choose_layers(model, layers)
+    for layer in chosen:
         reason = _reason(layer, modules)
         if reason is not None:
             skips.append(_skip(layer, reason))
@@ -96,7 +99,12 @@ def find_sites(
             view=_view(layer.module),
             parametrised=parametrised,
         )
-    return tuple(found.values()), tuple(skips)
+    measured = {
+        f"{u}.weight" if u else "weight" for s in found.values() for u in s.uses
+    }
+    owners = None if layers is None else {layer.name for layer in chosen}
+    more = complete_skips(model, measured, tuple(skips), owners)
+    return tuple(found.values()), more
 
 
 def _stored(module: nn.Module) -> Tensor:

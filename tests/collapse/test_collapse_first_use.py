@@ -1,0 +1,76 @@
+"""What a first user meets: nothing is left out in silence, refusals name the way."""
+
+import torch
+from torch import nn
+
+from spectrank.collapse import forecast, measure
+from spectrank.model import iter_matrices
+
+
+class Mixed(nn.Module):
+    """Attention, gates, a bare matrix: matrices that no module call shows alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.att = nn.MultiheadAttention(16, 2, batch_first=True)
+        self.gates = nn.GRU(16, 16, batch_first=True)
+        self.head = nn.Linear(16, 3)
+        self.w = nn.Parameter(torch.randn(16, 16) / 4.0)
+
+    def forward(self, x):
+        x = self.gates(x @ self.w.T)[0]
+        return self.head(self.att(x, x, x, need_weights=False)[0].mean(1))
+
+
+def skips(table):
+    return {r["subject"]: r["reason"] for r in table if r["kind"] == "skip"}
+
+
+def test_every_matrix_is_measured_or_skipped_with_its_reason():
+    torch.manual_seed(0)
+    model = Mixed()
+    data = [(torch.randn(30, 5, 16), torch.arange(30) % 3)]
+    table = measure(model, data, loss="cross_entropy", weight_decay=1e-2)
+    told = skips(table)
+    measured = {r["subject"] for r in table if r["metric"] == "wcv"} - {"outputs"}
+    assert measured == {"att.out_proj.weight", "head.weight"}
+    assert told.keys() == {
+        "w",
+        "att.in_proj_weight",
+        "gates.weight_ih_l0",
+        "gates.weight_hh_l0",
+    }
+    assert {w.name for w in iter_matrices(model)} <= measured | told.keys()
+    assert "query, key and value" in told["att.in_proj_weight"]
+    assert "nn.Linear" in told["w"]
+    assert "GRU" in told["gates.weight_hh_l0"]
+    # Of chosen layers their own matrices only.
+    some = measure(
+        model, data, loss="cross_entropy", weight_decay=1e-2, layers=["head", "gates"]
+    )
+    assert skips(some).keys() == {"gates.weight_ih_l0", "gates.weight_hh_l0"}
+
+
+def test_a_matrix_under_two_names_is_no_skip_once_measured():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4))
+    model.first = model[0].weight
+    data = [(torch.randn(8, 4), torch.arange(8) % 4)]
+    assert not skips(measure(model, data, loss="cross_entropy", weight_decay=0.1))
+
+
+def test_a_forecast_says_which_stacks_it_leaves_out():
+    class Gated(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.gates, self.head = nn.GRUCell(3, 4), nn.Linear(4, 3)
+
+        def forward(self, x):
+            return self.head(self.gates(x))
+
+    data = [(2.0 * torch.eye(3).repeat(4, 1), torch.arange(3).repeat(4))]
+    table = forecast(Gated(), data, weight_decay=1e-1, seeds=1, max_iterations=20)
+    ranked = {r["subject"] for r in table if r["metric"] == "numerical_rank"}
+    told = skips(table)
+    assert ranked | told.keys() == {"gates.weight_ih", "gates.weight_hh", "head.weight"}
+    assert told.keys() == {"gates.weight_ih", "gates.weight_hh"}
+    assert "gates stacked" in told["gates.weight_hh"]
