@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from spectrank.errors import ArgumentTypeError, DomainError, UnknownNameError
 from spectrank.invariance import find
-from spectrank.invariance.laws import evaluate
+from spectrank.invariance.laws import evaluate, polar
 from spectrank.invariance.potentials import families, solve
 from spectrank.model.graph import graph
 
@@ -207,6 +207,24 @@ def test_kinds_say_where_a_law_stands():
     assert "affine 1" in [law.name for law in stored]
 
 
+def test_a_padding_row_that_is_not_zero_breaks_the_law_as_its_condition_says():
+    net = nn.Sequential(nn.Embedding(3, 2, padding_idx=0), nn.ReLU(), nn.Linear(2, 1))
+    ids = torch.tensor([[0, 1], [2, 0]])
+    (law,) = find(net, ids, loss=None)
+    assert "padding" in law.condition
+    rates = []
+    for padding in (0.0, 1.0):
+        with torch.no_grad():
+            net[0].weight.copy_(torch.tensor([[padding] * 2, [1.0, -2.0], [3.0, 4.0]]))
+        net.zero_grad()
+        net(ids).square().sum().backward()
+        tensors = {name: p.detach() for name, p in net.named_parameters()}
+        gradients = {name: p.grad for name, p in net.named_parameters()}
+        rates.append(float(polar(law, tensors, gradients).abs().max()))
+    assert rates[0] < 1e-5
+    assert rates[1] > 1e-2
+
+
 def test_cuts_are_sums_of_the_laws_between_them():
     net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
     laws = find(net, torch.zeros(2, 3), cuts=True, loss=None)
@@ -239,7 +257,9 @@ def test_wrong_arguments_are_refused():
 
 
 def test_the_model_is_left_as_it_was():
-    net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(), nn.Linear(4, 2))
+    net = nn.Sequential(
+        nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(), nn.Linear(4, 2)
+    )
     before = {name: value.clone() for name, value in net.state_dict().items()}
     state = torch.random.get_rng_state()
     find(net, torch.zeros(5, 3))

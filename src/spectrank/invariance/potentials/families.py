@@ -129,6 +129,10 @@ def _family(
             terms.append(item.term(laws, chosen))
     here = {name: bool(mask[own].any()) for name, mask in marks.items()}
     kind = _kind(potentials, members, here, shared)
+    padded = any(
+        potentials.graph[item.edge.node].attributes.get("padding_idx", -1) >= 0
+        for item, _ in members
+    )
     label = f"attention.{'qk' if here['scores'] else 'vo'}"
     title = label if kind == "attention" else kind
     law = Law(
@@ -138,7 +142,7 @@ def _family(
         terms=tuple(terms),
         shape=(len(own),),
         count=len(own),
-        condition=_condition(here, kind),
+        condition=_condition(here, kind, padded),
         source=_SOURCES[kind],
         exact=not here["rounded"],
     )
@@ -196,12 +200,15 @@ def _place(potentials: Potentials, members: _Members) -> str:
     return potentials.graph[first.edge.node].name or first.edge.parameter
 
 
-def _condition(here: dict[str, bool], kind: LawKind) -> str:
+def _condition(here: dict[str, bool], kind: LawKind, padded: bool) -> str:
     parts = ["gradient flow, any data"]
     if kind == "scale":
         parts.append("the mode of the trace kept")
     if here["rounded"]:
         parts.append("eps of the normalisation far below the variance")
+    if padded:
+        # Its gradient is taken to be zero, so it must add nothing.
+        parts.append("the row of the padding index zero")
     if kind == "tied":
         parts.append("every use of the shared parameter trained")
     return "; ".join(parts)

