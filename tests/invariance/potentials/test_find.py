@@ -268,3 +268,14 @@ def test_the_model_is_left_as_it_was():
     assert net.training
     for name, value in net.state_dict().items():
         assert torch.equal(value, before[name])
+
+
+class Halved(Wrapped):
+    def forward(self, x):
+        return self.inner(x) * torch.full((), 0.5)
+
+
+def test_a_traced_scalar_is_a_value_like_others():
+    net = nn.Sequential(Halved(nn.Linear(3, 4)), nn.Linear(4, 2))
+    (law,) = find(net, torch.zeros(2, 3), loss=None)
+    assert (law.name, law.shape, law.count) == ("matrix 0.inner", (4, 4), 10)

@@ -61,14 +61,14 @@ class Signatures:
             groups: Axis and number of its equal parts that count as they are.
         """
         self._tags += 1
+        # Traces hold scalars too.
+        free, factors = np.atleast_1d(free), np.atleast_1d(factors)
         places = np.nonzero(free >= 0)
-        if not len(places[0]) and free.ndim:
-            return
-        own = free[places] if free.ndim else free.reshape(1)[free.reshape(1) >= 0]
+        own = free[places]
         if not len(own):
             return
         keys = [np.full(len(own), self._tags), _bits(factors[places].reshape(-1))]
-        for axis, place in enumerate(places if free.ndim else ()):
+        for axis, place in enumerate(places):
             keys.append(place if axis in exact else place - self._least(own, place))
             if groups is not None and axis == groups[0]:
                 keys.append(place // max(free.shape[axis] // groups[1], 1))
