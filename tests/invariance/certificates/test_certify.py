@@ -60,7 +60,7 @@ def test_a_linear_tail_on_a_relu_trunk_keeps_its_certificate(seed):
     net, (x, y) = _relu_trunk(seed), _points(40, 4)
     start, found = copy.deepcopy(net.state_dict()), graph(net)
     for _ in range(4):
-        _train(net, _logistic(x, y), 150, lr=0.1)
+        _train(net, _logistic(x, y), 100, lr=0.1)
         table = certify(found, start=start, now=net)
         # "0" reads no tail: a relu stands between.
         assert {r["subject"] for r in _rows(table)} == {"1", "2", "3", "4"}
@@ -96,7 +96,7 @@ def test_the_bound_is_the_closed_form_of_the_start_with_biases():
 def test_the_alignment_of_neighbours_keeps_its_certificate():
     net, (x, y) = _relu_trunk(scale=0.3), _points(40, 4)
     start = copy.deepcopy(net.state_dict())
-    _train(net, _logistic(x, y), 2500, lr=0.3)
+    _train(net, _logistic(x, y), 1000, lr=0.3)
     rows = _rows(certify(net, start=start), metric="alignment")
     assert [r["subject"] for r in rows] == ["2", "3"]
     for row in rows:
@@ -107,7 +107,7 @@ def test_the_alignment_of_neighbours_keeps_its_certificate():
         assert row["value"] == pytest.approx(abs(float(u @ v)), rel=1e-12)
         assert row["view"] == "[W b]"
         assert row["verdict"] == "holds"
-        assert 0.9 < row["bound"] <= row["value"]
+        assert 0.5 < row["bound"] <= row["value"]
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -148,7 +148,7 @@ def test_without_drift_a_training_that_is_no_flow_violates_the_certificate():
     y = torch.randn(40, generator=generator, dtype=torch.float64).sign()
     start = copy.deepcopy(net.state_dict())
     optimizer = torch.optim.Adam(net.parameters(), lr=0.05)
-    for _ in range(400):
+    for _ in range(250):
         optimizer.zero_grad()
         _logistic(x, y)(net).backward()
         optimizer.step()
@@ -321,7 +321,7 @@ def test_classes_leave_as_many_growing_values_or_one_less(softmax):
 def test_units_of_one_pattern_inherit_a_bounded_tail():
     """Units 0 to 4 stay active on all points; the whole relu layer has no bound."""
     drifts = []
-    for rate, steps in ((0.1, 400), (0.05, 800)):
+    for rate, steps in ((0.1, 150), (0.05, 300)):
         net, (x, y) = _relu_trunk(scale=0.3), _points(40, 4)
         net[0].bias.data[:5] = 3.0
         start = copy.deepcopy(net.state_dict())
@@ -369,6 +369,19 @@ def test_a_model_without_a_tail_has_one_row_that_says_why():
     (row,) = _rows(table)
     assert row["verdict"] == "not_applicable"
     assert "batch_norm" in row["reason"]
+
+
+def test_weights_that_are_not_finite_bound_nothing():
+    net = _relu_trunk()
+    start = copy.deepcopy(net.state_dict())
+    net[3].weight.data[0, 0] = torch.inf
+    (row,) = _rows(certify(net, start=start))
+    assert (row["subject"], row["status"]) == ("3", "nonfinite")
+    assert "3.weight is not finite now" in row["reason"]
+    # The trunk is no part of the tail.
+    net.load_state_dict(start)
+    net[0].weight.data[0, 0] = torch.nan
+    assert len(_rows(certify(net, start=start), metric="tail")) == 3
 
 
 def test_graphs_and_state_dicts_say_the_same_and_nothing_is_changed():

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from spectrank.errors import ArgumentTypeError
 from spectrank.invariance.certificates.blocks import block_rows
-from spectrank.invariance.certificates.chain import read_chain, tail_rows
+from spectrank.invariance.certificates.chain import not_finite, read_chain, tail_rows
 from spectrank.invariance.certificates.checks import COLUMNS, not_applicable_row
 from spectrank.invariance.certificates.tail import find_tail
 from spectrank.model.graph import Graph, graph
@@ -73,7 +73,8 @@ def certify(
             Adam or weight decay.
 
     Returns:
-        The rows; one ``not_applicable`` row says where and why the tail ends.
+        The rows; one ``not_applicable`` row says where and why the tail ends. Weights
+        of the tail that are not finite leave ``not_applicable`` rows only.
 
     Raises:
         ArgumentTypeError: Neither a model nor a graph, or weights of a wrong type.
@@ -102,6 +103,9 @@ def certify(
     after = _tensors(latest, "now")
     tail = find_tail(found)
     blocked = None if drift else _blocked(optimizer)
+    if broken := not_finite(tail, before, after):
+        rows = [not_applicable_row(name, why, "nonfinite") for name, why in broken]
+        return Table.from_rows(rows, columns=COLUMNS)
     chain = read_chain(tail, before, after, drift=drift, softmax=softmax)
     rows = [] if chain is None else tail_rows(chain, blocked)
     rows += block_rows(chain, tail, (before, after), blocks or {}, blocked)

@@ -73,6 +73,28 @@ def read_chain(
     return Chain(tail, first, last, bounds, unit, drift)
 
 
+def not_finite(
+    tail: Tail, before: Tensors, after: Tensors
+) -> tuple[tuple[str, str], ...]:
+    """Stages with weights that are no finite numbers, and where.
+
+    Args:
+        tail: The tail.
+        before: Name of each parameter to its values at the start.
+        after: The same now.
+
+    Returns:
+        Name of the stage and reason, one per stage and moment.
+    """
+    return tuple(
+        (stage.name, f"{name} is not finite {moment}; nothing of the tail is bounded")
+        for stage in tail.stages
+        for moment, tensors in (("at the start", before), ("now", after))
+        for name in stage.parameters
+        if name in tensors and not bool(tensors[name].isfinite().all())
+    )
+
+
 def tail_rows(chain: Chain, blocked: str | None) -> list[Row]:
     """Checks of every level of a tail.
 

@@ -122,12 +122,13 @@ def _judged(check: Check, finite: bool, blocked: str | None) -> tuple[str, str]:
     return "holds", "a bound, not an estimate"
 
 
-def not_applicable_row(subject: str, reason: str) -> Row:
+def not_applicable_row(subject: str, reason: str, status: str = "skipped") -> Row:
     """Row for a place at which nothing is certified.
 
     Args:
         subject: Its name.
         reason: Why.
+        status: Of the row.
 
     Returns:
         The row.
@@ -136,7 +137,7 @@ def not_applicable_row(subject: str, reason: str) -> Row:
         "kind": "check",
         "subject": subject,
         "metric": "linear_tail",
-        "status": "skipped",
+        "status": status,
         "verdict": "not_applicable",
         "reason": reason,
         "source": DERIVED,
