@@ -222,7 +222,7 @@ def _degree(pairs: list[tuple[Tensor, Tensor]]) -> tuple[float, float]:
     value = torch.cat([f.reshape(-1) for f, _ in pairs])
     euler = torch.cat([e.reshape(-1) for _, e in pairs])
     top = float(value.abs().max())
-    if not top > 0.0:
+    if not 0.0 < top < math.inf or not bool(euler.isfinite().all()):
         return math.nan, math.nan
     value, euler = value / top, euler / top
     degree = float((value @ euler) / (value @ value))

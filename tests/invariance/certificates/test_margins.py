@@ -175,6 +175,16 @@ def test_biases_beyond_the_first_layer_void_margins():
     assert _of(table, "homogeneity", "residual") < 1e-13
 
 
+@pytest.mark.parametrize("value", [math.inf, math.nan])
+def test_outputs_that_are_not_finite_are_degenerate(value):
+    net, x = _net(3, 4, 1), _data(5, 3)
+    net[2].weight.data[0, 0] = value
+    table = margins(net, [(x.abs(), torch.ones(5))])
+    for metric in ("homogeneity", "kkt_cosine", "normalised_margin", "norm_squared"):
+        frame = table.where(metric=metric).frame
+        assert set(frame["status"]) == {"degenerate"}
+
+
 def test_a_wrong_sample_leaves_margins_but_no_kkt_point():
     net, x = _net(3, 4, 1), _data(5, 3)
     table = margins(net, [(x, -_fitted(net, x))])
