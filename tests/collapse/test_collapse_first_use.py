@@ -1,5 +1,6 @@
 """What a first user meets: nothing is left out in silence, refusals name the way."""
 
+import pytest
 import torch
 from torch import nn
 
@@ -74,3 +75,22 @@ def test_a_forecast_says_which_stacks_it_leaves_out():
     assert ranked | told.keys() == {"gates.weight_ih", "gates.weight_hh", "head.weight"}
     assert told.keys() == {"gates.weight_ih", "gates.weight_hh"}
     assert "gates stacked" in told["gates.weight_hh"]
+
+
+@pytest.mark.parametrize("keep", [{}, {"keep_bytes": 0}])
+def test_float32_targets_of_rank_two_have_two_directions(keep):
+    torch.manual_seed(0)
+    y = torch.randn(64, 2) @ torch.randn(2, 3)
+    s = torch.linalg.svdvals((y - y.mean(0)).double())
+    assert 1e-16 < float(s[2] / s[0]) < 1e-6
+    model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
+    data = [(torch.randn(64, 4), y)]
+    table = measure(model, data, loss="mse", weight_decay=0.1, **keep)
+    assert {r["index"] for r in table if r["metric"] == "nrc1"} == {2}
+    if keep:
+        # A covariance of float64 does not tell squares so small from its rounding.
+        return
+    # The same numbers said to be of float64 have three.
+    double = [(x.double(), t.double()) for x, t in data]
+    table = measure(model.double(), double, loss="mse", weight_decay=0.1, **keep)
+    assert {r["index"] for r in table if r["metric"] == "nrc1"} == {3}

@@ -70,6 +70,32 @@ def test_the_rank_of_the_targets_counts_their_centred_directions():
     assert target_rank(torch.ones(5, 3)) == 0
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_the_rank_of_targets_is_that_before_they_were_rounded(dtype):
+    for seed in range(3):
+        y = gaussian(seed, 64, 2) @ gaussian(seed + 10, 2, 5)
+        assert target_rank(y) == 2
+        assert target_rank(y.to(dtype)) == 2
+        # An offset costs the digits that it takes.
+        assert target_rank((y + 30.0).to(dtype)) == 2
+        # Cast since, they look like five directions, as those of float64 would be.
+        wide = y.to(dtype).double()
+        assert (target_rank(wide), target_rank(wide, dtype=dtype)) == (5, 2)
+    # numpy's own count, where the third direction is above what rounding makes.
+    third = gaussian(3, 64, 3) * torch.tensor([1.0, 1.0, 0.3])
+    cast = third.to(dtype)
+    c = (cast - cast.mean(0)).float().numpy()
+    eps = torch.finfo(dtype).eps
+    s = np.linalg.svd(c, compute_uv=False)
+    assert target_rank(cast) == (s > eps * 64 * s[0]).sum()
+    assert target_rank((1e200 * third).double()) == 3
+    # More rows are no more rounding: a faint direction of many stays one.
+    many = gaussian(4, 20_000, 2) * torch.tensor([1.0, 400.0 * eps])
+    assert target_rank(many.to(dtype)) == 2
+    assert eps * 20_000 > 400.0 * eps
+    assert target_rank(third.log()) == 0
+
+
 @pytest.mark.parametrize(("a", "b"), [(0.1, 0.4), (0.3, 0.3), (1.0, 0.81)])
 def test_minimisers_with_free_features_satisfy_it(a, b):
     # (1/2N)|WH - Y|^2 + (a/2)|W|^2 + (b/2N)|H|^2 by L-BFGS from a random point.

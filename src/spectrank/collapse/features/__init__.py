@@ -27,6 +27,7 @@ from spectrank.collapse.features.geometry import nc3_of as nc3_of
 from spectrank.collapse.features.layers import LayerLaw as LayerLaw
 from spectrank.collapse.features.layers import layer_law as layer_law
 from spectrank.collapse.features.regression import NRC_VARIANTS as NRC_VARIANTS
+from spectrank.collapse.features.regression import covariance_rank as covariance_rank
 from spectrank.collapse.features.regression import nrc as nrc
 from spectrank.collapse.features.regression import nrc1_of as nrc1_of
 from spectrank.collapse.features.regression import nrc2_of as nrc2_of

@@ -9,6 +9,7 @@ ours: shares of the features' total variation, and a distance between unit matri
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import numpy as np
@@ -27,13 +28,15 @@ from spectrank.collapse.features.summarised import (
 )
 from spectrank.errors import DomainError, ShapeError, UnknownNameError
 from spectrank.linalg import Value
-from spectrank.linalg.moments import ClassSummary
+from spectrank.linalg.moments import ClassSummary, MomentSummary
 
 NrcVariant = Literal["nrc1", "nrc2", "nrc3"]
 NRC_VARIANTS: tuple[NrcVariant, ...] = get_args(NrcVariant)
 
 # Thresholds tried before the best is refined: the distance may have several minima.
 _GRID = 65
+# Roundings of a target, counted generously: it may have been computed in its dtype.
+_MOST = 64.0
 
 
 def nrc(
@@ -69,14 +72,15 @@ def nrc(
             f"variant must be one of {', '.join(NRC_VARIANTS)}, got {variant!r}; "
             "'nrc1' needs no weight"
         )
-    targets = matrix("targets", targets).to(torch.float64)
+    dtype = matrix("targets", targets).dtype
+    targets = targets.detach().to(torch.float64)
     if len(targets) != len(matrix("features", features)):
         raise ShapeError(
             f"targets must have {len(features)} rows as the features, got "
             f"{len(targets)}; pass targets of the same samples"
         )
     if variant == "nrc1":
-        return _outside_principal(features, target_rank(targets))
+        return _outside_principal(features, target_rank(targets, dtype=dtype))
     if weight is None:
         raise DomainError(
             f"{variant} needs the last weight, got None; pass weight=layer.weight"
@@ -87,19 +91,64 @@ def nrc(
     return nrc3_of(weight, centred.mT @ centred / len(targets))
 
 
-def target_rank(targets: Tensor) -> int:
-    """Rank of the centred targets, which K is in regression.
+def target_rank(targets: Tensor, *, dtype: torch.dtype | None = None) -> int:
+    r"""Rank of the centred targets, which K is in regression.
+
+    Counts singular values above :math:`\epsilon\max(N,t)\,\sigma_1`, as NumPy's
+    ``matrix_rank``, but held between 1/2 and 64 times :math:`\epsilon\|Y\|_F` of the
+    targets with their mean. Rounding to the dtype moves singular values by at most the
+    lower end, a common offset included; the upper keeps a million float32 rows, whose
+    first term is 0.1, from losing a direction.
 
     Args:
         targets: (N, t) targets.
+        dtype: Whose spacing :math:`\epsilon` is, where the targets were cast since; by
+            default their own. That of float64 for whole numbers.
 
     Returns:
-        Number of singular values above ``max(N, t) * 2.2e-16`` of the first.
+        The rank; 0 for equal targets and for some that are not finite.
     """
-    rows = matrix("targets", targets).to(torch.float64)
+    eps = target_eps(matrix("targets", targets).dtype if dtype is None else dtype)
+    raw = targets.detach().to(torch.float64)
+    size = float(raw.abs().max()) if raw.numel() else 0.0
+    if not 0.0 < size < float("inf"):
+        return 0
+    # So that no square leaves float64's range.
+    raw = raw / size
     # Less a row first: equal rows then are exactly zero.
-    rows = rows - rows[:1]
-    return int(torch.linalg.matrix_rank(rows - rows.mean(0)))
+    rows = raw - raw[:1]
+    sigma = torch.linalg.svdvals(rows - rows.mean(0))
+    return int((sigma > _noise(eps, rows.shape, sigma[0], raw.norm())).sum())
+
+
+def covariance_rank(moments: MomentSummary, dtype: torch.dtype) -> int:
+    """The same from the targets' covariance, which resolves no better than 1e-8.
+
+    Args:
+        moments: Of the targets.
+        dtype: Of the targets.
+
+    Returns:
+        The rank; 0 for equal targets and for some that are not finite.
+    """
+    covariance, second = moments.covariance, moments.second_moment().trace()
+    if not bool(torch.isfinite(covariance).all()):
+        return 0
+    mu, num = torch.linalg.eigvalsh(covariance).clamp(min=0.0), len(covariance)
+    shape = (moments.count, num)
+    noise = _noise(target_eps(dtype), shape, mu[-1].sqrt(), second.sqrt())
+    return int((mu > max(noise**2, num * EPS * float(mu[-1]))).sum())
+
+
+def _noise(eps: float, shape: Sequence[int], largest: Tensor, norm: Tensor) -> float:
+    """Threshold of singular values; with both numbers over sqrt(N) so is the answer."""
+    size = eps * float(norm)
+    return min(max(eps * max(shape) * float(largest), 0.5 * size), _MOST * size)
+
+
+def target_eps(dtype: torch.dtype) -> float:
+    """Return the spacing of targets of a dtype; whole numbers are exact in float64."""
+    return float(torch.finfo(dtype).eps) if dtype.is_floating_point else EPS
 
 
 def nrc1_of(summary: ClassSummary, num_directions: int) -> Value:

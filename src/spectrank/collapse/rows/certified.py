@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 
-import torch
-
 from spectrank.collapse.certificates import (
     Applicability,
     certificate_rows,
     partition_rows,
 )
-from spectrank.collapse.features import target_rank
+from spectrank.collapse.features import covariance_rank, target_rank
 from spectrank.collapse.rows.request import Request, Row
 from spectrank.collapse.statistics import (
     EffectiveDecay,
@@ -77,17 +75,16 @@ def num_target_directions(statistics: Statistics) -> int:
         statistics: Of the pass.
 
     Returns:
-        The rank, from the targets themselves where all were kept, else from their
-        covariance; at least 1.
+        The rank to the precision of the targets' dtype, from the targets themselves
+        where all were kept, else from their covariance; at least 1.
     """
     outputs = statistics.outputs
     kept = outputs.kept
     if kept is not None and kept.exact and kept.targets is not None:
-        return max(target_rank(kept.targets), 1)
+        return max(target_rank(kept.targets, dtype=outputs.target_dtype), 1)
     if outputs.targets is None:
         return 1
-    scale = outputs.targets.covariance
-    return max(int(torch.linalg.matrix_rank(scale, hermitian=True)), 1)
+    return max(covariance_rank(outputs.targets, outputs.target_dtype), 1)
 
 
 def _partitions(

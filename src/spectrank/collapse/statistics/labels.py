@@ -57,12 +57,14 @@ class BatchTargets:
             where its outputs do not tell.
         logits: (R, C) outputs with the classes last, one row per entry of ``labels``
             (per sample for regression); None where the outputs do not fit.
+        dtype: Of the targets as they came.
     """
 
     labels: Tensor | None
     values: Tensor | None
     predictions: Tensor | None
     logits: Tensor | None
+    dtype: torch.dtype = torch.float64
 
 
 def settle(
@@ -113,7 +115,7 @@ def read(batch: Batch, reading: Reading) -> BatchTargets:
     if reading.kind == "regression":
         values = _values(batch)
         logits = _flat_outputs(batch, len(values))
-        return BatchTargets(None, values, None, logits)
+        return BatchTargets(None, values, None, logits, batch.targets.dtype)
     labels = _labels(batch, reading)
     logits = _class_outputs(batch, labels, reading.loss)
     predictions = None

@@ -37,6 +37,8 @@ class OutputStatistics:
         num_labelled: Number of labels that the outputs can be compared with.
         num_agreeing: Number of them that the model's choice equals.
         dtype: Of the outputs.
+        target_dtype: Of the regression targets, the coarsest that came; float64
+            without.
     """
 
     logits: ClassSummary | None
@@ -45,6 +47,7 @@ class OutputStatistics:
     num_labelled: int
     num_agreeing: int
     dtype: torch.dtype
+    target_dtype: torch.dtype = torch.float64
 
 
 @final
@@ -68,6 +71,7 @@ class OutputAccumulator:
         self.num_labelled = 0
         self.num_agreeing = 0
         self._dtype = torch.float64
+        self._target_dtype: torch.dtype | None = None
 
     def update(self, targets: BatchTargets) -> None:
         """Take in a batch.
@@ -76,7 +80,7 @@ class OutputAccumulator:
             targets: With the outputs beside them.
         """
         if targets.values is not None:
-            self._add_values(targets.values)
+            self._add_values(targets.values, targets.dtype)
         if targets.logits is None:
             return
         rows = targets.logits
@@ -103,6 +107,7 @@ class OutputAccumulator:
             num_labelled=self.num_labelled,
             num_agreeing=self.num_agreeing,
             dtype=self._dtype,
+            target_dtype=self._target_dtype or torch.float64,
         )
 
     def _add(self, parts: Parts) -> None:
@@ -125,7 +130,11 @@ class OutputAccumulator:
             self.num_labelled += len(labels)
             self.num_agreeing += int((parts["predictions"] == labels).sum())
 
-    def _add_values(self, values: Tensor) -> None:
+    def _add_values(self, values: Tensor, dtype: torch.dtype) -> None:
+        if dtype.is_floating_point and values.numel():
+            known = self._target_dtype or dtype
+            coarser = torch.finfo(dtype).eps > torch.finfo(known).eps
+            self._target_dtype = dtype if coarser else known
         if self.targets is None:
             self.targets = Moments(values.shape[1], device=self._device)
         self.targets.update(values)
