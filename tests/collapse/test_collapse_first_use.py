@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from spectrank.collapse import forecast, measure
+from spectrank.errors import ShapeError
 from spectrank.model import iter_matrices
 
 
@@ -94,3 +95,43 @@ def test_float32_targets_of_rank_two_have_two_directions(keep):
     double = [(x.double(), t.double()) for x, t in data]
     table = measure(model.double(), double, loss="mse", weight_decay=0.1, **keep)
     assert {r["index"] for r in table if r["metric"] == "nrc1"} == {3}
+
+
+@pytest.mark.parametrize(
+    "loss", ["mse", "l1", "huber", "bce_with_logits", nn.MSELoss(), nn.SmoothL1Loss()]
+)
+def test_a_column_of_outputs_beside_a_row_of_targets_is_refused(loss):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 1, bias=False), nn.Sigmoid())
+    x, y = torch.randn(12, 4), (torch.arange(12) % 2).float()
+    match = r"shape \(12, 1\), got \(12,\): .* pass targets.unsqueeze\(-1\)"
+    with pytest.raises(ShapeError, match=match):
+        measure(model, [(x, y)], loss=loss, weight_decay=0.1)
+    with pytest.raises(ShapeError, match=r"pass targets.unsqueeze\(-1\)"):
+        forecast(model, [(x, y)], loss=loss, weight_decay=0.1, seeds=1)
+    flat = nn.Sequential(nn.Linear(4, 1), nn.Flatten(0))
+    with pytest.raises(ShapeError, match=r"pass targets.squeeze\(-1\)"):
+        measure(flat, [(x, y[:, None])], loss=loss, weight_decay=0.1)
+    # In one shape the two models have one loss, that of torch.
+    column = measure(model, [(x, y[:, None])], loss=loss, weight_decay=0.1)
+    named = {"mse": nn.MSELoss(), "l1": nn.L1Loss(), "huber": nn.HuberLoss()}
+    plain = named.get(loss, nn.BCEWithLogitsLoss()) if isinstance(loss, str) else loss
+    told = next(r["value"] for r in column if r["metric"] == "loss")
+    with torch.no_grad():
+        wanted = float(plain(model(x), y[:, None]))
+    assert told == pytest.approx(wanted, rel=1e-5)
+
+
+def test_a_margin_loss_takes_either_shape():
+    # It is none of torch's, and is defined sample by sample.
+    model = nn.Linear(4, 1)
+    x, y = torch.randn(12, 4), (torch.arange(12) % 2 * 2 - 1).float()
+    losses = [
+        next(
+            r["value"]
+            for r in measure(model, [(x, t)], loss="logistic", weight_decay=0.1)
+            if r["metric"] == "loss"
+        )
+        for t in (y, y[:, None])
+    ]
+    assert losses[0] == losses[1]

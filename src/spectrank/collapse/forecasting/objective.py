@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from spectrank.collapse.statistics.labels import check_layout
 from spectrank.errors import DomainError, ShapeError
 from spectrank.model.capture.objective import LossLike
 from spectrank.model.losses import Loss, UnknownLoss, describe_loss
@@ -114,6 +115,7 @@ class Objective:
                 "a model to minimise must return one tensor, "
                 f"got {type(outputs).__name__}; wrap it so that it returns the logits"
             )
+        check_layout(self.loss.name, outputs, self.targets)
         total: Tensor | None = None
         divisor = 0.0
         for index, weight in self.groups:

@@ -14,7 +14,7 @@ from typing import Literal, final
 import torch
 from torch import Tensor
 
-from spectrank.errors import DomainError
+from spectrank.errors import DomainError, ShapeError
 from spectrank.model import Batch
 from spectrank.model.losses import Loss
 
@@ -22,6 +22,11 @@ TargetKind = Literal["classes", "regression"]
 _ELEMENTWISE = frozenset(
     {"mse", "l1", "smooth_l1", "huber", "MSELoss", "L1Loss", "SmoothL1Loss"}
     | {"HuberLoss"}
+)
+# Losses of torch that compare entry by entry, under both their names.
+_BY_ENTRY = _ELEMENTWISE | frozenset(
+    {"bce", "bce_with_logits", "BCELoss", "BCEWithLogitsLoss", "KLDivLoss"}
+    | {"PoissonNLLLoss", "SoftMarginLoss", "HingeEmbeddingLoss"}
 )
 _SIGNED = frozenset({"logistic", "exponential", "SoftMarginLoss"})
 
@@ -111,7 +116,11 @@ def read(batch: Batch, reading: Reading) -> BatchTargets:
 
     Returns:
         Labels or values, and the outputs beside them.
-    """
+
+    Raises:
+        ShapeError: Outputs (N, 1) beside targets (N,) under an elementwise loss.
+    """  # noqa: DOC502 - raised by the check called
+    check_layout(reading.loss, batch.outputs, batch.targets)
     if reading.kind == "regression":
         values = _values(batch)
         logits = _flat_outputs(batch, len(values))
@@ -123,6 +132,29 @@ def read(batch: Batch, reading: Reading) -> BatchTargets:
         chosen = logits.argmax(-1) if logits.shape[-1] > 1 else _sided(logits, reading)
         predictions = chosen.reshape(labels.shape)
     return BatchTargets(labels, None, predictions, logits)
+
+
+def check_layout(loss: str | None, outputs: Tensor | None, targets: object) -> None:
+    """Refuse (N, 1) beside (N,), which torch would train as N x N pairs.
+
+    Args:
+        loss: Its name.
+        outputs: Of the model.
+        targets: Beside them.
+
+    Raises:
+        ShapeError: One of the two has a last axis of one that the other lacks.
+    """
+    if loss not in _BY_ENTRY or outputs is None or not isinstance(targets, Tensor):
+        return
+    shapes = tuple(outputs.shape), tuple(targets.shape)
+    if shapes[0] == (*shapes[1], 1) or shapes[1] == (*shapes[0], 1):
+        way = "unsqueeze" if outputs.ndim > targets.ndim else "squeeze"
+        raise ShapeError(
+            f"{loss} needs targets of the outputs' shape {shapes[0]}, got {shapes[1]}: "
+            "torch broadcasts the two or refuses them, so this is not the loss of one "
+            f"target a sample; pass targets.{way}(-1)"
+        )
 
 
 def _kind(batch: Batch, loss: str | None) -> TargetKind:
