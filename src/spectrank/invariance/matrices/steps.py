@@ -144,11 +144,11 @@ class Reading:
     def _reshape(self, node: Node) -> None:
         if node.op in _REGULAR:
             return
+        # A feature that stands at one place is moved as a whole, wherever it goes.
         for id_ in (node.id, *node.inputs):
             free = self.value(id_)[0]
-            # Moves along one axis only, of features that lie along another, are fine.
-            if sum(size > 1 for size in free.shape) > 1 or node.op in _IRREGULAR:
-                self.signatures.touch(free)
+            own, times = np.unique(free[free >= 0], return_counts=True)
+            self.signatures.touch(own[times > 1])
 
     def _product(self, node: Node) -> None:
         """A factor that is the same for all features treats them alike."""
@@ -204,11 +204,3 @@ class Reading:
         for node in nodes:
             free = self.value(node)[0].reshape(-1)
             self.attended[role] |= set(free[free >= 0].tolist())
-
-
-_IRREGULAR = frozenset(
-    """
-    flip roll rot90 index index_select gather take_along_dim pixel_shuffle
-    pixel_unshuffle channel_shuffle im2col unfold diagonal as_strided masked_select
-    """.split()  # noqa: SIM905
-)
