@@ -75,7 +75,8 @@ def margins(
       at w' = w / q_min^{1/L}; ``kkt_complementarity``: sum_i lambda_i (q_i(w') - 1).
     * ``norm_squared``: ||w||^2 of all trained parameters; with ``svm_margin``
       ``variant`` ``predicted`` is L (log(1/R) / gamma)^{2/L}, that of deep linear nets
-      in their max-margin direction.
+      in their max-margin direction, and ``normalised_margin`` ``attainable`` is
+      gamma L^{-L/2}, the largest of such a net.
 
     Source (derived): tests/invariance/certificates/test_margins.py.
 
@@ -172,6 +173,9 @@ def _rows(
                 variant="predicted",
             )
         )
+        # Equal layers of rank one in the best direction: s^L gamma / (L s^2)^{L/2}.
+        best = svm_margin * degree ** (-degree / 2.0) if degree > 0.0 else math.nan
+        rows.append(_row("normalised_margin", best, variant="attainable"))
     why = None
     if not residual <= _tolerance(parameters) or not degree > 0.0:
         why = (

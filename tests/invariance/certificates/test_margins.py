@@ -129,6 +129,7 @@ def test_an_exact_kkt_point_has_no_residual_at_any_loss(loss, margin):
     assert _of(table, "kkt_stationarity") < 1e-15
     assert _of(table, "kkt_complementarity") == 0.0
     assert _of(table, "normalised_margin") == pytest.approx(0.5, rel=1e-14)
+    assert _of(table, "normalised_margin", "attainable") == pytest.approx(0.5)
     assert _of(table, "smoothed_margin") == pytest.approx(0.5, rel=1e-13)
     if loss == "exponential":
         assert _of(table, "log_loss") == pytest.approx(-margin, rel=1e-15)
@@ -212,6 +213,15 @@ def test_the_norm_of_balanced_layers_in_the_best_direction_is_predicted():
         found = predicted_norm_squared(log_risk, gamma, degree)
         assert found == pytest.approx(degree * s**2, rel=1e-12)
     assert math.isnan(predicted_norm_squared(0.1, 1.0, 3))
+    # At depth 3 no random linear net reaches gamma 3^(-3/2), gamma = 1 for one point.
+    x, y = torch.ones(1, 1).double(), torch.ones(1)
+    for seed in range(20):
+        net = _net(1, 3, 2, 1, seed=seed, relu=False)
+        net[-1].weight.data *= float(net(x).detach().sign())
+        table = margins(net, [(x, y)], svm_margin=1.0)
+        best = _of(table, "normalised_margin", "attainable")
+        assert best == pytest.approx(3.0**-1.5, rel=1e-12)
+        assert 0.0 < _of(table, "normalised_margin") < best
     log_risks = [-(10.0**k) for k in range(1, 5)]
     norms = [predicted_norm_squared(r, 0.3, 3) for r in log_risks]
     assert growth_exponent(norms, log_risks) == pytest.approx(2 / 3, rel=1e-12)
