@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from spectrank.experiments.le2022training.limits import deep_linear, trunk
+from spectrank.experiments.le2022training.limits import (
+    blocks,
+    classes,
+    deep_linear,
+    trunk,
+)
 from spectrank.experiments.papers import Mode, Part
 
 
@@ -19,4 +24,6 @@ def parts(mode: Mode) -> tuple[Part, ...]:
     return (
         deep_linear.part(deep_linear.DeepSize(num)),
         trunk.part(trunk.TrunkSize(num)),
+        classes.part(classes.ClassesSize(num)),
+        blocks.part(blocks.BlocksSize(num)),
     )
