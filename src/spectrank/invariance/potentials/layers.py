@@ -1,4 +1,4 @@
-"""Layers: linear maps, convolutions, tables, bilinear maps."""
+"""Layers: which rule reads which; linear maps and convolutions."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from spectrank.invariance.potentials import recurrent
+from spectrank.invariance.potentials import recurrent, tables
 from spectrank.invariance.potentials.edges import Edge, part
 from spectrank.invariance.potentials.maps import rank_of
 from spectrank.invariance.potentials.potential import Potential, nothing
@@ -46,10 +46,10 @@ def layer(
         return _linear(system, node, inputs[0], _fan_in(node, shapes[0]))
     if node.op.startswith("conv"):
         return _convolution(system, node, inputs[0])
-    if node.op in {"embedding", "embedding_bag"} and _plain_table(node, inputs):
-        return _table(system, node)
-    if node.op == "bilinear" and node.parameters["weight"] in system.shapes:
-        return _bilinear(system, node, inputs)
+    if node.op in {"embedding", "embedding_bag"} and tables.plain_table(node, inputs):
+        return tables.table(system, node)
+    if node.op == "bilinear" and tables.whole_bilinear(system, node, shapes):
+        return tables.bilinear(system, node, inputs)
     system.block(node.parameters.values(), f"used by {node.op}")
     reason = f"no diagonal law is known through this {node.op}"
     return system.stop(node.id, reason, *inputs, rank=rank)
@@ -265,49 +265,3 @@ def _channels(system: System, node: Node, groups: int) -> tuple[int, int]:
     if "transpose" in node.op:
         return shape[1] * groups, shape[0]
     return shape[0], shape[1] * groups
-
-
-# ---- tables and bilinear maps ----------------------------------------
-
-
-def _plain_table(node: Node, inputs: Sequence[Potential]) -> bool:
-    # A third input of a bag weighs its samples.
-    return "max_norm" not in node.attributes and len(inputs) <= 2
-
-
-def _table(system: System, node: Node) -> Potential:
-    """Every row may stand anywhere: a column has one coefficient."""
-    name = node.parameters["weight"]
-    view = node.matrices[0].shape if node.matrices else system.shapes[name]
-    rank = 1 if node.shape is None else len(node.shape)
-    if not system.learned(name):
-        return nothing(rank)
-    made = system.fresh((view[1],))
-    parts = (part(view, (1,), made),)
-    system.edges.append(Edge(name, node.id, "weight", tuple(view), parts))
-    return made.ranked(rank)
-
-
-def _bilinear(system: System, node: Node, inputs: Sequence[Potential]) -> Potential:
-    rank = rank_of(node, inputs[0])
-    ranked = [item.ranked(rank) for item in inputs]
-    lead = list(range(rank - 1))
-    left, right = [system.merge(item, lead).flat() for item in ranked]
-    weight, bias = node.parameters["weight"], node.parameters.get("bias")
-    view = system.shapes[weight]
-    if not system.learned(weight) or bias in system.frozen:
-        system.block([n for n in (weight, bias) if n], "a bilinear map in part frozen")
-        return system.stop(
-            node.id, "a bilinear map in part frozen", left, right, rank=rank
-        )
-    out = system.fresh((view[0],))
-    parts = (
-        part(view, (0,), out),
-        part(view, (1,), left.times(-1)),
-        part(view, (2,), right.times(-1)),
-    )
-    system.edges.append(Edge(weight, node.id, "weight", view, parts))
-    if bias is not None:
-        own = (part((view[0],), (0,), out),)
-        system.edges.append(Edge(bias, node.id, "bias", (view[0],), own))
-    return out.ranked(rank)
