@@ -131,6 +131,16 @@ def test_a_linear_law_sums_entries_and_its_polar_form_reads_the_second_argument(
     assert torch.allclose(polar(law, t, g), evaluate(law, g), atol=0)
 
 
+def test_without_kept_axes_everything_is_summed():
+    t = _random(12, w=(3, 2))
+    square = SquareTerm("w", (3, 2), (), [0], [0], [2.0])
+    linear = LinearTerm("w", (3, 2), (), [1], [0], [-1.0])
+    total = evaluate(_law("squares", [square], (1,)), t)
+    assert float(total) == pytest.approx(2 * float((t["w"] ** 2).sum()), rel=1e-14)
+    found = evaluate(_law("linear", [linear], (2,)), t)
+    assert found.tolist() == pytest.approx([0.0, -float(t["w"].sum())], rel=1e-14)
+
+
 def test_evaluating_all_at_once_mixes_up_neither_forms_nor_views():
     square = SquareTerm("w", (3, 2), (0,), [0], [1], [1.0])
     linear = LinearTerm("w", (3, 2), (0,), [0], [1], [1.0])

@@ -21,6 +21,7 @@ from spectrank.invariance.linear.recurrent import recurrent_laws
 from spectrank.invariance.linear.shifts import Family, Origin
 from spectrank.invariance.linear.solving import solutions
 from spectrank.invariance.linear.steps import Reading
+from spectrank.invariance.linear.terms import family_term
 from spectrank.invariance.potentials import Potentials
 from spectrank.invariance.potentials.potential import Potential
 
@@ -145,26 +146,8 @@ def _terms(space: _Space, columns: Sequence[int]) -> tuple[tuple[LinearTerm, ...
     chosen = sparse.csc_array(space.basis[:, list(columns)])
     own = [f for f in space.families if _touched(chosen, f)]
     copies = max(1 if f.together else f.numbers.shape[1] for f in own)
-    parts: dict[str, list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = {}
-    sizes = {f.parameter: f.size for f in own}
-    for family in own:
-        block = sparse.coo_array(chosen[family.unknowns])
-        numbers = family.numbers[block.row]
-        times = numbers.shape[1]
-        law = block.col[:, None] * copies
-        law = law + (0 if family.together else np.arange(times))
-        laws = np.broadcast_to(law, numbers.shape).reshape(-1)
-        parts.setdefault(family.parameter, []).append(
-            (laws, numbers.reshape(-1), np.repeat(block.data, times))
-        )
     terms = tuple(
-        LinearTerm(
-            name,
-            (sizes[name],),
-            (0,),
-            *(np.concatenate(arrays) for arrays in zip(*own_parts, strict=True)),
-        )
-        for name, own_parts in parts.items()
+        family_term(f, sparse.coo_array(chosen[f.unknowns]), copies) for f in own
     )
     return terms, len(columns) * copies
 
