@@ -63,6 +63,44 @@ def test_an_edited_weight_breaks_its_laws_at_its_step_and_entry(
     assert set(before) <= {"conserved", "explained"}
 
 
+def test_a_change_that_all_steps_together_might_hide_is_seen_in_its_own() -> None:
+    model = nets.network(dtype=torch.float32)
+    optimizer = _sgd(model, lr=1e-3)
+    changed = {}
+
+    def edit(k: int) -> None:
+        if k == 150:
+            weight = model[0].weight[0, 0].detach().double()
+            with torch.no_grad():
+                model[0].weight[0, 0] *= 1.0 + 4e-5 / float(weight) ** 2
+            after = model[0].weight[0, 0].detach().double()
+            changed["by"] = float(after**2 - weight**2)
+
+    with Watch(model, nets.laws(), optimizer=optimizer, every=1) as watch:
+        nets.run(model, [optimizer], 160, between=edit)
+    row = _last(watch)["vertex 0"]
+    # Rounding of 160 steps may add up to more than the change.
+    assert abs(changed["by"]) < row["bound"]
+    assert (row["verdict"], row["broken_step"]) == ("broken", 151)
+    assert _last(watch)["vertex 2"]["verdict"] != "broken"
+
+
+def test_laws_that_stay_right_clear_their_parameters() -> None:
+    model = nets.network()
+    optimizer = _sgd(model)
+
+    def edit(k: int) -> None:
+        if k == 2:
+            with torch.no_grad():
+                model[2].bias += 0.1
+
+    laws = Laws((nets.vertex(0), nets.vertex(1), nets.vertex(2)))
+    with Watch(model, laws, optimizer=optimizer, every=1) as watch:
+        nets.run(model, [optimizer], 4, between=edit)
+    # 2.weight and 4.weight stand in the same law, and in others that hold.
+    assert _last(watch)["vertex 2"]["suspects"] == ["2.bias"]
+
+
 def test_a_break_between_two_evaluations_is_placed_between_them() -> None:
     model = nets.network()
     optimizer = _sgd(model)
