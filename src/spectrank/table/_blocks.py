@@ -36,7 +36,8 @@ _ORDER = (
     *("error_kind", "failure_probability"),
 )
 _LAST = ("route", "source")
-_KEPT = frozenset(["metric", "verdict", "value"])
+# What tells a row from the next and what it says: never given up for anything else.
+_KEPT = frozenset(["metric", "variant", "index", "verdict", "value", "bound"])
 _WARN = "yellow"
 _STYLES = {
     **dict.fromkeys(("holds", "conserved", "explained", "reproduced"), "green"),

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _GAP = 2
 _LEAST_NAME = 20
 _LEAST_TEXT = 16
+_LEAST_KEPT = 9
 _MOST_TEXT = 48
 _NAMES = ("subject", "metric", "variant", "index")
 _NUMBERS = frozenset(["metric", "number"])
@@ -104,22 +105,28 @@ def _layout(
         first = name_width([cell.text for cell in name.cells], least, full)
         first = min(first, max(least, width // 2))
     room = width - first
-    # Held back for what is to be shown whatever else is not.
+    # Held back for what is to be shown whatever else is not; its texts may fold.
+    kept = [
+        min(wanted, _LEAST_KEPT) if column.role == "text" else wanted
+        for column, wanted in zip(columns, natural, strict=True)
+    ]
     held = sum(
         wanted + _GAP
-        for column, wanted in zip(columns, natural, strict=True)
+        for column, wanted in zip(columns, kept, strict=True)
         if column.kept
     )
     layout: list[tuple[Column, int]] = []
     dropped: list[Column] = []
-    for column, wanted in zip(columns[1:], natural[1:], strict=True):
+    for column, wanted, least in zip(columns[1:], natural[1:], kept[1:], strict=True):
+        held -= least + _GAP if column.kept else 0
         need = wanted
-        if column.role == "text":
+        if column.kept:
+            need = min(wanted, max(least, room - held - _GAP))
+        elif column.role == "text":
             need = min(wanted, max(_LEAST_TEXT, room - _GAP))
         # Numbers keep their order without gaps: after the first that does not fit
         # none is shown.
         stopped = column.role in _NUMBERS and any(d.role in _NUMBERS for d in dropped)
-        held -= wanted + _GAP if column.kept else 0
         if need + _GAP > room - held or (stopped and not column.kept):
             dropped.append(column)
             continue
