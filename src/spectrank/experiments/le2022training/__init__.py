@@ -13,13 +13,13 @@ from types import MappingProxyType
 
 import torch
 
-from spectrank.experiments.le2022training import conservation, limits
+from spectrank.experiments.le2022training import conservation, images, limits
 from spectrank.experiments.papers import Mode, Paper, Part, PartResult, Tick
 from spectrank.train.fleet.threads import single_threaded
 
 
 def _parts(mode: Mode) -> tuple[Part, ...]:
-    found = (*conservation.parts(mode), *limits.parts(mode))
+    found = (*conservation.parts(mode), *limits.parts(mode), *images.parts(mode))
     return tuple(replace(part, run=_on_one_thread(part)) for part in found)
 
 
