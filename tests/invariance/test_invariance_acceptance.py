@@ -50,9 +50,7 @@ def test_what_is_known_to_be_missing_is_no_more_than_that(name):
     assert result.claimed == result.expected - INCOMPLETE[name]
 
 
-@pytest.mark.parametrize(
-    "name", ["residual free relu", "cnn batchnorm gelu", "rnn relu"]
-)
+@pytest.mark.parametrize("name", ["residual free relu", "cnn batchnorm gelu"])
 def test_the_span_is_that_of_brute_force(name):
     case = ZOO[name]
     result = compare(case, found(case))
@@ -71,14 +69,14 @@ def check_random(case):
 PHASES = (Phase.explicit, Phase.generate)
 
 
-@settings(derandomize=True, deadline=None, max_examples=8, phases=PHASES)
+@settings(derandomize=True, deadline=None, max_examples=5, phases=PHASES)
 @given(dense_nets(most=24))
 def test_random_nets_on_vectors_have_the_laws_of_brute_force(case):
     check_random(case)
 
 
-@settings(derandomize=True, deadline=None, max_examples=5, phases=PHASES)
-@given(conv_nets(most=24))
+@settings(derandomize=True, deadline=None, max_examples=3, phases=PHASES)
+@given(conv_nets(most=22))
 def test_random_nets_on_images_have_the_laws_of_brute_force(case):
     check_random(case)
 

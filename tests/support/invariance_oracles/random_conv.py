@@ -124,7 +124,8 @@ def conv_nets(draw, most=40):
         elif op.endswith("norm"):
             # What is normalised needs several values that differ (after a ReLU or a
             # max-pool they may all be one), and a norm of a norm has laws of its own.
-            flat = ("relu",) in steps or ("maxpool",) in steps
+            # A shared bias that the norm subtracts in one of its uses is free there.
+            flat = {"relu", "maxpool", "twice"} & {step[0] for step in steps}
             if normalised or size < 2 or channels < 2 or flat:
                 continue
             normalised = True

@@ -164,6 +164,8 @@ def dense_nets(draw, most=34):
             before = [step[0] for step in steps]
             if widths[s] >= 3 and not {"layernorm", "rmsnorm", "relu"} & set(before):
                 push(widths[s], op, s, widths[s])
+        elif op == "negate" and {"relu", "abs", "square"} & {k[0] for k in steps}:
+            continue  # units that are never positive are dead for all data
         elif op == "scale":
             push(widths[s], op, s, widths[s])
         else:

@@ -29,6 +29,12 @@ class Apply(nn.Module):
         return self.function(x)
 
 
+def flipped():
+    """Two linear layers with the order of the features turned between them."""
+    turn = Apply(lambda x: x.flip(-1))
+    return nn.Sequential(nn.Linear(2, 2), turn, nn.Linear(2, 2))
+
+
 class SquaredReLU(nn.Module):
     def forward(self, x):
         return torch.relu(x) ** 2
@@ -102,6 +108,7 @@ DENSE = [
     _case("mlp linear", mlp(nn.Identity, 2, 3, 2, 2), 9, 3),
     # Unit vectors 4, of in- and out-edges 2: rank formula 2 (2 * 4 + 1 - 2) / 2.
     Case("mlp linear wide", mlp(nn.Identity, 1, 4, 1, bias=False), features(1), 7, 4),
+    _case("mlp linear flipped", flipped, 3, 3),
     _case("mlp squared relu", mlp(SquaredReLU, 2, 3, 2, 2), 5, 3),
     *[
         _case(f"mlp {activation.__name__.lower()}", mlp(activation, 2, 3, 2, 2), 0, 3)
