@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from spectrank.collapse import forecast, measure
+from spectrank.collapse import forecast, measure, nc1
 from spectrank.errors import ShapeError
 from spectrank.model import iter_matrices
 
@@ -135,3 +135,74 @@ def test_a_margin_loss_takes_either_shape():
         for t in (y, y[:, None])
     ]
     assert losses[0] == losses[1]
+
+
+def one(table, subject, metric, variant):
+    wanted = (subject, metric, variant)
+    found = [r for r in table if (r["subject"], r["metric"], r["variant"]) == wanted]
+    assert len(found) == 1
+    return found[0]
+
+
+@pytest.mark.parametrize(("balanced", "most"), [(True, 1), (False, 3)])
+def test_outputs_of_many_classes_are_decomposed_once_a_centring(
+    balanced, most, monkeypatch
+):
+    torch.manual_seed(0)
+    num = 40
+    model = nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, num)).double()
+    y = torch.arange(4 * num) % num
+    if not balanced:
+        y[:30] = 0
+    x = torch.randn(len(y), 5).double() + 0.1 * y[:, None]
+    shapes, svd = [], torch.linalg.svd
+
+    def counted(a, *args, **kwargs):
+        shapes.append(tuple(a.shape))
+        return svd(a, *args, **kwargs)
+
+    monkeypatch.setattr(torch.linalg, "svd", counted)
+    table = measure(model, [(x, y)], loss="cross_entropy", weight_decay=0.1)
+    num_present = len(y.unique())
+    assert 1 <= shapes.count((num_present, num)) <= most
+    # Each is still its own variant: those of functions that share nothing.
+    with torch.no_grad():
+        logits = model(x)
+    for variant in ("papyan", "zhu", "pinv", "he-su"):
+        row = one(table, "outputs", "nc1", variant)
+        told = nc1(logits, y, variant, num_classes=num)
+        assert row["value"] == pytest.approx(told.value, rel=1e-9)
+    mean, spread = logits.mean(0), logits.new_zeros(num, num)
+    within = spread.clone()
+    for c in y.unique():
+        rows = logits[y == c]
+        d = rows.mean(0) - mean
+        spread += len(rows) / len(y) * torch.outer(d, d)
+        within += (rows - rows.mean(0)).T @ (rows - rows.mean(0)) / len(y)
+    # Eight hidden units: the outputs lie in eight dimensions.
+    inverse = torch.linalg.pinv(spread, rtol=1e-10, hermitian=True)
+    he_su = float((within @ inverse).trace())
+    assert one(table, "outputs", "nc1", "he-su")["value"] == pytest.approx(
+        he_su, rel=1e-6
+    )
+
+
+def test_a_scatter_that_is_too_large_says_so_and_so_does_the_law(monkeypatch):
+    monkeypatch.setattr("spectrank.collapse.statistics.outputs._MAX_FULL", 5)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 6))
+    data = [(torch.randn(24, 4), torch.arange(24) % 6)]
+    table = measure(model, data, loss="cross_entropy", weight_decay=0.1)
+    for variant in ("papyan", "he-su"):
+        row = one(table, "outputs", "nc1", variant)
+        assert row["status"] == "skipped"
+        assert "at most 5 outputs: these have 6" in row["reason"]
+    for variant in ("rate", "correlation"):
+        row = one(table, "model", "layer_law", variant)
+        assert (row["status"], row["kind"]) == ("skipped", "measurement")
+        assert "of outputs: needs the full scatter" in row["reason"]
+        assert "these have 6" in row["reason"]
+    # Where the trace alone was asked for, that is the reason.
+    thin = measure(model, data, loss="cross_entropy", weight_decay=0.1, scatter="trace")
+    reason = one(thin, "outputs", "nc1", "papyan")["reason"]
+    assert "only trace was kept" in reason

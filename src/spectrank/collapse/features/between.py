@@ -54,6 +54,10 @@ class Between:
         )
 
 
+KnownBetween = dict[tuple[str, str], Between]
+"""Directions that were found, by weights and centre, of one summary and ``rtol``."""
+
+
 def scaled_means(
     summary: ClassSummary, weights: str = "classes", center: str | None = None
 ) -> Float64[Tensor, "C d"]:
@@ -137,3 +141,34 @@ def between_directions(
     scales = scales[:rank]
     worst = unit * reach / float(scales[-1]) if rank else 0.0
     return Between(directions[:rank], scales, num_possible, worst)
+
+
+def known_directions(
+    summary: ClassSummary,
+    weights: str,
+    center: str,
+    rtol: float | None,
+    known: KnownBetween | None,
+) -> Between:
+    """The same, each found once.
+
+    Args:
+        summary: Statistics of at least two classes.
+        weights: As in `scaled_means`.
+        center: As in `scaled_means`.
+        rtol: As in `between_directions`.
+        known: Of this summary and ``rtol``; filled. None to find them anew.
+
+    Returns:
+        The directions. With equal counts those of ``classes`` for any weights and
+        centre, which differ by rounding only.
+    """
+    counts = summary.counts[present(summary)]
+    if bool((counts == counts[0]).all()):
+        weights = center = "classes"
+    if known is None:
+        return between_directions(summary, weights, center, rtol=rtol)
+    key = (weights, center)
+    if key not in known:
+        known[key] = between_directions(summary, weights, center, rtol=rtol)
+    return known[key]

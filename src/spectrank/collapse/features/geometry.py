@@ -35,6 +35,8 @@ NC3_VARIANTS: tuple[Nc3Variant, ...] = get_args(Nc3Variant)
 
 # Rows of a tile of a Gram matrix: 10,000 classes would make 800 MB at once.
 _TILE = 512
+# Most products that are held at once, 128 MB; of more each is formed twice.
+_HELD = 1 << 24
 # So many times more classes than columns are no simplex, by more than one.
 _FAR = 4
 
@@ -224,11 +226,15 @@ def _from_simplex(left: Tensor, right: Tensor, error: float) -> Value:
     num, d = left.shape
     if num - 1 >= _FAR * d:
         return _far_from_simplex(left, right, error)
-    norm = sum(float(p.square().sum()) for p, _ in _products(left, right)) ** 0.5
+    held = list(_products(left, right)) if num * num <= _HELD else None
+    first, again = (
+        _products(left, right) if held is None else held for _ in ("norm", "gap")
+    )
+    norm = sum(float(p.square().sum()) for p, _ in first) ** 0.5
     if norm == 0.0:
         return Value.undefined("degenerate", "all products are zero")
     squares = 0.0
-    for products, diagonal in _products(left, right):
+    for products, diagonal in again:
         gap = products / norm + 1.0 / (num * (num - 1) ** 0.5)
         gap[diagonal] -= 1.0 / (num - 1) ** 0.5
         squares += float(gap.square().sum())

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from spectrank.collapse.features.alignments import ALIGNMENTS, canonical_alignments
+from spectrank.collapse.features.between import KnownBetween
 from spectrank.collapse.features.centres import nc4_of
 from spectrank.collapse.features.clusters import pca_bracket_of, tcv
 from spectrank.collapse.features.geometry import (
@@ -40,6 +41,7 @@ def feature_rows(
     weight: Tensor | None = None,
     classifier: bool = False,
     rtol: float | None = None,
+    lost: str | None = None,
 ) -> list[Row]:
     """Rows of the class statistics of a layer's input.
 
@@ -53,19 +55,22 @@ def feature_rows(
         classifier: Whether its m rows are those of the classes (NC2, NC3).
         rtol: Directions between class means below it are left out; give about 1e-6 for
             features computed in float32.
+        lost: Why the full scatter was not kept; None to say that it was not.
 
     Returns:
         Rows for `Table.from_rows`, to be joined with the layer's columns.
     """
+    known: KnownBetween = {}
+    lost = lost or _NO_SCATTER.format(summary.kind)
     rows = [
         row("wcv", None, summary.wcv),
         row("rtcv", None, summary.rtcv),
-        *_cluster_rows(summary),
-        *(_nc1_row(summary, variant, rtol) for variant in NC1_VARIANTS),
+        *_cluster_rows(summary, lost),
+        *(_nc1_row(summary, variant, rtol, known, lost) for variant in NC1_VARIANTS),
         *_nc2_rows("features", [(v, nc2_of(summary, v)) for v in NC2_VARIANTS]),
     ]
     if weight is not None:
-        rows.append(_angles(summary, weight, rtol))
+        rows.append(_angles(summary, weight, rtol, known))
     if weight is not None and classifier:
         of = [(v, nc2_classifier(weight, v)) for v in NC2_VARIANTS]
         rows += _nc2_rows("classifier", of)
@@ -198,11 +203,11 @@ def row(
     }
 
 
-def _cluster_rows(summary: ClassSummary) -> list[Row]:
+def _cluster_rows(summary: ClassSummary, why: str) -> list[Row]:
     """TCV_K between the PCA bracket and the class partition, and the bracket."""
     k, value = summary.num_present, summary.wcv
     if summary.kind != "full":
-        lost = Value.undefined("skipped", _NO_SCATTER.format(summary.kind))
+        lost = Value.undefined("skipped", why)
         return [row("tcv", "classes", value, k), row("pca_bracket", "lower", lost, k)]
     bracket = pca_bracket_of(summary, max(k, 1))
     if value.status == "ok":
@@ -214,13 +219,19 @@ def _cluster_rows(summary: ClassSummary) -> list[Row]:
     ]
 
 
-def _nc1_row(summary: ClassSummary, variant: Any, rtol: float | None) -> Row:
+def _nc1_row(
+    summary: ClassSummary,
+    variant: Any,
+    rtol: float | None,
+    known: KnownBetween,
+    why: str,
+) -> Row:
     if variant not in SPAN_VARIANTS:
         return row("nc1", variant, nc1_of(summary, variant))
     if summary.kind != "full":
-        lost = Value.undefined("skipped", _NO_SCATTER.format(summary.kind))
+        lost = Value.undefined("skipped", why)
         return row("nc1", variant, lost)
-    value, between = nc1_on_span(summary, variant, rtol=rtol)
+    value, between = nc1_on_span(summary, variant, rtol=rtol, known=known)
     if between is None:
         return row("nc1", variant, value)
     made = row("nc1", variant, value, between.rank)
@@ -231,9 +242,11 @@ def _nc2_rows(of: str, values: list[tuple[Any, Value]]) -> list[Row]:
     return [row(f"nc2_{name}", of, value) for name, value in values]
 
 
-def _angles(summary: ClassSummary, weight: Tensor, rtol: float | None) -> Row:
+def _angles(
+    summary: ClassSummary, weight: Tensor, rtol: float | None, known: KnownBetween
+) -> Row:
     """One row: the largest angle, and all of them as a list."""
-    angles = subspace_angles(summary, weight, rtol=rtol)
+    angles = subspace_angles(summary, weight, rtol=rtol, known=known)
     made = row("subspace_angle", "largest", angles[-1], len(angles))
     if angles[-1].status != "ok":
         return made | {"index": None}

@@ -8,7 +8,7 @@ import scipy.linalg
 import torch
 from torch import Tensor
 
-from spectrank.collapse.features.between import between_directions
+from spectrank.collapse.features.between import KnownBetween, known_directions
 from spectrank.collapse.features.summarised import EPS, refusal, same_width
 from spectrank.linalg import Value
 from spectrank.linalg.moments import ClassSummary
@@ -20,7 +20,11 @@ _GRAM_TURN = 1e-8
 
 
 def subspace_angles(
-    summary: ClassSummary, weight: Tensor, *, rtol: float | None = None
+    summary: ClassSummary,
+    weight: Tensor,
+    *,
+    rtol: float | None = None,
+    known: KnownBetween | None = None,
 ) -> tuple[Value, ...]:
     r"""Principal angles of span{mu_c - mu} and the top right singular vectors of W.
 
@@ -35,6 +39,7 @@ def subspace_angles(
         summary: Statistics of the inputs of the layer.
         weight: (m, d) weight of the layer.
         rtol: Directions between means below it are left out.
+        known: As in `nc1_on_span`.
 
     Returns:
         Angles with their rounding errors.
@@ -44,7 +49,7 @@ def subspace_angles(
         return (refused,)
     if not bool(torch.isfinite(weight).all()):
         return (Value.undefined("nonfinite", "the weight has entries not finite"),)
-    between = between_directions(summary, rtol=rtol)
+    between = known_directions(summary, "classes", "classes", rtol, known)
     found = _top_directions(weight, between.rank)
     if isinstance(found, Value):
         return (found,)

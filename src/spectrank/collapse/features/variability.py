@@ -27,7 +27,12 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from spectrank.collapse.features.between import Between, between_directions, resolution
+from spectrank.collapse.features.between import (
+    Between,
+    KnownBetween,
+    known_directions,
+    resolution,
+)
 from spectrank.collapse.features.summarised import (
     EPS,
     class_summary,
@@ -118,7 +123,11 @@ def nc1_of(
 
 
 def nc1_on_span(
-    summary: ClassSummary, variant: Nc1Variant, *, rtol: float | None = None
+    summary: ClassSummary,
+    variant: Nc1Variant,
+    *,
+    rtol: float | None = None,
+    known: KnownBetween | None = None,
 ) -> tuple[Value, Between | None]:
     """NC1 through a pseudo-inverse, with the directions that it was taken on.
 
@@ -126,6 +135,9 @@ def nc1_on_span(
         summary: Statistics with the full scatter.
         variant: One of ``SPAN_VARIANTS``.
         rtol: As in `nc1_of`.
+        known: Directions of this summary and ``rtol``, filled here: variants that weigh
+            and centre alike share one decomposition, and all do where classes have
+            equal counts. Of K outputs by K classes each would take K^3.
 
     Returns:
         The value, and the directions; None where there is no value.
@@ -142,7 +154,7 @@ def nc1_on_span(
         return refused, None
     weights = "samples" if variant == "he-su" else "classes"
     center = "classes" if variant in {"papyan", "pinv"} else "samples"
-    between = between_directions(summary, weights, center, rtol=rtol)
+    between = known_directions(summary, weights, center, rtol, known)
     if not between.rank:
         return _no_distance(summary), None
     within = summary.within_covariance()

@@ -45,7 +45,8 @@ def output_rows(
     rows: list[Row] = []
     if outputs.logits is not None and statistics.reading.kind == "classes":
         rtol = resolution(outputs.logits, outputs.dtype)
-        rows += [key | r for r in feature_rows(outputs.logits, rtol=rtol)]
+        why = outputs.scatter_reason
+        rows += [key | r for r in feature_rows(outputs.logits, rtol=rtol, lost=why)]
         if outputs.kept is not None:
             found = of_kept(outputs.kept, outputs.logits, request)
             rows += [key | r for r in found]
@@ -77,12 +78,12 @@ def depth_rows(rows: Sequence[Row], names: Sequence[str]) -> list[Row]:
     key = {"subject": _MODEL, "of": "model"}
     if not all(math.isnan(x) for x in variation):
         law = layer_law(variation)
-        made.append(
-            key | measured("layer_law", "rate", law.rate) | {"values": variation}
-        )
-        fit = Value.exact(law.correlation)
+        rate, fit = law.rate, Value.exact(law.correlation)
         if math.isnan(law.correlation):
-            fit = Value.undefined("degenerate", law.rate.reason or "D is constant")
+            fit = Value.undefined("degenerate", rate.reason or "D is constant")
+        if lost := _undefined(rows, subjects, "nc1", "he-su"):
+            rate = fit = lost
+        made.append(key | measured("layer_law", "rate", rate) | {"values": variation})
         made.append(key | measured("layer_law", "correlation", fit))
     if not all(math.isnan(x) for x in mismatch):
         for tolerance in _TOLERANCES:
@@ -101,3 +102,20 @@ def _by_layer(
         if r["metric"] == metric and r.get("variant") == variant
     }
     return [found.get(subject, math.nan) for subject in subjects]
+
+
+def _undefined(
+    rows: Sequence[Row], subjects: Sequence[str], metric: str, variant: str
+) -> Value | None:
+    """Why the first layer without a number has none; None where all have one."""
+    for subject in subjects:
+        wanted = (subject, metric, variant)
+        found = [
+            r for r in rows if (r["subject"], r["metric"], r.get("variant")) == wanted
+        ]
+        if not found:
+            return Value.undefined("degenerate", f"{metric} of {subject} is not known")
+        if found[0]["status"] != "ok":
+            status, reason = found[0]["status"], found[0]["reason"]
+            return Value.undefined(status, f"{metric} {variant} of {subject}: {reason}")
+    return None

@@ -36,6 +36,7 @@ class OutputStatistics:
         targets: Mean and scatter of regression targets; None for classes.
         num_labelled: Number of labels that the outputs can be compared with.
         num_agreeing: Number of them that the model's choice equals.
+        scatter_reason: Why ``logits`` has no full scatter though one was asked for.
         dtype: Of the outputs.
         target_dtype: Of the regression targets, the coarsest that came; float64
             without.
@@ -48,6 +49,7 @@ class OutputStatistics:
     num_agreeing: int
     dtype: torch.dtype
     target_dtype: torch.dtype = torch.float64
+    scatter_reason: str | None = None
 
 
 @final
@@ -100,14 +102,24 @@ class OutputAccumulator:
 
     def compute(self) -> OutputStatistics:
         """Return the statistics so far."""
+        logits = None if self.logits is None else self.logits.compute()
         return OutputStatistics(
-            logits=None if self.logits is None else self.logits.compute(),
+            logits=logits,
             kept=self.keeper.compute(),
             targets=None if self.targets is None else self.targets.compute(),
             num_labelled=self.num_labelled,
             num_agreeing=self.num_agreeing,
             dtype=self._dtype,
             target_dtype=self._target_dtype or torch.float64,
+            scatter_reason=self._scatter_reason(logits),
+        )
+
+    def _scatter_reason(self, made: ClassSummary | None) -> str | None:
+        if made is None or self._settings.scatter != "full" or made.kind == "full":
+            return None
+        return (
+            "needs the full scatter of the outputs, which is kept of at most "
+            f"{_MAX_FULL} outputs: these have {len(made.origin)}"
         )
 
     def _add(self, parts: Parts) -> None:
