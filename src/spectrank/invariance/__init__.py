@@ -28,3 +28,5 @@ from spectrank.invariance.measure import measure as measure
 from spectrank.invariance.pairs import gap_rate as gap_rate
 from spectrank.invariance.pairs import pair_laws as pair_laws
 from spectrank.invariance.watching import Watch as Watch
+from spectrank.invariance.watching import direction_change as direction_change
+from spectrank.invariance.watching import watching_cost as watching_cost

@@ -69,7 +69,7 @@ class LayerPattern:
 
 
 @final
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ActivationPatterns:
     """Patterns of the layers of a model and the signs of its weights, at one moment.
 
@@ -84,6 +84,9 @@ class ActivationPatterns:
     signs: Mapping[str, tuple[np.ndarray, np.ndarray]]
     previous: ActivationPatterns | None = None
     step: int | None = None
+
+    def __repr__(self) -> str:
+        return f"ActivationPatterns({', '.join(self.layers)}); .table() has the counts"
 
     def slopes(self, name: str) -> np.ndarray:
         """Slopes of a ReLU after a layer, as `pair_laws` takes them.
