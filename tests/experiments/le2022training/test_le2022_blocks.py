@@ -27,6 +27,12 @@ def test_block_ratios_take_the_block_that_grew():
     assert np.isnan(blocks.block_ratios(now, now, x)[0])
 
 
+def test_the_ratio_of_a_block_is_that_of_its_second_singular_value():
+    x = torch.full((1, 3), 1.0, dtype=torch.float64)
+    now = torch.diag(torch.tensor([8.0, 4.0, 1.0], dtype=torch.float64))
+    assert blocks.block_ratios(now / 10.0, now, x) == pytest.approx((0.5, 0.5))
+
+
 def test_pairs_active_together_drift_far_less_than_others():
     found = blocks.pair_drifts(BlocksSize(2, num_samples=12, time=4.0), 5)
     assert (found[:, blocks._DIAGONAL] < 0.03 * found[:, blocks._OTHERS]).all()

@@ -237,7 +237,10 @@ def _certified(
     """Largest excess over a bound; stable rank of the layer below the last, twice."""
     table = certify(traced, start=start, now=now, softmax=softmax)
     rows = [row for row in table.frame.to_dicts() if row["bound"] is not None]
-    excess = max(-row["slack"] / max(abs(row["bound"]), 1.0) for row in rows)
+    # The last layer's bounds are 0 or 1 with one output, whatever the training did.
+    last = max((row["subject"] for row in rows), key=int)
+    lower = [row for row in rows if row["subject"] != last]
+    excess = max(-row["slack"] / max(abs(row["bound"]), 1.0) for row in lower)
     below = sorted({row["subject"] for row in rows}, key=int)[-2]
     name = f"{below}.weight"
     return excess, float(stable_rank(now[name])), float(stable_rank(start[name]))
