@@ -15,7 +15,7 @@ from spectrank.experiments.verdicts import Row
 Mode = Literal["quick", "full"]
 Tick = Callable[[], None]
 
-_KEYS = ("georgiev2021stable", "zangrando2024neural")
+_KEYS = ("georgiev2021stable", "le2022training", "zangrando2024neural")
 
 
 @final
