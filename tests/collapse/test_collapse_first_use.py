@@ -5,7 +5,12 @@ import torch
 from torch import nn
 
 from spectrank.collapse import forecast, measure, nc1
-from spectrank.errors import ShapeError
+from spectrank.errors import (
+    ArgumentTypeError,
+    DomainError,
+    ShapeError,
+    UnknownNameError,
+)
 from spectrank.model import iter_matrices
 
 
@@ -206,3 +211,128 @@ def test_a_scatter_that_is_too_large_says_so_and_so_does_the_law(monkeypatch):
     thin = measure(model, data, loss="cross_entropy", weight_decay=0.1, scatter="trace")
     reason = one(thin, "outputs", "nc1", "papyan")["reason"]
     assert "only trace was kept" in reason
+
+
+def small(num=3):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, num))
+
+
+X, Y = torch.linspace(-1, 1, 48).reshape(12, 4).sin(), torch.arange(12) % 3
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", None])
+@pytest.mark.parametrize(
+    ("labels", "kind"), [(Y.numpy(), "ndarray"), (list("abcabcabcabc"), "list")]
+)
+def test_labels_that_are_no_tensor_are_told_from_missing_ones(loss, labels, kind):
+    with pytest.raises(DomainError, match=f"a tensor, .* {kind}; .*torch.as_tensor"):
+        measure(small(), [(X, labels)], loss=loss, weight_decay=0.1)
+    with pytest.raises(DomainError, match=r"needs? targets, the batch has none"):
+        measure(small(), [X], loss=loss, weight_decay=0.1)
+    with pytest.raises(ArgumentTypeError, match=f"targets .* {kind}; .*as_tensor"):
+        forecast(small(), [(X, labels)], weight_decay=0.1)
+
+
+def test_a_loader_in_which_no_sample_counts_is_told_so():
+    ignored = torch.full((12,), -100)
+    match = r"a sample that counts, got none in 2 batches: .*ignored \(-100\)"
+    for x, y in ((X[:0], Y[:0]), (X, ignored)):
+        with pytest.raises(DomainError, match=match):
+            measure(small(), [(x, y)] * 2, loss="cross_entropy", weight_decay=0.1)
+    # One that counts is enough.
+    data = [(X, ignored), (X, Y)]
+    measure(small(), data, loss="cross_entropy", weight_decay=0.1)
+
+
+def test_layers_are_named_as_their_rows_are_or_as_modules():
+    model, found = small(), []
+    for layers in ("2.weight", ["2.weight"], ["2"]):
+        table = measure(
+            model, [(X, Y)], loss="cross_entropy", weight_decay=0.1, layers=layers
+        )
+        found.append({r["subject"] for r in table if r["metric"] == "wcv"})
+    assert found == [{"2.weight", "outputs"}] * 3
+    for wrong in ("2.bias", "1.weight", "3.weight"):
+        with pytest.raises(UnknownNameError, match="must name modules"):
+            measure(
+                model, [(X, Y)], loss="cross_entropy", weight_decay=0.1, layers=wrong
+            )
+
+
+@pytest.mark.parametrize("decay_biases", [False, True])
+def test_a_forecast_reads_an_optimizer(decay_biases):
+    model = small()
+    names = [n for n, _ in model.named_parameters()]
+    groups = [
+        {"params": [p for p in model.parameters() if p.ndim > 1]},
+        {
+            "params": [p for p in model.parameters() if p.ndim < 2],
+            "weight_decay": 0.05 if decay_biases else 0.0,
+        },
+    ]
+    optimizer = torch.optim.SGD(groups, lr=0.1, weight_decay=0.05)
+    assert len(names) == 4
+    read = forecast(model, [(X, Y)], weight_decay=optimizer, seeds=1)
+    given = forecast(
+        model, [(X, Y)], weight_decay=0.05, decay_biases=decay_biases, seeds=1
+    )
+    for table in (read, given):
+        assert table.provenance["decay_biases"] is decay_biases
+        assert table.provenance["weight_decays"] == [0.05]
+    values = [
+        [r["values"] for r in t if r["metric"] == "singular_values"]
+        for t in (read, given)
+    ]
+    assert values[0] == values[1]
+
+
+def test_a_forecast_refuses_decay_that_is_not_one_of_the_loss():
+    model, data = small(), [(X, Y)]
+    p = list(model.parameters())
+    refused = {
+        "part of the loss.*AdamW": torch.optim.AdamW(p, weight_decay=0.1),
+        "one weight decay.*0.1, 0.2": torch.optim.SGD(
+            [{"params": p[:2], "weight_decay": 0.1}, {"params": p[2:]}],
+            lr=0.1,
+            weight_decay=0.2,
+        ),
+        "as weights or not at all.*0.3 and 0.1": torch.optim.SGD(
+            [{"params": p[1::2], "weight_decay": 0.3}, {"params": p[::2]}],
+            lr=0.1,
+            weight_decay=0.1,
+        ),
+        "every parameter .* 2.weight": torch.optim.SGD(p[:2], 0.1, weight_decay=0.1),
+        "positive finite weight decay": torch.optim.SGD(p, lr=0.1),
+    }
+    for match, optimizer in refused.items():
+        with pytest.raises(DomainError, match=match):
+            forecast(model, data, weight_decay=optimizer)
+    with pytest.raises(ArgumentTypeError, match="a number or an optimizer, got str"):
+        forecast(model, data, weight_decay="0.1")
+
+
+def test_inputs_of_another_kind_than_the_model_are_told_the_way_out():
+    def run(model, x, **options):
+        return measure(
+            model, [(x, Y)], loss="cross_entropy", weight_decay=0.1, **options
+        )
+
+    with pytest.raises(ArgumentTypeError, match=r"ndarray.*torch.as_tensor\(inputs\)"):
+        run(small(), X.numpy())
+    with pytest.raises(ArgumentTypeError, match=r"ndarray.*torch.as_tensor\(inputs\)"):
+        forecast(small(), [(X.numpy(), Y)], weight_decay=0.1)
+    for model, x, way in (
+        (small().double(), X, torch.float64),
+        (small().to(torch.bfloat16), X, torch.bfloat16),
+        (small(), X.double(), torch.float32),
+        (nn.Sequential(nn.Unflatten(1, (1, 2, 2)), nn.Conv2d(1, 3, 2)).double(), X, 0),
+    ):
+        way = way or torch.float64
+        with pytest.raises(DomainError, match=f"pass dtype={way}, or cast"):
+            run(model, x)
+    # The way out is one.
+    assert len(run(small().double(), X, dtype=torch.float64))
+    # Other errors of the model stay as they are.
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        run(small(), X[:, :3])

@@ -113,7 +113,8 @@ def measure(
         weight_decay: The ``weight_decay`` of SGD or Adam, or the optimizer.
         decay: What the number means: ``coupled``; ``penalty`` for the coefficient w of
             a term w ||W||^2; ``decoupled`` for AdamW, where no bound follows.
-        layers: As in `spectrank.capture`; None for all.
+        layers: As in `spectrank.capture`, or names of weights, as the rows have; None
+            for all.
         targets: ``classes`` or ``regression``; None to go by loss and targets.
         num_classes: K; None for the size of the outputs.
         divisor: What the sum of a callable loss over the loader is divided by, or the

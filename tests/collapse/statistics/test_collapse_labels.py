@@ -156,5 +156,5 @@ def test_classes_are_on_axis_1_where_both_axes_fit_as_torch_reads_it():
 def test_missing_targets_are_refused():
     with capture(nn.Linear(3, 2).double()) as taps:
         batch = next(iter(taps.over([X])))
-    with pytest.raises(DomainError, match=r"need targets, the batch has NoneType"):
+    with pytest.raises(DomainError, match=r"need targets, the batch has none"):
         settled(batch)

@@ -119,6 +119,8 @@ def data_batches(
         call = unpack_batch(batch, model, keep_targets=False)
         values = (*call.args, *call.kwargs.values())
         inputs, targets = values[0] if len(values) == 1 else None, call.targets
+        if len(values) == 1 and targets is not None:
+            _check_tensors(inputs, targets)
         if not isinstance(inputs, Tensor) or not isinstance(targets, Tensor):
             raise ArgumentTypeError(
                 "a forecast needs batches of one input tensor and one target tensor, "
@@ -132,6 +134,16 @@ def data_batches(
             )
         _check_targets(inputs, targets)
         yield inputs, targets
+
+
+def _check_tensors(inputs: object, targets: object) -> None:
+    for name, found in (("inputs", inputs), ("targets", targets)):
+        if not isinstance(found, Tensor):
+            raise ArgumentTypeError(
+                f"{name} of a forecast must be a tensor, the batch has a "
+                f"{type(found).__name__}; convert it in the loader, e.g. "
+                f"torch.as_tensor({name}), and number labels that are strings"
+            )
 
 
 def _check_targets(inputs: Tensor, targets: Tensor) -> None:

@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from typing import Any, final
 
 from torch import nn
+from torch.optim import Optimizer
 
 from spectrank.collapse.forecasting.centroids import Centroids, centroids
+from spectrank.collapse.forecasting.decay import forecast_decay
 from spectrank.collapse.forecasting.minimise import Minimum, minimise
 from spectrank.collapse.forecasting.objective import known_loss
 from spectrank.collapse.forecasting.rows import COLUMNS, forecast_rows
@@ -103,7 +105,7 @@ def forecast(
     loader: Iterable[Any],
     *,
     loss: LossLike = "cross_entropy",
-    weight_decay: float,
+    weight_decay: float | Optimizer,
     seeds: int | Sequence[int] = 3,
     decay_biases: bool = False,
     initialise: Initialise | None = None,
@@ -125,7 +127,8 @@ def forecast(
         model: Any architecture of one input; left as it was.
         loader: Of batches ``(inputs, targets)``; read three times, never trained on.
         loss: Name or ``nn`` loss that ``describe_loss`` knows, with its reduction.
-        weight_decay: Coefficient of (weight_decay/2) ||W||^2, positive.
+        weight_decay: Coefficient of (weight_decay/2) ||W||^2, positive; or the
+            optimizer that will train the model, which tells ``decay_biases`` too.
         seeds: Number of starts, or the seeds of the redraws beside the model's own.
         decay_biases: Decay every parameter, as ``SGD`` does by default.
         initialise: Fills a model in place from a seed, where ``reset_parameters`` is
@@ -143,7 +146,9 @@ def forecast(
         gates) is a ``skip`` row with the reason.
 
     Raises:
-        DomainError: A number out of range, or data without centroids.
+        DomainError: A number out of range, data without centroids, or an optimizer
+            whose decay is not one coefficient of the loss (AdamW).
+        ArgumentTypeError: ``weight_decay`` is neither, or data that are no tensors.
 
     Example:
         >>> import torch
@@ -154,10 +159,13 @@ def forecast(
         >>> [table.value(name, "numerical_rank") for name in ("0.weight", "2.weight")]
         [2.0, 2.0]
     """  # noqa: DOC502 - raised by the functions called
+    coefficient, decay_biases = forecast_decay(
+        weight_decay, model, decay_biases=decay_biases
+    )
     return rank_curve(
         model,
         loader,
-        weight_decays=(weight_decay,),
+        weight_decays=(coefficient,),
         loss=loss,
         seeds=seeds,
         decay_biases=decay_biases,

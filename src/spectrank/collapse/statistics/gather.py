@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import nn
 
 from spectrank.collapse.statistics.accumulate import LayerAccumulator
+from spectrank.collapse.statistics.hints import hinted
 from spectrank.collapse.statistics.labels import (
     BatchTargets,
     Reading,
@@ -99,8 +100,8 @@ def gather(
         The statistics; with ``group`` those of all processes, on each of them.
 
     Raises:
-        DomainError: No batch; soft labels; a callable loss without ``divisor``; an
-            option outside its range.
+        DomainError: No batch, or no sample that counts; soft labels; a callable loss
+            without ``divisor``; an option outside its range.
     """
     described = _described(loss, divisor)
     if keep_bytes < 0:
@@ -128,7 +129,7 @@ def gather(
     )
     state: Pass | None = None
     with taps:
-        for batch in taps.over(loader):
+        for batch in hinted(taps.over(loader), model):
             if state is None:
                 reading = settle(
                     batch, described, targets=targets, num_classes=num_classes
@@ -156,6 +157,12 @@ def gather(
         )
     if group is not None:
         reduce_pass(state, group)
+    if described is not None and not state.divisor:
+        raise DomainError(
+            "statistics need a sample that counts, got none in "
+            f"{state.num_batches} batches: they are empty, or every label is ignored "
+            f"({_ignored(described)}) or weighs 0; check the labels of the loader"
+        )
     return _finish(state, skips, graded=loss is not None)
 
 

@@ -159,10 +159,16 @@ def check_layout(loss: str | None, outputs: Tensor | None, targets: object) -> N
 
 def _kind(batch: Batch, loss: str | None) -> TargetKind:
     targets = batch.targets
+    if targets is None:
+        raise DomainError(
+            "cluster statistics need targets, the batch has none; "
+            "give (input, labels), or pass unpack="
+        )
     if not isinstance(targets, Tensor):
         raise DomainError(
-            "cluster statistics need targets, the batch has "
-            f"{type(targets).__name__}; give (input, labels), or pass unpack="
+            "cluster statistics need targets that are a tensor, the batch has a "
+            f"{type(targets).__name__}; convert it in the loader, e.g. "
+            "torch.as_tensor(labels), and number labels that are strings"
         )
     if loss in _ELEMENTWISE:
         return "classes" if _one_hot(targets) else "regression"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
@@ -72,7 +72,8 @@ def find_sites(
 
     Args:
         model: Any module.
-        layers: As in `spectrank.capture`.
+        layers: As in `spectrank.capture`, or the name of a layer's weight, which its
+            rows have.
 
     Returns:
         Sites in module order, each weight once, and skips: of the chosen layers, and
@@ -81,7 +82,7 @@ def find_sites(
     modules = dict(model.named_modules(remove_duplicate=False))
     found: dict[object, Site] = {}
     skips: list[Skip] = []
-    chosen = choose_layers(model, layers)
+    chosen = choose_layers(model, _by_module(layers, modules))
     for layer in chosen:
         reason = _reason(layer, modules)
         if reason is not None:
@@ -105,6 +106,21 @@ def find_sites(
     owners = None if layers is None else {layer.name for layer in chosen}
     more = complete_skips(model, measured, tuple(skips), owners)
     return tuple(found.values()), more
+
+
+def _by_module(layers: Choices, modules: dict[str, nn.Module]) -> Choices:
+    """Names of weights as names of their modules."""
+    if layers is None or isinstance(layers, type):
+        return layers
+
+    def one(item: Any) -> Any:
+        if not isinstance(item, str) or item in modules:
+            return item
+        owner, _, tensor = item.rpartition(".")
+        found = tensor == "weight" and owner in modules
+        return owner if found and hasattr(modules[owner], "weight") else item
+
+    return one(layers) if isinstance(layers, str) else [one(item) for item in layers]
 
 
 def _stored(module: nn.Module) -> Tensor:

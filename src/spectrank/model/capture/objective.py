@@ -79,7 +79,13 @@ def _scalar(loss: Any, outputs: Any, batch: Any) -> Tensor:
 
 def _summed(loss: Loss, outputs: Any, targets: Any) -> Tensor:
     values = needed_logits(outputs)
-    if not isinstance(targets, Tensor):
+    if targets is not None and not isinstance(targets, Tensor):
+        raise DomainError(
+            f"loss {loss.name!r} needs targets that are a tensor, the batch has a "
+            f"{type(targets).__name__}; convert it in the loader, e.g. "
+            "torch.as_tensor(labels), and number labels that are strings"
+        )
+    if targets is None:
         raise DomainError(
             f"loss {loss.name!r} needs targets, the batch has none under (input, "
             f"targets) or the keys {', '.join(TARGET_KEYS)}; pass unpack= to capture"
