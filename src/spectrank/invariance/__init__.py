@@ -16,6 +16,7 @@ from spectrank.invariance.decomposition import path_gradient as path_gradient
 from spectrank.invariance.decomposition import path_values as path_values
 from spectrank.invariance.decomposition import sign_tree as sign_tree
 from spectrank.invariance.find import find as find
+from spectrank.invariance.find import pair_candidates as pair_candidates
 from spectrank.invariance.growth import growth_exponent as growth_exponent
 from spectrank.invariance.growth import predicted_norm_squared as predicted_norm_squared
 from spectrank.invariance.laws import Law as Law

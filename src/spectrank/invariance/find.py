@@ -60,6 +60,54 @@ def find(
         ArgumentTypeError: It is neither a module nor a graph.
         DomainError: The model cannot be traced, or the graph has stated links only.
     """  # noqa: DOC502 - raised by the functions called
+    potentials = _potentials(model_or_graph, example_input, kwargs)
+    blocks = matrix_laws(potentials)
+    inside = [block.solutions for block in blocks]
+    diagonal = families(
+        potentials, without=np.concatenate([np.zeros(0, dtype=np.int64), *inside])
+    )
+    laws = _in_order(
+        potentials,
+        [item.law for found_here in (diagonal, blocks) for item in found_here],
+    )
+    laws += linear_laws(potentials, loss=loss)
+    laws += cut_laws(families(potentials)) if cuts else ()
+    return Laws(_told_apart(laws), places_without(potentials))
+
+
+def pair_candidates(
+    model_or_graph: nn.Module | Graph,
+    example_input: Any = None,
+    *,
+    kwargs: Mapping[str, Any] | None = None,
+) -> Laws:
+    """Find the gap matrices whose entries are conserved for units of one pattern.
+
+    Off the diagonal nothing is conserved in general: `pair_laws` keeps what the slopes
+    of `activation_patterns` allow.
+    Source (derived): tests/invariance/matrices/test_matrix_laws.py.
+
+    Args:
+        model_or_graph: As for `find`.
+        example_input: As for `find`.
+        kwargs: As for `find`.
+
+    Returns:
+        Candidates of kind ``pair``, one for each hidden layer with an activation.
+
+    Raises:
+        ArgumentTypeError: It is neither a module nor a graph.
+        DomainError: The model cannot be traced, or the graph has stated links only.
+    """  # noqa: DOC502 - raised by the functions called
+    potentials = _potentials(model_or_graph, example_input, kwargs)
+    return Laws(tuple(b.law for b in matrix_laws(potentials, coactive=True)))
+
+
+def _potentials(
+    model_or_graph: nn.Module | Graph,
+    example_input: Any,
+    kwargs: Mapping[str, Any] | None,
+) -> Potentials:
     if isinstance(model_or_graph, Graph):
         found, shapes, directed = model_or_graph, None, None
     elif isinstance(model_or_graph, nn.Module):
@@ -76,19 +124,7 @@ def find(
             "laws are found in a torch.nn.Module or its graph, got "
             f"{type(model_or_graph).__name__}; pass the model and an example input"
         )
-    potentials = solve(found, shapes=shapes, directed=directed)
-    blocks = matrix_laws(potentials)
-    inside = [block.solutions for block in blocks]
-    diagonal = families(
-        potentials, without=np.concatenate([np.zeros(0, dtype=np.int64), *inside])
-    )
-    laws = _in_order(
-        potentials,
-        [item.law for found_here in (diagonal, blocks) for item in found_here],
-    )
-    laws += linear_laws(potentials, loss=loss)
-    laws += cut_laws(families(potentials)) if cuts else ()
-    return Laws(_told_apart(laws), places_without(potentials))
+    return solve(found, shapes=shapes, directed=directed)
 
 
 def _in_order(potentials: Potentials, laws: Sequence[Law]) -> list[Law]:

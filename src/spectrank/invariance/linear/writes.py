@@ -188,7 +188,7 @@ def _mixed(uses: list[Edge]) -> bool:
             )
             if same and [p.axes for p in first.parts] == [p.axes for p in second.parts]:
                 continue
-            if len(np.intersect1d(first.numbers(), second.numbers())):
+            if first.overlaps(second):
                 return True
     return False
 

@@ -7,7 +7,7 @@ import numpy as np
 from spectrank.invariance.matrices.signatures import Signatures
 from spectrank.invariance.potentials import Potential, Potentials
 from spectrank.invariance.potentials.moves import compressed
-from spectrank.invariance.potentials.products import _einsum_labels, _matmul_labels
+from spectrank.invariance.potentials.products import einsum_labels, matmul_labels
 from spectrank.model.graph import Node
 from spectrank.model.graph.catalogue import LINEAR_POOLS
 
@@ -171,9 +171,9 @@ class Reading:
         labels = None
         if len(node.inputs) == 2 and None not in shapes:
             if node.op == "matmul":
-                labels = _matmul_labels(ranks)
+                labels = matmul_labels(ranks)
             elif node.op == "einsum":
-                labels = _einsum_labels(str(node.attributes["equation"]), ranks)
+                labels = einsum_labels(str(node.attributes["equation"]), ranks)
         if labels is None:
             self._touch(node.id, *node.inputs)
             return

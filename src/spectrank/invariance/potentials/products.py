@@ -101,9 +101,9 @@ def matmul(
         return system.stop(node.id, reason, *inputs, rank=rank)
     ranks = [len(shape or ()) for shape in shapes]
     if node.op == "einsum":
-        labels = _einsum_labels(str(node.attributes["equation"]), ranks)
+        labels = einsum_labels(str(node.attributes["equation"]), ranks)
     elif node.op == "matmul":
-        labels = _matmul_labels(ranks)
+        labels = matmul_labels(ranks)
     else:
         labels = None
     if node.op == "linear" and ranks[1] == 2:
@@ -121,8 +121,15 @@ def _letters(count: int) -> str:
     return "abcdefghijklmnopqrstuvw"[:count]
 
 
-def _matmul_labels(ranks: Sequence[int]) -> tuple[list[str], str]:
-    """Axes of a @ b: batch axes align at the end, X and Z stay, Y is summed over."""
+def matmul_labels(ranks: Sequence[int]) -> tuple[list[str], str]:
+    """Axes of a @ b: batch axes align at the end, X and Z stay, Y is summed over.
+
+    Args:
+        ranks: Number of axes of both.
+
+    Returns:
+        A letter per axis of each, and those of the product.
+    """
     batch = _letters(max(0, *(rank - 2 for rank in ranks)))
     left = "Y" if ranks[0] == 1 else batch[len(batch) - (ranks[0] - 2) :] + "XY"
     right = "Y" if ranks[1] == 1 else batch[len(batch) - (ranks[1] - 2) :] + "YZ"
@@ -130,7 +137,17 @@ def _matmul_labels(ranks: Sequence[int]) -> tuple[list[str], str]:
     return [left, right], batch + kept
 
 
-def _einsum_labels(equation: str, ranks: Sequence[int]) -> tuple[list[str], str] | None:
+def einsum_labels(equation: str, ranks: Sequence[int]) -> tuple[list[str], str] | None:
+    """Axes of a sum of products, as its equation names them.
+
+    Args:
+        equation: As `torch.einsum` takes it.
+        ranks: Number of axes of each factor.
+
+    Returns:
+        A letter per axis of each, and those of the result; None where the equation has
+        no arrow, dots, another number of factors, or repeats a letter in one.
+    """
     terms, arrow, result = equation.replace(" ", "").partition("->")
     parts = terms.split(",")
     if not arrow or "." in equation or len(parts) != len(ranks):
