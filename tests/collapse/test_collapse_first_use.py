@@ -336,3 +336,20 @@ def test_inputs_of_another_kind_than_the_model_are_told_the_way_out():
     # Other errors of the model stay as they are.
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         run(small(), X[:, :3])
+
+
+def test_samples_of_tokens_are_the_labels_that_count():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(7, 6), nn.Linear(6, 7))
+    ids = torch.randint(7, (4, 9))
+    labels = ids.roll(-1, 1)
+    labels[:, -1], labels[2, 3:6] = -100, -100
+    table = measure(model, [(ids, labels)], loss="cross_entropy", weight_decay=0.1)
+    assert table.provenance["num_samples"] == 4 * 8 - 3
+    told = {r["num_samples"] for r in table if r["subject"] == "1.weight"}
+    assert told == {int((labels != -100).sum())} == {table.provenance["num_samples"]}
+    # One label a sample: those without are none.
+    y = Y.clone()
+    y[:5] = -100
+    table = measure(small(), [(X, y)] * 2, loss="cross_entropy", weight_decay=0.1)
+    assert table.provenance["num_samples"] == 14

@@ -16,6 +16,7 @@ from spectrank.collapse.statistics.labels import (
     BatchTargets,
     Reading,
     TargetKind,
+    num_counted,
     read,
     settle,
 )
@@ -206,7 +207,7 @@ def _begin(
     device = torch.device("cpu") if batch.outputs is None else batch.outputs.device
     accumulators = tuple(LayerAccumulator(s, settings, device) for s in sites)
     outputs = OutputAccumulator(settings, reading, device)
-    return Pass(accumulators, outputs, reading, device)
+    return Pass(accumulators, outputs, reading, device, settings.ignored)
 
 
 def _add(
@@ -228,7 +229,7 @@ def _add(
         layer.update(batch, targets)
     state.outputs.update(targets)
     state.num_batches += 1
-    state.num_samples += batch.num_samples or 0
+    state.num_samples += num_counted(batch, targets, state.ignored)
 
 
 def _finish(state: Pass, skips: tuple[Skip, ...], *, graded: bool) -> Statistics:

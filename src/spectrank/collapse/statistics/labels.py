@@ -134,6 +134,27 @@ def read(batch: Batch, reading: Reading) -> BatchTargets:
     return BatchTargets(labels, None, predictions, logits)
 
 
+def num_counted(batch: Batch, targets: BatchTargets, ignored: int) -> int:
+    """Number of rows of a batch that count.
+
+    Args:
+        batch: Of the pass.
+        targets: Of the batch.
+        ignored: Label that means none.
+
+    Returns:
+        Labels that are not ignored and stand at no padding; samples for regression, 0
+        where the batch does not tell.
+    """
+    labels = targets.labels
+    if labels is None:
+        return batch.num_samples or 0
+    kept = labels != ignored
+    if batch.mask is not None and batch.mask.shape == kept.shape:
+        kept = kept & batch.mask.to(kept.device)
+    return int(kept.sum())
+
+
 def check_layout(loss: str | None, outputs: Tensor | None, targets: object) -> None:
     """Refuse (N, 1) beside (N,), which torch would train as N x N pairs.
 

@@ -24,7 +24,8 @@ class Statistics:
         skips: Layers that have no such statistics, each with the reason.
         outputs: Of the model: logits by class, or outputs and regression targets.
         reading: How the targets were read.
-        num_samples: N; 0 where the batches do not tell.
+        num_samples: N, of classes the labels that are not ignored and no padding: for
+            tokens not the sequences; 0 where the batches of a regression do not tell.
         num_batches: Of the pass.
         divisor: F; NaN without a loss.
         loss: Mean of the loss as trained, without its penalty; NaN without one.
@@ -50,6 +51,7 @@ class Pass:
         outputs: Of the model's outputs.
         reading: How targets are read.
         device: Where the sums live.
+        ignored: Label that means none.
         num_samples: So far.
         num_batches: So far.
         divisor: So far.
@@ -60,6 +62,7 @@ class Pass:
     outputs: OutputAccumulator
     reading: Reading
     device: torch.device
+    ignored: int
     num_samples: int = 0
     num_batches: int = 0
     divisor: float = 0.0
