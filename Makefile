@@ -39,6 +39,7 @@ test: check
 claims: $(VENV)/dev
 	$(BIN)/spectrank reproduce georgiev2021stable --quick --strict --html claims.html
 	$(BIN)/spectrank reproduce zangrando2024neural --quick --html collapse.html
+	$(BIN)/spectrank reproduce le2022training --quick --html invariances.html
 
 bench: $(VENV)/dev
 	$(BIN)/python benchmarks/run.py
