@@ -353,3 +353,46 @@ def test_samples_of_tokens_are_the_labels_that_count():
     y[:5] = -100
     table = measure(small(), [(X, y)] * 2, loss="cross_entropy", weight_decay=0.1)
     assert table.provenance["num_samples"] == 14
+
+
+WEIGHTS = torch.tensor([0.3, 1.0, 2.7, 1.1, 0.6])
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        "cross_entropy",
+        nn.CrossEntropyLoss(WEIGHTS, label_smoothing=0.1),
+        nn.CrossEntropyLoss(reduction="sum"),
+        "mse",
+    ],
+)
+def test_batches_do_not_change_the_loss_of_a_float32_model(loss):
+    g = torch.Generator().manual_seed(0)
+    x = 3.0 * torch.randn(997, 5, generator=g)
+    y = torch.randint(5, (997,), generator=g)
+    y = torch.randn(997, 5, generator=g) if loss == "mse" else y
+    # A model that rounds nothing, so that what differs is the sum.
+    model = nn.Linear(5, 5)
+    with torch.no_grad():
+        model.weight.copy_(torch.eye(5))
+        model.bias.zero_()
+    summed = isinstance(loss, nn.Module) and loss.reduction == "sum"
+
+    def told(size):
+        data = list(zip(x.split(size), y.split(size), strict=True))
+        rows = measure(model, data, loss=loss, weight_decay=0.1)
+        value = next(r["value"] for r in rows if r["metric"] == "loss")
+        return value * len(data) if summed else value
+
+    named = {"cross_entropy": nn.CrossEntropyLoss(), "mse": nn.MSELoss()}
+    plain = named[loss] if isinstance(loss, str) else loss
+    wide = type(plain)(reduction=plain.reduction)
+    if getattr(plain, "weight", None) is not None:
+        wide = nn.CrossEntropyLoss(WEIGHTS.double(), label_smoothing=0.1)
+    wanted = float(wide(x.double(), y.double() if loss == "mse" else y))
+    for size in (997, 64, 10):
+        assert told(size) == pytest.approx(wanted, rel=1e-12, abs=0.0)
+    # The user's own loss keeps its weights.
+    if getattr(plain, "weight", None) is not None:
+        assert plain.weight.dtype == torch.float32

@@ -8,9 +8,10 @@ from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
 from spectrank.collapse.statistics.accumulate import LayerAccumulator
+from spectrank.collapse.statistics.exact_loss import exact_sum, in_float64
 from spectrank.collapse.statistics.hints import hinted
 from spectrank.collapse.statistics.labels import (
     BatchTargets,
@@ -105,6 +106,7 @@ def gather(
             without ``divisor``; an option outside its range.
     """
     described = _described(loss, divisor)
+    exact = in_float64(loss)
     if keep_bytes < 0:
         raise DomainError(
             f"keep_bytes must be at least 0, got {keep_bytes}; pass 0 to keep no rows"
@@ -150,7 +152,9 @@ def gather(
                 )
                 state = _begin(sites, settings, reading, batch)
             found = read(batch, state.reading)
-            _add(state, batch, found, described, divisor)
+            _add(state, batch, found, exact, divisor)
+            if batch.loss is not None:
+                state.loss += _loss_sum(batch, exact)
     if state is None:
         raise DomainError(
             "statistics need at least one batch, the loader gave none; an iterator "
@@ -218,7 +222,6 @@ def _add(
     divisor: Divisor | None,
 ) -> None:
     if batch.loss is not None:
-        state.loss += float(batch.loss)
         if callable(divisor):
             state.divisor += divisor(batch)
         elif divisor is not None:
@@ -230,6 +233,13 @@ def _add(
     state.outputs.update(targets)
     state.num_batches += 1
     state.num_samples += num_counted(batch, targets, state.ignored)
+
+
+def _loss_sum(batch: Batch, exact: Loss | None) -> float:
+    assert batch.loss is not None
+    if exact is None or batch.outputs is None or not isinstance(batch.targets, Tensor):
+        return float(batch.loss)
+    return exact_sum(exact, batch.outputs, batch.targets)
 
 
 def _finish(state: Pass, skips: tuple[Skip, ...], *, graded: bool) -> Statistics:
