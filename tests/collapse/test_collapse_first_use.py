@@ -396,3 +396,44 @@ def test_batches_do_not_change_the_loss_of_a_float32_model(loss):
     # The user's own loss keeps its weights.
     if getattr(plain, "weight", None) is not None:
         assert plain.weight.dtype == torch.float32
+
+
+def test_rows_of_data_with_nan_agree_that_nothing_is_known():
+    x = X.clone()
+    x[3, 1] = torch.nan
+    table = measure(small(), [(x, Y)], loss="cross_entropy", weight_decay=0.1)
+    accuracy, loss = (
+        one(table, "model", "accuracy", None),
+        one(table, "model", "loss", "without penalty"),
+    )
+    for row in (accuracy, loss):
+        assert row["status"] == "nonfinite"
+        assert row["value"] != row["value"]
+    assert accuracy["reason"] == "1 of 12 outputs are not finite"
+    verdicts = {r["verdict"] for r in table if r["kind"] == "check"}
+    assert verdicts == {"not_applicable"}
+    # Finite data have an accuracy, and the layers that a bound applies to hold.
+    table = measure(small(), [(X, Y)], loss="cross_entropy", weight_decay=0.1)
+    with torch.no_grad():
+        share = float((small()(X).argmax(1) == Y).double().mean())
+    assert one(table, "model", "accuracy", None)["value"] == share
+    assert one(table, "0.weight", "applicability", "data")["verdict"] == "holds"
+
+
+def test_no_layer_without_decay_is_said_to_be_applicable():
+    table = measure(small(), [(X, Y)], loss="cross_entropy", weight_decay=0.0)
+    found = {r["verdict"] for r in table if r["metric"] == "applicability"}
+    assert found == {"not_applicable"}
+
+
+def test_the_papyan_variant_is_not_divided_by_the_number_of_classes():
+    g = torch.Generator().manual_seed(3)
+    x = torch.randn(30, 4, generator=g, dtype=torch.float64)
+    y = torch.arange(30) % 3
+    means = torch.stack([x[y == c].mean(0) for c in range(3)])
+    between = (means - means.mean(0)).T @ (means - means.mean(0)) / 3
+    within = (x - means[y]).T @ (x - means[y]) / 30
+    whole = float((within @ torch.linalg.pinv(between, hermitian=True)).trace())
+    assert nc1(x, y, "papyan").value == pytest.approx(whole, rel=1e-9)
+    assert nc1(x, y, "pinv").value == pytest.approx(whole / 3, rel=1e-9)
+    assert "not divided by C" in nc1.__doc__

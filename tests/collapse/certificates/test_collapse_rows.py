@@ -159,7 +159,13 @@ def test_what_blocks_and_what_weakens_reaches_every_bound():
     caveats = {
         r["variant"]: r["verdict"] for r in rows if r["metric"] == "applicability"
     }
-    assert caveats == {"decay": "not_applicable", "x": "holds"}
+    # A note does not say holds where nothing does.
+    assert caveats == {"decay": "not_applicable", "x": "not_applicable"}
+    note = pick(rows, "applicability", "x", None)
+    assert note["reason"] == "beware; but no bound applies: AdamW it is"
+    alone = Applicability(0.5, (Caveat("x", "note", "beware"),))
+    note = pick(rows_of(W, delta, z, labels, applicability=alone), "applicability", "x")
+    assert (note["verdict"], note["reason"]) == ("holds", "beware")
     weak = Applicability(0.5, (Caveat("dropout", "weakens", "masks are off"),))
     rows = rows_of(W, delta, z, labels, applicability=weak)
     row = pick(rows, "rank_bound", "B2", 3)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, final
 
+from spectrank.collapse.certificates.verdicts import SOURCE, Row
+
 Weight = Literal["blocks", "weakens", "note"]
 
 
@@ -52,3 +54,30 @@ class Applicability:
             if reasons:
                 return "; ".join(reasons)
         return "nothing known stands against the hypotheses"
+
+
+def caveat_row(caveat: Caveat, refused: str | None = None) -> Row:
+    """Return a caveat as a check ``applicability``.
+
+    Args:
+        caveat: Of the layer.
+        refused: Why no bound of any rank applies to the layer; None where some do.
+
+    Returns:
+        Verdict ``not_applicable`` for one that blocks, and for every one where the
+        layer is refused; else ``vacuous`` for one that weakens, ``holds`` for a note.
+    """
+    verdicts = {"blocks": "not_applicable", "weakens": "vacuous", "note": "holds"}
+    reason, verdict = caveat.reason, verdicts[caveat.weight]
+    if refused is not None and caveat.weight != "blocks":
+        verdict = "not_applicable"
+        reason = f"{reason}; but no bound applies: {refused}"
+    return {
+        "kind": "check",
+        "metric": "applicability",
+        "variant": caveat.name,
+        "verdict": verdict,
+        "status": "ok",
+        "reason": reason,
+        "source": SOURCE,
+    }

@@ -12,6 +12,7 @@ Source (derived): tests/collapse/certificates/test_collapse_norm_caps.py.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -68,11 +69,14 @@ def norm_cap_rows(
     total = sum(squares.values())
     room = loss_at_zero - loss - 0.5 * weight_decay * total
     blocked = None
-    if room < 0.0:
+    # Not `room < 0`: a loss that is NaN promises nothing either.
+    if not room >= 0.0:
         blocked = (
             "the decayed loss is not below that of the zero network, so nothing is "
             "promised"
         )
+    if math.isnan(room):
+        blocked = f"the loss is {loss}, so nothing is promised"
     cap = 2.0 * (loss_at_zero - lowest_loss) / weight_decay
     rows = [_row("all", None, total, cap, blocked)]
     if gradients is None:

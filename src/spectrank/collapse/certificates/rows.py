@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import polars as pl
 
 from spectrank.collapse.certificates.bounds import RankBounds
-from spectrank.collapse.certificates.caveats import Applicability, Caveat
+from spectrank.collapse.certificates.caveats import Applicability, caveat_row
 from spectrank.collapse.certificates.softmax import softmax_bound, sums_to_zero
 from spectrank.collapse.certificates.tails import (
     NORMS,
@@ -34,6 +35,9 @@ COLUMNS: Mapping[str, Any] = {"bound_at_stationarity": pl.Float64}
 
 # Share of the bound from which e is called its main part.
 _MAIN = 0.5
+
+_NO_DECAY = "no weight decay acts on the weight, so no bound follows"
+_ZERO = "the weight is zero"
 
 
 def certificate_rows(
@@ -87,7 +91,7 @@ def certificate_rows(
         gradient_share_row(bounds),
         *bound_rows(bounds, known),
         *_softmax_rows(weight, cross, divisor, bounds, known),
-        *(caveat_row(caveat) for caveat in known.caveats),
+        *(caveat_row(caveat, _refused(bounds, known)) for caveat in known.caveats),
     ]
 
 
@@ -222,37 +226,32 @@ def _softmax_rows(
     return [check_row("rank_bound", "softmax", k, found, limit, whole, blocked, words)]
 
 
-def caveat_row(caveat: Caveat) -> Row:
-    """Return a caveat as a check ``applicability``.
-
-    Args:
-        caveat: Of the layer.
-
-    Returns:
-        Verdict ``not_applicable`` for one that blocks, ``vacuous`` for one that
-        weakens, ``holds`` for a note.
-    """
-    verdicts = {"blocks": "not_applicable", "weakens": "vacuous", "note": "holds"}
-    return {
-        "kind": "check",
-        "metric": "applicability",
-        "variant": caveat.name,
-        "verdict": verdicts[caveat.weight],
-        "status": "ok",
-        "reason": caveat.reason,
-        "source": SOURCE,
-    }
-
-
 def _blocked(bounds: RankBounds, known: Applicability, k: int) -> str | None:
     if not known.applies:
         return known.reason
     if bounds.weight_decay == 0.0:
-        return "no weight decay acts on the weight, so no bound follows"
+        return _NO_DECAY
     if k >= min(bounds.shape):
         return _size_reason(bounds, k)
     if bounds.weight_norms["frobenius"].value == 0.0:
-        return "the weight is zero"
+        return _ZERO
+    return None
+
+
+def _refused(bounds: RankBounds, known: Applicability) -> str | None:
+    """Why no bound applies, whatever the rank; None where some rank has one."""
+    if not known.applies:
+        return known.reason
+    if bounds.weight_decay == 0.0:
+        return _NO_DECAY
+    norm, residual = (
+        values["frobenius"] for values in (bounds.weight_norms, bounds.residual_norms)
+    )
+    if norm.value == 0.0:
+        return _ZERO
+    for value in (norm, residual):
+        if math.isnan(value.value):
+            return value.reason or "a number is missing"
     return None
 
 

@@ -67,7 +67,16 @@ def nc1(
 
     Dimensionless, from 0 (every class is one point) up, without upper end. Invariant to
     scale, shift and rotation. Status ``degenerate`` with fewer than two classes or
-    with equal class means. The variants are in the table of the module.
+    with equal class means. With Sigma_B about the mean of class means and weights 1/C:
+
+    - ``papyan``: tr(Sigma_W Sigma_B^+), not divided by C, as the notebook codes it;
+      the paper's formula has the 1/C;
+    - ``pinv``: tr(Sigma_W Sigma_B^+) / C, the paper's formula;
+    - ``zhu``: the same with Sigma_B about the mean of all samples;
+    - ``he-su``: tr(SS_w SS_b^+), SS_b about the mean of all samples, weights n_c/N;
+    - ``trace-ratio``: tr Sigma_W / tr Sigma_B;
+    - ``cdnv``: mean over pairs of (v_a + v_b) / (2 |mu_a - mu_b|^2).
+
     Source (stated): Papyan, Han & Donoho (2020) as coded in their reference notebook
     (papyan); script of Zhu et al. (2021) (zhu); He & Su (2023), arXiv:2210.17020
     (he-su); cdnv after Galanti, Gyorgy & Hutter.

@@ -53,10 +53,16 @@ def output_rows(
     model = key | {"subject": _MODEL, "of": "model"}
     if outputs.num_labelled:
         share = Value.exact(outputs.num_agreeing / outputs.num_labelled)
+        if lost := outputs.num_nonfinite:
+            # An argmax over NaN is the place of the NaN, no choice of a class.
+            said = f"{lost} of {outputs.num_labelled} outputs are not finite"
+            share = Value.undefined("nonfinite", said)
         rows.append(model | measured("accuracy", None, share))
-    if not math.isnan(statistics.loss):
-        error = 64.0 * torch.finfo(outputs.dtype).eps * abs(statistics.loss)
-        value = Value.around(statistics.loss, error)
+    if not math.isnan(statistics.divisor):
+        value = Value.undefined("nonfinite", f"the loss is {statistics.loss}")
+        if math.isfinite(statistics.loss):
+            error = 64.0 * torch.finfo(outputs.dtype).eps * abs(statistics.loss)
+            value = Value.around(statistics.loss, error)
         rows.append(model | measured("loss", "without penalty", value))
     return rows
 

@@ -36,6 +36,7 @@ class OutputStatistics:
         targets: Mean and scatter of regression targets; None for classes.
         num_labelled: Number of labels that the outputs can be compared with.
         num_agreeing: Number of them that the model's choice equals.
+        num_nonfinite: Number of them whose outputs are not finite, and choose nothing.
         scatter_reason: Why ``logits`` has no full scatter though one was asked for.
         dtype: Of the outputs.
         target_dtype: Of the regression targets, the coarsest that came; float64
@@ -47,6 +48,7 @@ class OutputStatistics:
     targets: MomentSummary | None
     num_labelled: int
     num_agreeing: int
+    num_nonfinite: int
     dtype: torch.dtype
     target_dtype: torch.dtype = torch.float64
     scatter_reason: str | None = None
@@ -72,6 +74,7 @@ class OutputAccumulator:
         self.keeper = RowKeeper(settings.capacity, seed=settings.seed)
         self.num_labelled = 0
         self.num_agreeing = 0
+        self.num_nonfinite = 0
         self._dtype = torch.float64
         self._target_dtype: torch.dtype | None = None
 
@@ -109,6 +112,7 @@ class OutputAccumulator:
             targets=None if self.targets is None else self.targets.compute(),
             num_labelled=self.num_labelled,
             num_agreeing=self.num_agreeing,
+            num_nonfinite=self.num_nonfinite,
             dtype=self._dtype,
             target_dtype=self._target_dtype or torch.float64,
             scatter_reason=self._scatter_reason(logits),
@@ -141,6 +145,7 @@ class OutputAccumulator:
         if "predictions" in parts:
             self.num_labelled += len(labels)
             self.num_agreeing += int((parts["predictions"] == labels).sum())
+            self.num_nonfinite += int((~torch.isfinite(rows).all(1)).sum())
 
     def _add_values(self, values: Tensor, dtype: torch.dtype) -> None:
         if dtype.is_floating_point and values.numel():

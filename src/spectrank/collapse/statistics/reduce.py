@@ -43,13 +43,15 @@ def reduce_pass(state: Pass, group: dist.ProcessGroup) -> None:
         outputs.targets = all_reduce(outputs.targets, group)
     outputs.keeper = _reduced_rows(outputs.keeper, state.device, group)
     counts = [state.num_samples, state.num_batches, outputs.num_labelled]
-    whole = torch.tensor([*counts, outputs.num_agreeing], device=state.device)
+    counts += [outputs.num_agreeing, outputs.num_nonfinite]
+    whole = torch.tensor(counts, device=state.device)
     dist.all_reduce(whole, group=group)
     (
         state.num_samples,
         state.num_batches,
         outputs.num_labelled,
         outputs.num_agreeing,
+        outputs.num_nonfinite,
     ) = (int(x) for x in whole.tolist())
     sums = torch.tensor(
         [state.divisor, state.loss], dtype=torch.float64, device=state.device
