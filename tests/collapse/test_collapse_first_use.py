@@ -437,3 +437,22 @@ def test_the_papyan_variant_is_not_divided_by_the_number_of_classes():
     assert nc1(x, y, "papyan").value == pytest.approx(whole, rel=1e-9)
     assert nc1(x, y, "pinv").value == pytest.approx(whole / 3, rel=1e-9)
     assert "not divided by C" in nc1.__doc__
+
+
+def test_attention_is_forecast_and_its_stack_is_a_skip():
+    class Attentive(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.att = nn.MultiheadAttention(4, 2, batch_first=True)
+            self.head = nn.Linear(4, 3)
+
+        def forward(self, x):
+            return self.head(self.att(x, x, x, need_weights=False)[0].mean(1))
+
+    torch.manual_seed(0)
+    data = [(torch.randn(12, 2, 4), Y)]
+    # Newton steps follow the few iterations: fused attention would raise there.
+    table = forecast(Attentive(), data, weight_decay=0.1, seeds=1, max_iterations=20)
+    assert skips(table).keys() == {"att.in_proj_weight"}
+    ranked = {r["subject"] for r in table if r["metric"] == "numerical_rank"}
+    assert ranked == {"att.out_proj.weight", "head.weight"}

@@ -69,8 +69,7 @@ def norm_cap_rows(
     total = sum(squares.values())
     room = loss_at_zero - loss - 0.5 * weight_decay * total
     blocked = None
-    # Not `room < 0`: a loss that is NaN promises nothing either.
-    if not room >= 0.0:
+    if room < 0.0:
         blocked = (
             "the decayed loss is not below that of the zero network, so nothing is "
             "promised"

@@ -23,6 +23,7 @@ import torch
 from scipy.optimize import minimize as _scipy_minimize
 from scipy.sparse.linalg import LinearOperator, minres
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from spectrank.collapse.forecasting.objective import Objective, make_objective
 from spectrank.errors import DomainError
@@ -125,8 +126,11 @@ def minimise(
         decay_biases=decay_biases,
         sample_weights=sample_weights,
     )
-    x, num_descents = _descend(objective, objective.start(), tolerance, max_iterations)
-    x, num_steps = _polish(objective, x, tolerance)
+    # Fused attention has no second derivative, which the Newton steps take.
+    with sdpa_kernel(SDPBackend.MATH):
+        start = objective.start()
+        x, num_descents = _descend(objective, start, tolerance, max_iterations)
+        x, num_steps = _polish(objective, x, tolerance)
     return _minimum(objective, x, num_descents + num_steps, tolerance)
 
 
