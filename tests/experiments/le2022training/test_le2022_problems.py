@@ -8,10 +8,12 @@ import pytest
 import torch
 from scipy.integrate import solve_ivp
 
+from spectrank.experiments.le2022training import flows
 from spectrank.experiments.le2022training.flows import (
     Pace,
     flow,
     norm,
+    rk4,
     scaled_flow,
 )
 from spectrank.experiments.le2022training.problems import (
@@ -120,6 +122,42 @@ def test_the_scaled_flow_reaches_each_risk_and_conserves_the_gap():
         assert bool(((log_risk <= target) & (log_risk > target - 0.5)).all())
         assert float((gap(at) - gap(params)).abs().max()) < 1e-4
         assert bool((norm(at) > norm(params)).all())
+
+
+def test_a_step_tells_the_curvature_that_it_met():
+    def field(at):
+        return {"w": -3.0 * at["w"]}
+
+    start = {"w": torch.tensor([[2.0], [5.0]], dtype=torch.float64)}
+    size = torch.tensor([0.1, 0.0], dtype=torch.float64)
+    after, met = rk4(field, start, size)
+    assert float(met[0]) == pytest.approx(3.0)
+    assert float(met[1]) == 0.0
+    assert float(after["w"][0]) == pytest.approx(2.0 * math.exp(-0.3), rel=1e-4)
+    assert float(after["w"][1]) == 5.0
+
+
+def test_samples_that_pull_apart_make_no_step_oscillate(monkeypatch):
+    # A margin of 0.05 between two samples of norm 1: curvature 400 times the rule's.
+    inputs = torch.tensor([[[1.0, 0.05], [-1.0, 0.05]]], dtype=torch.float64)
+    data = replace(
+        separable(7, ("test",), 1, 2, 2), inputs=inputs, labels=torch.ones(1, 2)
+    )
+    problem = replace(data, labels=data.labels.double(), forward=chain_forward(2))
+    start = gaussian(7, ("test",), 1, chain((2, 3, 1)))
+
+    def drift():
+        (at,) = scaled_flow(problem, start, [math.log(1e-12)], Pace(2))
+        gaps = [w["1.weight"].mT @ w["1.weight"] for w in (start, at)]
+        gaps = [
+            g - w["0.weight"] @ w["0.weight"].mT
+            for g, w in zip(gaps, (start, at), strict=True)
+        ]
+        return float((gaps[1] - gaps[0]).abs().max())
+
+    assert drift() < 1e-2
+    monkeypatch.setattr(flows, "_STIFF", math.inf)
+    assert drift() > 10.0
 
 
 def test_a_seed_that_does_not_arrive_is_nan():

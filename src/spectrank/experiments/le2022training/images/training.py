@@ -240,7 +240,7 @@ def _certified(
     # The last layer's bounds are 0 or 1 with one output, whatever the training did.
     last = max((row["subject"] for row in rows), key=int)
     lower = [row for row in rows if row["subject"] != last]
-    excess = max(-row["slack"] / max(abs(row["bound"]), 1.0) for row in lower)
+    excess = max(0.0, *(-row["slack"] / max(abs(row["bound"]), 1.0) for row in lower))
     below = sorted({row["subject"] for row in rows}, key=int)[-2]
     name = f"{below}.weight"
     return excess, float(stable_rank(now[name])), float(stable_rank(start[name]))

@@ -112,7 +112,7 @@ def certificates(
 
     Returns:
         (R,) largest excess of what is bounded over its bound, in units of the bound or
-        of 1 if that is smaller, negative where all bounds hold; (R,) smallest
+        of 1 if that is smaller, 0 where all bounds hold; (R,) smallest
         alignment of neighbouring layers of the tail, NaN without one; (R,) largest
         drift of a bound, in units of the bound at the start. NaN where a parameter is
         not finite.
@@ -129,7 +129,9 @@ def certificates(
         # The last layer's bounds are 0 or 1 whatever the training did.
         rows = [row for row in table.frame.to_dicts() if row["bound"] is not None]
         rows = [row for row in rows if row["subject"] != rows[-1]["subject"]]
-        excess.append(max(-row["slack"] / max(abs(row["bound"]), 1.0) for row in rows))
+        found = [-row["slack"] / max(abs(row["bound"]), 1.0) for row in rows]
+        # How far a bound holds is no part of whether it does.
+        excess.append(max(0.0, *found))
         found = [row["value"] for row in rows if row["metric"] == "alignment"]
         aligned.append(min(found, default=np.nan))
         drift.append(
