@@ -169,8 +169,11 @@ def block_ratios(start: Tensor, now: Tensor, x: Tensor) -> tuple[float, float]:
 
     Returns:
         The largest ratio of a block of two units or more whose squared norm is at
-        least four times that at the start, NaN without one; that of the whole.
+        least four times that at the start, NaN without one; that of the whole. NaN of
+        weights that did not arrive.
     """
+    if not bool(now.isfinite().all()):
+        return math.nan, math.nan
     active = x @ now.T > 0.0
     code = (active * 2 ** torch.arange(len(x))[:, None]).sum(0)
     found = []

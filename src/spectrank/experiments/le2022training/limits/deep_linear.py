@@ -47,6 +47,7 @@ from spectrank.invariance.growth import predicted_norm_squared
 
 NAME = "deep-linear"
 _NUM_INPUTS, _WIDTH = 4, 8
+_STIFF = 0.25
 _RISKS = (1e-3, 1e-10, 1e-100)
 _DIGITS = tuple(-math.log10(risk) for risk in _RISKS)
 _CONFIGURATIONS = ((3, 1.0), (5, 1.0), (3, 0.1), (5, 0.1))
@@ -97,7 +98,7 @@ def part(size: DeepSize) -> Part:
             "configurations": _CONFIGURATIONS,
             "risks": _RISKS,
             "width": _WIDTH,
-            "pace": asdict(Pace(1)),
+            "pace": asdict(Pace(1, stiff=_STIFF)),
         },
         num_steps=len(_CONFIGURATIONS),
     )
@@ -123,7 +124,8 @@ def measure(size: DeepSize, seed: int, tick: Tick) -> np.ndarray:
         problem = replaced(data, forward=chain_forward(depth))
         start = gaussian(seed, names, num, chain(net.widths), scale=scale)
         targets = [math.log(risk) for risk in _RISKS]
-        for t, now in enumerate(scaled_flow(problem, start, targets, Pace(depth))):
+        pace = Pace(depth, stiff=_STIFF)
+        for t, now in enumerate(scaled_flow(problem, start, targets, pace)):
             found[:, c, t] = _numbers(net, problem, start, now)
         tick()
     return found
