@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from spectrank.experiments.le2022training.limits import deep_linear
+from spectrank.experiments.le2022training.limits import (
+    deep_linear,
+    deep_linear_questions,
+)
 from spectrank.experiments.le2022training.limits.deep_linear import DeepSize
 from spectrank.experiments.le2022training.limits.measuring import (
     Chain,
@@ -78,34 +81,34 @@ def test_deep_linear_numbers_at_a_known_point():
     }
     problem = replace(data, forward=deep_linear.chain_forward(3), loss="exponential")
     numbers = deep_linear._numbers(net, problem, now, now)
-    np.testing.assert_allclose(numbers[:, deep_linear._RANK], 1.0, rtol=1e-12)
-    np.testing.assert_allclose(numbers[:, deep_linear._ALIGNED], 1.0, rtol=1e-9)
-    np.testing.assert_allclose(numbers[:, deep_linear._DIRECTION], 1.0, rtol=1e-9)
-    np.testing.assert_allclose(numbers[:, deep_linear._MARGIN], 1.0, rtol=1e-9)
+    np.testing.assert_allclose(numbers[:, deep_linear.RANK], 1.0, rtol=1e-12)
+    np.testing.assert_allclose(numbers[:, deep_linear.ALIGNED], 1.0, rtol=1e-9)
+    np.testing.assert_allclose(numbers[:, deep_linear.DIRECTION], 1.0, rtol=1e-9)
+    np.testing.assert_allclose(numbers[:, deep_linear.MARGIN], 1.0, rtol=1e-9)
     # ||w||^2 = 3 scale^2 and log(1/R) is a little more than gamma scale^3.
-    assert (numbers[:, deep_linear._GROWTH] <= 1.0).all()
-    assert (numbers[:, deep_linear._GROWTH] > 0.9).all()
+    assert (numbers[:, deep_linear.GROWTH] <= 1.0).all()
+    assert (numbers[:, deep_linear.GROWTH] > 0.9).all()
 
 
 def planted(num=5):
-    c, t = len(deep_linear._CONFIGURATIONS), len(deep_linear._RISKS)
+    c, t = len(deep_linear.CONFIGURATIONS), len(deep_linear.RISKS)
     y = np.zeros((num, c, t, 8))
     for i in range(c):
-        depth = deep_linear._CONFIGURATIONS[i][0]
+        depth = deep_linear.CONFIGURATIONS[i][0]
         fall = np.array([8.0, 1.0, 10 ** (-2 / depth)])
-        y[:, i, :, deep_linear._RANK] = 1.0 + 1e-3 * fall
-        y[:, i, :, deep_linear._ALIGNED] = 1.0 - 1e-5 * fall
-    y[..., deep_linear._EXCESS] = -0.1
-    y[..., deep_linear._DRIFT] = 1e-7
-    for quantity in (deep_linear._GROWTH, deep_linear._COSINE, deep_linear._DIRECTION):
+        y[:, i, :, deep_linear.RANK] = 1.0 + 1e-3 * fall
+        y[:, i, :, deep_linear.ALIGNED] = 1.0 - 1e-5 * fall
+    y[..., deep_linear.EXCESS] = -0.1
+    y[..., deep_linear.DRIFT] = 1e-7
+    for quantity in (deep_linear.GROWTH, deep_linear.COSINE, deep_linear.DIRECTION):
         y[..., quantity] = 1.0
-    y[..., deep_linear._MARGIN] = 0.995
-    y[:, 1, :, deep_linear._MARGIN] = 0.65
+    y[..., deep_linear.MARGIN] = 0.995
+    y[:, 1, :, deep_linear.MARGIN] = 0.65
     return y * (1.0 + 1e-9 * np.arange(num)[:, None, None, None])
 
 
 def verdicts(y):
-    asked = deep_linear.questions(DeepSize(len(y)))
+    asked = deep_linear_questions.questions(DeepSize(len(y)))
     return {q.claim.key.split(".", 2)[2]: q.rows(y, 0)[0]["verdict"] for q in asked}
 
 
@@ -116,20 +119,20 @@ def test_what_the_theory_says_reproduces_every_claim():
 @pytest.mark.parametrize(
     ("index", "value", "fails"),
     [
-        ((2, 1, deep_linear._EXCESS), 0.1, {"certificate.depth-3-scale-0.1"}),
-        ((3, 0, deep_linear._DRIFT), 0.1, {"drift.depth-5-scale-0.1"}),
-        ((2, 2, deep_linear._GROWTH), 1.2, {"norm-predicted"}),
-        ((2, 2, deep_linear._MARGIN), 0.8, {"margin-reached"}),
-        ((1, 2, deep_linear._MARGIN), 0.9, {"margin-far"}),
-        ((2, 2, deep_linear._COSINE), 0.9, {"kkt-cosine"}),
-        ((0, 1, deep_linear._DIRECTION), 0.9, {"svm-direction"}),
+        ((2, 1, deep_linear.EXCESS), 0.1, {"certificate.depth-3-scale-0.1"}),
+        ((3, 0, deep_linear.DRIFT), 0.1, {"drift.depth-5-scale-0.1"}),
+        ((2, 2, deep_linear.GROWTH), 1.2, {"norm-predicted"}),
+        ((2, 2, deep_linear.MARGIN), 0.8, {"margin-reached"}),
+        ((1, 2, deep_linear.MARGIN), 0.9, {"margin-far"}),
+        ((2, 2, deep_linear.COSINE), 0.9, {"kkt-cosine"}),
+        ((0, 1, deep_linear.DIRECTION), 0.9, {"svm-direction"}),
         (
-            (2, 0, deep_linear._ALIGNED),
+            (2, 0, deep_linear.ALIGNED),
             0.99,
             {"aligned-early.depth-3"},
         ),
         (
-            (3, 1, deep_linear._RANK),
+            (3, 1, deep_linear.RANK),
             1.02,
             {"log-slow.depth-5", "ranks-fall.depth-5-scale-0.1"},
         ),

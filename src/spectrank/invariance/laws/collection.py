@@ -214,7 +214,10 @@ class Laws(Sequence[Law]):
 
 def _headline(laws: Laws) -> str:
     families = f"{len(laws)} famil{'y' if len(laws) == 1 else 'ies'}"
-    skipped = f", {len(laws.skipped)} places without" if laws.skipped else ""
+    skipped = ""
+    if laws.skipped:
+        num = len(laws.skipped)
+        skipped = f", {num} {'place' if num == 1 else 'places'} without"
     return f"{families}, {laws.num_laws} laws{skipped}"
 
 

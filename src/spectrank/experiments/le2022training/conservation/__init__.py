@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from spectrank.experiments.le2022training.conservation import steps, table
+from spectrank.experiments.le2022training.conservation import (
+    steps,
+    steps_questions,
+    table,
+)
 from spectrank.experiments.papers import Mode, Part
 
 
@@ -16,4 +20,7 @@ def parts(mode: Mode) -> tuple[Part, ...]:
         The parts.
     """
     num = 20 if mode == "full" else 5
-    return (table.part(table.TableSize(num)), steps.part(steps.StepsSize(num)))
+    return (
+        table.part(table.TableSize(num)),
+        steps_questions.part(steps.StepsSize(num)),
+    )

@@ -6,6 +6,7 @@ from spectrank.experiments.le2022training.limits import (
     blocks,
     classes,
     deep_linear,
+    deep_linear_questions,
     trunk,
 )
 from spectrank.experiments.papers import Mode, Part
@@ -22,7 +23,7 @@ def parts(mode: Mode) -> tuple[Part, ...]:
     """
     num = 20 if mode == "full" else 5
     return (
-        deep_linear.part(deep_linear.DeepSize(num)),
+        deep_linear_questions.part(deep_linear.DeepSize(num)),
         trunk.part(trunk.TrunkSize(num)),
         classes.part(classes.ClassesSize(num)),
         blocks.part(blocks.BlocksSize(num)),
