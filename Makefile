@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 # One BLAS thread per test process: two workers with two threads each slow each
-# other down several times; so do two threads on the small matrices of these claims.
+# other down several times.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
 .PHONY: demo test claims venv bench check clean
@@ -38,8 +38,8 @@ test: check
 
 claims: $(VENV)/dev
 	$(BIN)/spectrank reproduce georgiev2021stable --quick --strict --html claims.html
-	$(ONE_THREAD) $(BIN)/spectrank reproduce zangrando2024neural --quick --html collapse.html
-	$(ONE_THREAD) $(BIN)/spectrank reproduce le2022training --quick --html invariances.html
+	$(BIN)/spectrank reproduce zangrando2024neural --quick --html collapse.html
+	$(BIN)/spectrank reproduce le2022training --quick --html invariances.html
 
 bench: $(VENV)/dev
 	$(BIN)/python benchmarks/run.py

@@ -7,7 +7,17 @@ from typing import Any
 
 from spectrank.errors import SpectrankError
 
-_PACKAGES = {"sklearn": "scikit-learn", "PIL": "pillow", "optuna": "optuna"}
+# Module -> what installs it: package and extra of ours.
+_PACKAGES = {
+    "PIL": ("pillow", "experiments"),
+    "gguf": ("gguf", "gguf"),
+    "matplotlib": ("matplotlib", "plot"),
+    "onnx": ("onnx", "onnx"),
+    "optuna": ("optuna", "experiments"),
+    "ray": ("ray", "ray"),
+    "sklearn": ("scikit-learn", "experiments"),
+    "threadpoolctl": ("threadpoolctl", "experiments"),
+}
 
 
 class MissingExtraError(SpectrankError, ImportError):
@@ -27,12 +37,11 @@ def need(module: str, purpose: str) -> Any:
     Raises:
         MissingExtraError: It is not installed; the message names the extra.
     """
-    top = module.partition(".")[0]
+    package, extra = _PACKAGES[module.partition(".")[0]]
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        package = _PACKAGES.get(top, top)
         raise MissingExtraError(
             f"{purpose} needs {package}, which cannot be imported ({error}); "
-            "pip install 'spectrank[experiments]'"
+            f"pip install 'spectrank[{extra}]'"
         ) from error

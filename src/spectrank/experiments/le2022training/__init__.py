@@ -7,29 +7,16 @@ than one output) and where it says that its laws fail.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
 from types import MappingProxyType
 
-import torch
-
 from spectrank.experiments.le2022training import conservation, images, limits
-from spectrank.experiments.papers import Mode, Paper, Part, PartResult, Tick
-from spectrank.train.fleet.threads import single_threaded
+from spectrank.experiments.papers import Mode, Paper, Part
+from spectrank.experiments.threads import on_one_thread
 
 
 def _parts(mode: Mode) -> tuple[Part, ...]:
     found = (*conservation.parts(mode), *limits.parts(mode), *images.parts(mode))
-    return tuple(replace(part, run=_on_one_thread(part)) for part in found)
-
-
-def _on_one_thread(part: Part) -> Callable[[int, Tick], PartResult]:
-    # The matrices are too small for a second thread to be of use.
-    def run(seed: int, tick: Tick) -> PartResult:
-        with single_threaded(torch.device("cpu")):
-            return part.run(seed, tick)
-
-    return run
+    return on_one_thread(found)
 
 
 PAPER = Paper(

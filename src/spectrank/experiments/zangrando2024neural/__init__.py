@@ -6,29 +6,16 @@ them alone, and every bound, constant, protocol and network here is ours.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
 from types import MappingProxyType
 
-import torch
-
-from spectrank.experiments.papers import Mode, Paper, Part, PartResult, Tick
+from spectrank.experiments.papers import Mode, Paper, Part
+from spectrank.experiments.threads import on_one_thread
 from spectrank.experiments.zangrando2024neural import stationary, sweeps
-from spectrank.train.fleet.threads import single_threaded
 
 
 def _parts(mode: Mode) -> tuple[Part, ...]:
     found = (*stationary.parts(mode), *sweeps.parts(mode))
-    return tuple(replace(part, run=_on_one_thread(part)) for part in found)
-
-
-def _on_one_thread(part: Part) -> Callable[[int, Tick], PartResult]:
-    # A second thread slows the small matrices of L-BFGS more than four times.
-    def run(seed: int, tick: Tick) -> PartResult:
-        with single_threaded(torch.device("cpu")):
-            return part.run(seed, tick)
-
-    return run
+    return on_one_thread(found)
 
 
 PAPER = Paper(
