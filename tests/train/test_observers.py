@@ -117,6 +117,57 @@ def test_a_step_that_the_grad_scaler_skips_is_not_counted_when_attached():
     assert observer.step == 2
 
 
+def test_a_step_that_calls_the_step_of_its_parent_counts_once():
+    class Mine(torch.optim.SGD):
+        fail = False
+
+        def step(self, closure=None):
+            super().step(closure)
+            if self.fail:
+                raise RuntimeError("out of luck")
+
+    model, _ = sgd()  # torch wraps the step of a class when one is made: of both here.
+    optimizer, observer = Mine(model.parameters(), lr=0.1), Recorder()
+    hooks = num_hooks(optimizer)
+    with observer.attach(optimizer):
+        train(model, optimizer)
+        assert observer.step == 1
+        observer.note(2.5)
+        optimizer.fail = True
+        with pytest.raises(RuntimeError, match="luck"):
+            train(model, optimizer)
+        # The inner call ended, the step as a whole did not.
+        assert observer.step == 1
+        optimizer.fail = False
+        train(model, optimizer)
+    assert [step.index for step in observer.steps] == [1, 2]
+    assert num_hooks(optimizer) == hooks
+
+
+def test_an_observer_sees_the_weights_after_the_whole_step():
+    class Rounded(torch.optim.SGD):
+        def step(self, closure=None):
+            super().step(closure)
+            with torch.no_grad():
+                for p in self.param_groups[0]["params"]:
+                    p.round_()
+
+    seen = []
+
+    class Reader(Observer):
+        def on_step(self, step):
+            seen.append(model.weight.detach().clone())
+
+    model, _ = sgd()
+    with torch.no_grad():
+        model.weight.fill_(3.3)
+    optimizer = Rounded(model.parameters(), lr=0.01)
+    with Reader().attach(optimizer):
+        train(model, optimizer)
+    assert len(seen) == 1
+    assert torch.equal(seen[0], seen[0].round())
+
+
 def test_several_optimizers_make_one_step_together():
     model, (first, second) = sgd(2)
     observer = Recorder()

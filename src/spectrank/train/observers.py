@@ -16,23 +16,28 @@ What counts as a step:
 - A ``GradScaler`` that meets infinite gradients does not call ``optimizer.step()``: an
   attached observer does not count it, ``observe`` in the loop does. Optimizers that
   take the scale themselves (``fused=True``) are called and count either way.
+- A subclass whose ``step`` calls ``super().step()`` runs its hooks twice: one step,
+  unless that ``step`` is compiled.
 - With several optimizers attached a step is over when each of them has stepped at
   least once since the last: the two of a Muon and AdamW pair make one step together.
 """
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, final
 
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from spectrank.errors import ArgumentTypeError, DomainError
+from spectrank.train.calls import Calls
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,7 +139,7 @@ class Observer(ABC):
         self._loss = loss
 
     def attach(self, *optimizers: Optimizer) -> Attachment:
-        """Look after every step of these optimizers, by their post-step hooks.
+        """Look after every step of these optimizers, by the hooks of their steps.
 
         Args:
             *optimizers: One, or all that make up a step together.
@@ -181,9 +186,14 @@ class Attachment:
         self._observer: Observer | None = observer
         self._optimizers = tuple(optimizers)
         self._waiting = self._ids()
+        self._calls = Calls()
         self._handles: list[RemovableHandle] = [
-            optimizer.register_step_post_hook(self._after_step)
+            hook
             for optimizer in optimizers
+            for hook in (
+                optimizer.register_step_pre_hook(self._before_step),
+                optimizer.register_step_post_hook(self._after_step),
+            )
         ]
 
     @property
@@ -214,8 +224,16 @@ class Attachment:
     def _ids(self) -> set[int]:
         return {id(optimizer) for optimizer in self._optimizers}
 
+    def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        # A compiler has no frames to follow, and warns: it sees no call begin.
+        if not torch.compiler.is_compiling():
+            self._calls.nested(optimizer, sys._getframe(1))
+
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        if self._observer is None:
+        over = torch.compiler.is_compiling() or self._calls.over(
+            optimizer, sys._getframe(1), unseen=True
+        )
+        if self._observer is None or not over:
             return
         self._waiting.discard(id(optimizer))
         if not self._waiting:

@@ -23,7 +23,6 @@ from torch.optim import Optimizer
 
 from spectrank.errors import ArgumentTypeError
 from spectrank.invariance.laws import Laws
-from spectrank.invariance.watching.calls import Calls
 from spectrank.invariance.watching.checks import (
     Features,
     check_laws,
@@ -38,6 +37,7 @@ from spectrank.invariance.watching.rules import DecayForm
 from spectrank.invariance.watching.steps import Training
 from spectrank.scanning.provenance import environment
 from spectrank.table import Table
+from spectrank.train.calls import Calls
 
 # Steps between two tests of the structure, which reads three times what a step does.
 _STRUCTURE_EVERY = 50

@@ -39,17 +39,22 @@ class Calls:
         self._outermost[id(optimizer)] = frame
         return False
 
-    def over(self, optimizer: Optimizer, frame: FrameType) -> bool:
+    def over(
+        self, optimizer: Optimizer, frame: FrameType, *, unseen: bool = False
+    ) -> bool:
         """Whether the outermost call is at its end.
 
         Args:
             optimizer: That is called.
             frame: Of the call that ends.
+            unseen: The answer where no call was seen to begin.
 
         Returns:
             True for the outermost, which is forgotten.
         """
-        if self._outermost.get(id(optimizer)) is not frame:
+        if id(optimizer) not in self._outermost:
+            return unseen
+        if self._outermost[id(optimizer)] is not frame:
             return False
         del self._outermost[id(optimizer)]
         return True
