@@ -10,18 +10,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from spectrank.errors import (
-    ArgumentTypeError,
-    CheckpointError,
-    SpectrankWarning,
-)
+from spectrank.errors import ArgumentTypeError, SpectrankWarning
 from spectrank.linalg import (
     DEFAULT_FAILURE_PROBABILITY,
     DEFAULT_RTOL,
     Certify,
-    Need,
-    Spectrum,
-    spectrum,
 )
 from spectrank.metrics import Metric
 from spectrank.model import (
@@ -32,6 +25,7 @@ from spectrank.model import (
     graph,
     iter_weights,
 )
+from spectrank.scanning.measure import Settings, measure_matrix
 from spectrank.scanning.patterns import check_patterns, check_types
 from spectrank.scanning.provenance import (
     InputHash,
@@ -39,8 +33,7 @@ from spectrank.scanning.provenance import (
     described,
     environment,
 )
-from spectrank.scanning.requests import MetricRequest, parse_metrics
-from spectrank.scanning.rows import COLUMNS, matrix_rows, skip_row, unread_row
+from spectrank.scanning.rows import COLUMNS, skip_row
 from spectrank.table import Table
 
 
@@ -109,8 +102,14 @@ def scan(
         >>> round(table.value("fc.weight", "stable_rank"), 9)
         8.0
     """
-    requests = parse_metrics(metrics)
-    needs = frozenset[Need]().union(*(request.needs for request in requests))
+    settings = Settings.of(
+        metrics,
+        rtol=rtol,
+        certify=certify,
+        failure_probability=failure_probability,
+        seed=seed,
+        spectra=spectra,
+    )
     started = time.perf_counter()
     provenance = environment()
     # Descriptions only; the tensors come one by one.
@@ -120,18 +119,7 @@ def scan(
     check_patterns(weights, select, views, what="a scan")
     info = describe(source)
     digest = InputHash(info.files)
-
-    def measure(W: Tensor) -> Spectrum:
-        return spectrum(
-            W,
-            needs,
-            rtol=rtol,
-            certify=certify,
-            failure_probability=failure_probability,
-            seed=seed,
-        )
-
-    rows, unread = _measure_all(weights, requests, measure, spectra, progress)
+    rows, unread = _measure_all(weights, settings, progress)
     if unread:
         warnings.warn(
             f"{len(unread)} of the tensors could not be read, first {unread[0]}; "
@@ -144,11 +132,11 @@ def scan(
     ]
     provenance |= {
         **described(info, digest.result(), _device(source)),
-        **defined(requests),
+        **defined(settings.requests),
         **wiring,
         "seed": seed,
         "settings": {
-            "metrics": [request.text for request in requests],
+            "metrics": list(settings.metrics),
             "select": [select] if isinstance(select, str) else select,
             "views": dict(views) if views else None,
             "rtol": rtol,
@@ -185,9 +173,7 @@ def _device(source: Source) -> str:
 
 def _measure_all(
     weights: Sequence[WeightMatrix | Skip],
-    requests: Sequence[MetricRequest],
-    measure: Callable[[Tensor], Spectrum],
-    spectra: bool,
+    settings: Settings,
     progress: Callable[[Progress], None] | None,
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """Return the rows in the model's order and the names that could not be read."""
@@ -204,13 +190,10 @@ def _measure_all(
             continue
         if progress:
             progress(Progress(weight.name, done, count, entries, sum(sizes)))
-        try:
-            s = measure(weight.tensor())
-        except CheckpointError as error:
+        measured = measure_matrix(weight, settings)
+        if measured[0]["kind"] == "skip":
             unread.append(weight.name)
-            rows.append(unread_row(weight, error))
-        else:
-            rows += matrix_rows(weight, s, requests, spectra)
+        rows += measured
         done, entries = done + 1, entries + size
     if progress:
         progress(Progress(None, done, count, entries, sum(sizes)))
