@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from spectrank.experiments.le2022training.conservation import (
+    cuts,
     steps,
     steps_questions,
     table,
 )
+from spectrank.experiments.le2022training.conservation.followed import FollowedSize
 from spectrank.experiments.papers import Mode, Part
 
 
@@ -23,4 +25,5 @@ def parts(mode: Mode) -> tuple[Part, ...]:
     return (
         table.part(table.TableSize(num)),
         steps_questions.part(steps.StepsSize(num)),
+        cuts.part(FollowedSize(num)),
     )
