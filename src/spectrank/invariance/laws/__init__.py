@@ -9,6 +9,8 @@ from spectrank.invariance.laws.law import Form as Form
 from spectrank.invariance.laws.law import Law as Law
 from spectrank.invariance.laws.law import LawKind as LawKind
 from spectrank.invariance.laws.law import NoLaw as NoLaw
+from spectrank.invariance.laws.offsets import Offset as Offset
+from spectrank.invariance.laws.offsets import centred as centred
 from spectrank.invariance.laws.terms import GramTerm as GramTerm
 from spectrank.invariance.laws.terms import LinearTerm as LinearTerm
 from spectrank.invariance.laws.terms import SquareTerm as SquareTerm

@@ -4,6 +4,10 @@ Every quadratic law is h(w) = B(w, w) with a symmetric bilinear B, so that one s
 gradient descent gives exactly h(w - eta g) = h(w) - 2 eta B(w, g) + eta^2 h(g), and the
 law is conserved iff B(w, grad R(w)) = 0. A linear law is h(w) = <c, w>; its B(a, b) is
 <c, b>, whatever a is, and h(w - eta g) = h(w) - eta B(w, g).
+
+A law with offsets m is h(w) = B(w - m, w - m), and its B(a, b) is that of (a - m, b): a
+is a point and b a displacement. The h(g) of a displacement is that of the law without
+offsets, ``law.homogeneous``.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ from torch import Tensor
 
 from spectrank.errors import ShapeError, UnknownNameError
 from spectrank.invariance.laws.law import Law
+from spectrank.invariance.laws.offsets import centred
 from spectrank.invariance.laws.terms import GramTerm, Term
 
 Tensors = Mapping[str, Tensor]
@@ -49,7 +54,7 @@ def polar(law: Law, a: Tensors, b: Tensors) -> Tensor:
     r"""Polar form :math:`B(a, b)`; of a linear law :math:`\langle c, b\rangle`.
 
     Symmetric in a and b for quadratic laws, and B(w, w) = h(w). Zero at b = gradient of
-    the risk iff the law holds there to first order.
+    the risk iff the law holds there to first order. Offsets are taken off ``a`` alone.
     Source (derived): tests/invariance/laws/test_evaluation.py, by polarisation.
 
     Args:
@@ -97,6 +102,8 @@ def polar_all(laws: Iterable[Law], a: Tensors, b: Tensors) -> dict[str, Tensor]:
 
 
 def _value(law: Law, tensors: Tensors, sums: _Sums) -> Tensor:
+    if law.offsets:
+        tensors, sums = centred(law.offsets, tensors), {}
     if law.form == "gram":
         return _grams(law, lambda term: _self_gram(term, tensors))
     form = _squares if law.form == "squares" else _entries
@@ -104,6 +111,8 @@ def _value(law: Law, tensors: Tensors, sums: _Sums) -> Tensor:
 
 
 def _polar(law: Law, a: Tensors, b: Tensors, sums: _Sums) -> Tensor:
+    if law.offsets:
+        a, sums = centred(law.offsets, a), {}
     if law.form == "gram":
         return _grams(law, lambda term: _cross_gram(term, a, b))
     if law.form == "linear":
@@ -185,6 +194,8 @@ def _matrix(term: GramTerm, tensors: Tensors) -> Tensor:
         flat = flat[torch.tensor(term.rows, device=flat.device)]
     if term.columns is not None:
         flat = flat[:, torch.tensor(term.columns, device=flat.device)]
+    if term.summed:
+        return flat.sum(0, keepdim=True, dtype=torch.float64)
     return flat.double()
 
 

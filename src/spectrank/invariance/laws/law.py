@@ -6,10 +6,11 @@ one unit; the gap matrix W_2^T W_2 - W_1 W_1^T of two layers is minus that.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, final
 
 from spectrank.errors import DomainError, ShapeError
+from spectrank.invariance.laws.offsets import Offset
 from spectrank.invariance.laws.terms import GramTerm, LinearTerm, SquareTerm, Term
 
 LawKind = Literal[
@@ -54,6 +55,8 @@ class Law:
         source: Where it is stated, or from what it is derived.
         exact: False for laws of scale with eps > 0, which hold to about
             eps / (variance + eps).
+        offsets: Fixed numbers that are taken off the parameters first: the law is one
+            of w - offsets. None for most laws.
     """
 
     name: str
@@ -65,6 +68,7 @@ class Law:
     condition: str
     source: str
     exact: bool = True
+    offsets: tuple[Offset, ...] = ()
 
     def __post_init__(self) -> None:
         wanted = _TERMS[self.form]
@@ -83,6 +87,13 @@ class Law:
             )
         for term in self.terms:
             self._check_term(term)
+        strangers = {o.parameter for o in self.offsets} - set(self.parameters)
+        if strangers or (self.offsets and self.form == "linear"):
+            raise DomainError(
+                "offsets belong to parameters of a quadratic law, got some of "
+                f"{sorted(strangers) or 'a linear law'} in {self.name!r}; "
+                "leave them out"
+            )
         if self.count < 0:
             raise DomainError(
                 f"count is not negative, got {self.count} in {self.name!r}; "
@@ -101,6 +112,11 @@ class Law:
                 f"the terms of a law fit its shape {self.shape}, got {got} of "
                 f"{term.parameter!r} in {self.name!r}; select the features by `rows`"
             )
+
+    @property
+    def homogeneous(self) -> Law:
+        """The law without its offsets: that of displacements, such as gradients."""
+        return replace(self, offsets=()) if self.offsets else self
 
     @property
     def parameters(self) -> tuple[str, ...]:

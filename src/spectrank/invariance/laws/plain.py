@@ -10,6 +10,7 @@ import numpy as np
 
 from spectrank.errors import DomainError
 from spectrank.invariance.laws.law import Law, NoLaw
+from spectrank.invariance.laws.offsets import Offset
 from spectrank.invariance.laws.terms import GramTerm, LinearTerm, SquareTerm, Term
 
 _VERSION = 1
@@ -75,7 +76,10 @@ def _law(item: Mapping[str, Any]) -> Law:
         term_class(**{key: _tuple(key, value) for key, value in term.items()})
         for term in item["terms"]
     )
-    return Law(**{**item, "terms": terms, "shape": tuple(item["shape"])})
+    # Laws stored before there were offsets have none.
+    offsets = tuple(Offset(**offset) for offset in item.get("offsets", ()))
+    made = {"terms": terms, "shape": tuple(item["shape"]), "offsets": offsets}
+    return Law(**{**item, **made})
 
 
 def _tuple(key: str, value: Any) -> Any:
@@ -83,7 +87,7 @@ def _tuple(key: str, value: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, SquareTerm | LinearTerm | GramTerm):
+    if isinstance(value, SquareTerm | LinearTerm | GramTerm | Offset):
         return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
     if isinstance(value, np.ndarray):
         return value.tolist()

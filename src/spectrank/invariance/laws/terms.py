@@ -94,6 +94,8 @@ class GramTerm:
         coefficient: Factor, finite.
         columns: Flat indices over the other axes, in their order, that are summed
             over; None for all.
+        summed: Whether the features are added up first: M is then one row, the sum of
+            the rows.
     """
 
     parameter: str
@@ -102,6 +104,7 @@ class GramTerm:
     rows: np.ndarray | None
     coefficient: float
     columns: np.ndarray | None = None
+    summed: bool = False
 
     def __post_init__(self) -> None:
         _check_axes(self.parameter, self.view, self.axes)
@@ -115,7 +118,12 @@ class GramTerm:
 
     @property
     def num_features(self) -> int:
-        """n: the number of features, and of rows of the Gram matrix."""
+        """n: the number of features, and of rows of the Gram matrix; 1 if summed."""
+        return 1 if self.summed else self.num_rows
+
+    @property
+    def num_rows(self) -> int:
+        """Number of features that are read."""
         if self.rows is not None:
             return len(self.rows)
         return math.prod(self.view[axis] for axis in self.axes)
