@@ -63,7 +63,26 @@ def matrix_rows(
     Returns:
         Rows for `Table.from_rows`.
     """
-    key = matrix_key(weight)
+    return measured_rows(matrix_key(weight), s, requests, spectra)
+
+
+def measured_rows(
+    key: Mapping[str, Any],
+    s: Spectrum,
+    requests: Sequence[MetricRequest],
+    spectra: bool,
+) -> list[dict[str, Any]]:
+    """Return the rows of a spectrum: one a metric, one for the values.
+
+    Args:
+        key: Columns that name the matrix, ``subject`` among them.
+        s: Its spectrum.
+        requests: Metrics with their options.
+        spectra: Whether singular values become a row.
+
+    Returns:
+        Rows for `Table.from_rows`.
+    """
     rows = [
         {
             **key,
@@ -71,7 +90,7 @@ def matrix_rows(
             "metric": request.metric.name,
             "variant": request.variant,
             "route": s.route,
-            **value_columns(_value(request, s, weight)),
+            **value_columns(_value(request, s, key["subject"])),
         }
         for request in requests
     ]
@@ -92,13 +111,13 @@ def matrix_rows(
     return rows
 
 
-def _value(request: MetricRequest, s: Spectrum, weight: WeightMatrix) -> Value:
+def _value(request: MetricRequest, s: Spectrum, name: str) -> Value:
     """Return the metric's value; a plug-in that raises is a row, not the end."""
     try:
         return request.metric(s, **request.options)
     except Exception as error:
         reason = f"{request.text} raised {type(error).__name__}: {error}"
-        warnings.warn(f"{weight.name}: {reason}", SpectrankWarning, stacklevel=2)
+        warnings.warn(f"{name}: {reason}", SpectrankWarning, stacklevel=2)
         return Value.undefined("skipped", reason)
 
 
