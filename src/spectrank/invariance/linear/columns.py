@@ -11,6 +11,7 @@ import numpy as np
 from scipy import sparse
 from scipy.sparse import csgraph
 
+from spectrank.invariance.hashing import distinct_rows
 from spectrank.invariance.linear.shifts import Family
 
 _TOLERANCE = 1e-9
@@ -46,9 +47,23 @@ class Lost:
     patterns: dict[tuple[Entry, ...], int] = field(default_factory=dict)
 
 
-def patterns(
-    basis: sparse.csr_array, families: Sequence[Family]
-) -> tuple[Pattern, ...]:
+def owners(basis: sparse.sparray, families: Sequence[Family]) -> np.ndarray:
+    """Number of the family of each unknown.
+
+    Args:
+        basis: (unknowns, solutions).
+        families: Which unknowns are entries of parameters.
+
+    Returns:
+        (unknowns,); -1 for none.
+    """
+    owner = np.full(basis.shape[0], -1)
+    for k, family in enumerate(families):
+        owner[family.unknowns] = k
+    return owner
+
+
+def patterns(basis: sparse.sparray, families: Sequence[Family]) -> tuple[Pattern, ...]:
     """Group solutions that are alike.
 
     Args:
@@ -68,22 +83,29 @@ def patterns(
 
 
 def _entries(
-    basis: sparse.csr_array, families: Sequence[Family]
+    basis: sparse.sparray, families: Sequence[Family]
 ) -> list[tuple[Entry, ...]]:
-    owner = np.full(basis.shape[0], -1)
-    for k, family in enumerate(families):
-        owner[family.unknowns] = k
     columns = sparse.csc_array(basis)
-    found = []
-    for t in range(columns.shape[1]):
-        own = slice(columns.indptr[t], columns.indptr[t + 1])
-        counted = Counter(
-            (int(owner[row]), round(float(value), 9))
-            for row, value in zip(columns.indices[own], columns.data[own], strict=True)
-            if owner[row] >= 0
-        )
-        found.append(tuple(sorted((k, v, n) for (k, v), n in counted.items())))
-    return found
+    column = np.repeat(np.arange(basis.shape[1]), np.diff(columns.indptr))
+    family = owners(basis, families)[columns.indices]
+    keep = family >= 0
+    keys = [
+        column[keep],
+        family[keep],
+        # -0.0 and 0.0 are one number.
+        np.round(columns.data[keep], 9) + 0.0,
+    ]
+    order = np.lexsort(keys[::-1])
+    keys = [key[order] for key in keys]
+    new = np.any([np.diff(key, prepend=key[:1] - 1) != 0 for key in keys], axis=0)
+    starts = np.flatnonzero(new)
+    number = np.diff(starts, append=len(order))
+    found: list[list[Entry]] = [[] for _ in range(basis.shape[1])]
+    for t, k, value, n in zip(
+        *(key[starts].tolist() for key in keys), number.tolist(), strict=True
+    ):
+        found[t].append((k, value, n))
+    return [tuple(item) for item in found]
 
 
 def sparsified(basis: sparse.csr_array, families: Sequence[Family]) -> sparse.csr_array:
@@ -120,7 +142,8 @@ def sparsified(basis: sparse.csr_array, families: Sequence[Family]) -> sparse.cs
         own = np.flatnonzero(label == k)
         alone = [times[entries[t]] == 1 for t in single[own]]
         if len(own) > 1 and any(alone):
-            rows = np.unique(part[:, own].toarray(), axis=0)
+            rows = _distinct_rows(sparse.csr_array(part[:, own])).toarray()
+            rows = np.unique(rows, axis=0)
             step[np.ix_(single[own], single[own])] = _echelon(rows)
     return sparse.csr_array(basis @ sparse.csr_array(step))
 
@@ -147,7 +170,9 @@ def _echelon(rows: np.ndarray) -> np.ndarray:
     return np.where(np.abs(a[len(rows) :]) < _TOLERANCE, 0.0, a[len(rows) :])
 
 
-def independent(basis: sparse.csr_array, families: Sequence[Family]) -> Lost:
+def independent(
+    basis: sparse.csc_array, families: Sequence[Family], groups: Sequence[Pattern]
+) -> Lost:
     """Find solutions that follow from the laws of the single rows of a table.
 
     Moving all columns of a table together repeats, summed over rows and features, the
@@ -156,11 +181,11 @@ def independent(basis: sparse.csr_array, families: Sequence[Family]) -> Lost:
     Args:
         basis: (unknowns, solutions).
         families: Which unknowns are entries of parameters.
+        groups: Its patterns.
 
     Returns:
         What to leave out of a count.
     """
-    groups = patterns(basis, families)
     alone = {g.entries[0][0] for g in groups if _uniform(g)}
     rows = {families[k].parameter for k in alone if not families[k].together}
     tables = [k for k, f in enumerate(families) if f.together and f.parameter in rows]
@@ -176,7 +201,9 @@ def independent(basis: sparse.csr_array, families: Sequence[Family]) -> Lost:
     ]
     shown = sparse.hstack([*unit, basis[:, [t for _, t in even]], *sums], format="csr")
     owned = np.concatenate([f.unknowns for f in families])
-    vectors = _distinct_rows(sparse.csr_array(shown[owned])).toarray().T
+    vectors = (
+        _distinct_rows(sparse.csr_array(sparse.csr_array(shown)[owned])).toarray().T
+    )
     known = _Span()
     for vector in vectors[: len(unit)]:
         known.add(vector)
@@ -220,12 +247,8 @@ def _ones(unknowns: np.ndarray, size: int) -> sparse.csr_array:
 
 
 def _distinct_rows(matrix: sparse.csr_array) -> sparse.csr_array:
-    seen: dict[tuple[bytes, bytes], int] = {}
-    for i in range(matrix.shape[0]):
-        own = slice(matrix.indptr[i], matrix.indptr[i + 1])
-        key = matrix.indices[own].tobytes(), matrix.data[own].tobytes()
-        seen.setdefault(key, i)
-    return sparse.csr_array(matrix[sorted(seen.values())])
+    matrix.sort_indices()
+    return sparse.csr_array(matrix[distinct_rows(matrix)])
 
 
 def _uniform(group: Pattern) -> bool:

@@ -14,6 +14,7 @@ from spectrank.invariance.laws import Law, LawKind, LinearTerm
 from spectrank.invariance.linear.columns import (
     Pattern,
     independent,
+    owners,
     patterns,
     sparsified,
 )
@@ -47,12 +48,14 @@ class _Space:
     Attributes:
         basis: (unknowns, solutions).
         families: Which unknowns are entries of parameters.
-        taken: Where a shift is taken away, and what is left there.
+        owner: Number of the family of each unknown; -1 for none.
+        taken: By what takes a shift away, the unknowns that are left there.
     """
 
-    basis: sparse.csr_array
+    basis: sparse.csc_array
     families: tuple[Family, ...]
-    taken: tuple[tuple[Origin, Potential], ...]
+    owner: np.ndarray
+    taken: dict[Origin, np.ndarray]
 
 
 def linear_laws(
@@ -91,16 +94,28 @@ def linear_laws(
                 unknowns = family.unknowns
                 reading.system.vanish(Potential(np.ones(unknowns.shape), unknowns))
         basis = solutions(reading.system)
-    space = _Space(sparsified(basis, families), families, tuple(reading.sinks.taken))
-    laws = _laws(space)
+    laws = _laws(_space(sparsified(basis, families), families, reading.sinks.taken))
     return (*laws, *recurrent_laws(potentials))
+
+
+def _space(
+    basis: sparse.csr_array,
+    families: tuple[Family, ...],
+    taken: Sequence[tuple[Origin, Potential]],
+) -> _Space:
+    found: dict[Origin, np.ndarray] = {}
+    for origin, left in taken:
+        own = found.setdefault(origin, np.zeros(basis.shape[0], dtype=bool))
+        own[left.classes] = True
+    return _Space(sparse.csc_array(basis), families, owners(basis, families), found)
 
 
 def _laws(space: _Space) -> list[Law]:
     found: list[Law] = []
     names: Counter[str] = Counter()
-    lost = independent(space.basis, space.families)
-    for pattern in patterns(space.basis, space.families):
+    groups = patterns(space.basis, space.families)
+    lost = independent(space.basis, space.families, groups)
+    for pattern in groups:
         columns = [t for t in pattern.columns if t not in lost.columns]
         if not columns:
             continue
@@ -132,9 +147,8 @@ def _laws(space: _Space) -> list[Law]:
 def _kind(space: _Space, pattern: Pattern) -> LawKind:
     if len(pattern.entries) == 1 and pattern.entries[0][2] == 1:
         return "constant"
-    column = sparse.csr_array(space.basis[:, [pattern.columns[0]]])
-    moved = np.diff(column.indptr) > 0
-    origins = {origin for origin, left in space.taken if moved[left.classes].any()}
+    moved = sparse.csc_array(space.basis[:, [pattern.columns[0]]]).indices
+    origins = {origin for origin, left in space.taken.items() if left[moved].any()}
     if not origins:
         return "equal-gradient"
     return "softmax" if origins == {"softmax"} else "sum"
@@ -143,14 +157,12 @@ def _kind(space: _Space, pattern: Pattern) -> LawKind:
 def _terms(space: _Space, columns: Sequence[int]) -> tuple[tuple[LinearTerm, ...], int]:
     """Terms of the laws of some solutions, and how many laws they are."""
     # A family that is moved column by column makes a law of each of its columns.
-    chosen = sparse.csc_array(space.basis[:, list(columns)])
-    own = [f for f in space.families if _touched(chosen, f)]
-    copies = max(1 if f.together else f.numbers.shape[1] for f in own)
+    chosen = sparse.csr_array(space.basis[:, list(columns)])
+    moved = np.flatnonzero(np.diff(chosen.indptr))
+    touched = np.unique(space.owner[moved])
+    own = [space.families[k] for k in touched if k >= 0]
+    copies = max(1 if f.together else f.entries.times for f in own)
     terms = tuple(
         family_term(f, sparse.coo_array(chosen[f.unknowns]), copies) for f in own
     )
     return terms, len(columns) * copies
-
-
-def _touched(chosen: sparse.csc_array, family: Family) -> bool:
-    return bool(chosen[family.unknowns].nnz)

@@ -14,6 +14,7 @@ from typing import Literal, final
 
 import numpy as np
 
+from spectrank.invariance.linear.entries import Entries
 from spectrank.invariance.potentials.potential import Potential, nothing
 from spectrank.invariance.potentials.system import System
 
@@ -59,15 +60,15 @@ class Family:
         parameter: Name.
         size: Number of entries of the parameter.
         unknowns: (f,) one for each feature that is written.
-        numbers: (f, r) flat entries of the parameter. Moved one by one, each column
-            with a source of its own, or all columns together.
-        together: Whether all columns are moved together.
+        entries: Those of each feature. Moved one by one, each with a source of its
+            own, or all entries of a feature together.
+        together: Whether all entries of a feature are moved together.
     """
 
     parameter: str
     size: int
     unknowns: np.ndarray
-    numbers: np.ndarray
+    entries: Entries
     together: bool
 
 

@@ -6,6 +6,7 @@ import numpy as np
 from scipy import sparse
 from scipy.sparse import csgraph
 
+from spectrank.invariance.hashing import bits, distinct_rows, first_alike
 from spectrank.invariance.potentials.reduction import reduce
 from spectrank.invariance.potentials.system import System
 
@@ -68,13 +69,8 @@ def _distinct(rows: sparse.csr_array) -> sparse.csr_array:
     rows.sum_duplicates()
     rows.data[np.abs(rows.data) < _TOLERANCE] = 0.0
     rows.eliminate_zeros()
-    seen: dict[tuple[bytes, bytes], int] = {}
-    for i in range(rows.shape[0]):
-        own = slice(rows.indptr[i], rows.indptr[i + 1])
-        if own.start != own.stop:
-            key = rows.indices[own].tobytes(), rows.data[own].tobytes()
-            seen.setdefault(key, i)
-    return sparse.csr_array(rows[sorted(seen.values())])
+    rows = sparse.csr_array(rows[np.diff(rows.indptr) > 0])
+    return sparse.csr_array(rows[distinct_rows(rows)])
 
 
 def _merged(rows: sparse.csr_array) -> sparse.csr_array | None:
@@ -89,13 +85,9 @@ def _merged(rows: sparse.csr_array) -> sparse.csr_array | None:
         unknowns, factors = rows.indices[place], rows.data[place]
         factors = np.round(factors / factors[:, :1], 9) if len(place) else factors
         for k in range(size):
-            key = np.concatenate([np.delete(unknowns, k, axis=1), factors], axis=1)
-            if len(key):
-                _, start, label = np.unique(
-                    key, axis=0, return_index=True, return_inverse=True
-                )
-                other = unknowns[start[label.reshape(-1)], k]
-                pairs.append(np.stack([unknowns[:, k], other], axis=1))
+            keys = [*np.delete(unknowns, k, axis=1).T, *bits(factors).T]
+            other = unknowns[first_alike(keys), k]
+            pairs.append(np.stack([unknowns[:, k], other], axis=1))
     joined = np.concatenate([np.zeros((0, 2), dtype=int), *pairs])
     joined = joined[joined[:, 0] != joined[:, 1]]
     if not len(joined):
@@ -113,26 +105,21 @@ def _expressed(rows: sparse.csr_array) -> sparse.csr_array | None:
     """Unknowns of one equation, one for each equation that has such."""
     size = rows.shape[1]
     count = np.bincount(rows.indices, minlength=size)
-    chosen: dict[int, int] = {}
-    for i in range(rows.shape[0]):
-        own = range(rows.indptr[i], rows.indptr[i + 1])
-        alone = [k for k in own if count[rows.indices[k]] == 1]
-        if alone:
-            # The latest: what a step computes by what it reads.
-            chosen[i] = max(alone, key=lambda k: int(rows.indices[k]))
-    if not chosen:
+    row = np.repeat(np.arange(rows.shape[0]), np.diff(rows.indptr))
+    alone = np.flatnonzero(count[rows.indices] == 1)
+    if not len(alone):
         return None
-    gone = {int(rows.indices[k]) for k in chosen.values()}
-    kept = np.array([i for i in range(size) if i not in gone], dtype=np.int64)
+    # The latest of an equation: what a step computes by what it reads.
+    last = np.append(np.diff(row[alone]) != 0, True)
+    chosen = alone[last]
+    kept = np.setdiff1d(np.arange(size), rows.indices[chosen])
     column = np.full(size, -1)
     column[kept] = np.arange(len(kept))
-    data, places, columns = [np.ones(len(kept))], [kept], [column[kept]]
-    for i, k in chosen.items():
-        others = np.array(
-            [j for j in range(rows.indptr[i], rows.indptr[i + 1]) if j != k], dtype=int
-        )
-        data.append(-rows.data[others] / rows.data[k])
-        places.append(np.full(len(others), rows.indices[k]))
-        columns.append(column[rows.indices[others]])
-    found = (np.concatenate(data), (np.concatenate(places), np.concatenate(columns)))
-    return sparse.csr_array(found, shape=(size, len(kept)))
+    pivot = np.full(rows.shape[0], -1)
+    pivot[row[chosen]] = chosen
+    others = np.flatnonzero((pivot[row] >= 0) & (pivot[row] != np.arange(len(row))))
+    by = pivot[row[others]]
+    data = np.concatenate([np.ones(len(kept)), -rows.data[others] / rows.data[by]])
+    places = np.concatenate([kept, rows.indices[by]])
+    columns = np.concatenate([column[kept], column[rows.indices[others]]])
+    return sparse.csr_array((data, (places, columns)), shape=(size, len(kept)))

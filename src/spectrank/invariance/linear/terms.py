@@ -21,10 +21,10 @@ def family_term(family: Family, block: sparse.coo_array, copies: int) -> LinearT
     Returns:
         The term. Laws are numbered solution by solution.
     """
-    num_features, times = family.numbers.shape
+    num_features, times = family.entries.num_features, family.entries.times
     column = np.asarray(block.col, dtype=np.int64)
     row = np.asarray(block.row, dtype=np.int64)
-    view = _view(family)
+    view = family.entries.matrix(family.size)
     if view is not None:
         shape, features = view
         rest = 1 - features
@@ -43,7 +43,7 @@ def family_term(family: Family, block: sparse.coo_array, copies: int) -> LinearT
             return _term(
                 family, shape, (rest,), laws, np.tile(every, len(first)), scale
             )
-    numbers = family.numbers[row]
+    numbers = family.entries.numbers(row)
     law = column[:, None] * copies + (0 if family.together else np.arange(times))
     laws = np.broadcast_to(law, numbers.shape).reshape(-1)
     scale = np.repeat(block.data, times)
@@ -65,17 +65,3 @@ def _even(column: np.ndarray, data: np.ndarray) -> bool:
     """Whether each solution moves all its entries by one number."""
     first, place = np.unique(column, return_index=True, return_inverse=True)[1:]
     return bool((data == data[first][place.reshape(-1)]).all())
-
-
-def _view(family: Family) -> tuple[tuple[int, int], int] | None:
-    """The parameter as a matrix, and the axis of the features, if it is one."""
-    numbers = family.numbers
-    f, r = numbers.shape
-    if f * r != family.size:
-        return None
-    grid = np.arange(f * r)
-    if np.array_equal(numbers, grid.reshape(f, r)):
-        return (f, r), 0
-    if np.array_equal(numbers, grid.reshape(r, f).T):
-        return (r, f), 1
-    return None

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from spectrank.invariance.linear.entries import Entries
 from spectrank.invariance.linear.shifts import CONSTANT, Family, Shift, Shifts
 from spectrank.invariance.potentials import Edge, Potentials
 from spectrank.invariance.potentials.potential import Potential
@@ -66,12 +67,10 @@ class Writes:
                     found[CONSTANT] = shift
         return found
 
-    def _family(
-        self, edge: Edge, form: str, rows: np.ndarray, together: bool
-    ) -> Family:
+    def _family(self, edge: Edge, form: str, rows: Entries, together: bool) -> Family:
         key = (edge.parameter, edge.start, edge.size, form)
         if key not in self.families:
-            unknowns = self._system.fresh((len(rows),)).classes
+            unknowns = self._system.fresh((rows.num_features,)).classes
             known = self._potentials.shapes.get(edge.parameter, edge.view)
             self.families[key] = Family(
                 edge.parameter, math.prod(known), unknowns, rows, together
@@ -94,8 +93,8 @@ class Writes:
             self.reread.setdefault(edge.parameter, []).append(int(own.classes.flat[0]))
             return {source: Shift(own, _slots(node.shape, axis, 1))}
         out = edge.parts[1 if "transpose" in node.op and kernel else 0].axes
-        rows = _rows(edge, out)
-        if len(rows) != node.shape[axis]:
+        rows = Entries(edge, out)
+        if rows.num_features != node.shape[axis]:
             return {}
         family = self._family(edge, "rows", rows, together=False)
         groups = int(node.attributes.get("groups", 1))
@@ -105,7 +104,7 @@ class Writes:
     def _table(self, node: Node, edge: Edge) -> Shifts:
         if node.shape is None or len(edge.view) != 2:
             return {}
-        rows, rank = _rows(edge, (1,)), len(node.shape)
+        rows, rank = Entries(edge, (1,)), len(node.shape)
         found: Shifts = {}
         if "padding_idx" not in node.attributes:
             # The row of a padding stays where it is.
@@ -121,7 +120,7 @@ class Writes:
 
     def _constant(self, node: Node, edge: Edge) -> Shift | None:
         rank = len(node.shape or ())
-        rows = edge.numbers().reshape(-1, 1)
+        rows = Entries(edge, tuple(range(len(edge.view))))
         family = self._family(edge, "entries", rows, together=True)
         if node.kind == "constant":
             # Where an entry of the parameter stands in the value, its unknown tells.
@@ -173,24 +172,22 @@ def _slots(shape: tuple[int, ...], axis: int, groups: int) -> np.ndarray:
     return np.repeat(slots, shape[axis] // groups, axis=axis) if groups > 1 else slots
 
 
-def _rows(edge: Edge, axes: tuple[int, ...]) -> np.ndarray:
-    """(features, rest) flat entries of a parameter, the features along some axes."""
-    grid = np.moveaxis(edge.numbers().reshape(edge.view), axes, range(len(axes)))
-    return grid.reshape(math.prod(edge.view[axis] for axis in axes), -1)
-
-
 def _mixed(uses: list[Edge]) -> bool:
     """Whether two uses of the same entries are of different form."""
     for i, first in enumerate(uses):
         for second in uses[:i]:
-            same = first.view == second.view and np.array_equal(
-                first.numbers(), second.numbers()
-            )
+            same = first.view == second.view and _same_entries(first, second)
             if same and [p.axes for p in first.parts] == [p.axes for p in second.parts]:
                 continue
             if first.overlaps(second):
                 return True
     return False
+
+
+def _same_entries(first: Edge, second: Edge) -> bool:
+    if first.entries is None and second.entries is None:
+        return first.start == second.start
+    return np.array_equal(first.numbers(), second.numbers())
 
 
 def _facts(attributes: Mapping[str, object]) -> str:

@@ -13,9 +13,7 @@ from typing import final
 
 import numpy as np
 
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-_FIRST = np.uint64(0xBF58476D1CE4E5B9)
-_SECOND = np.uint64(0x94D049BB133111EB)
+from spectrank.invariance.hashing import hashed
 
 
 @final
@@ -73,7 +71,7 @@ class Signatures:
             if groups is not None and axis == groups[0]:
                 keys.append(place // max(free.shape[axis] // groups[1], 1))
         for row, salt in enumerate((1, 2)):
-            np.add.at(self._sums[row], own, _hashed(keys, salt))
+            np.add.at(self._sums[row], own, hashed(keys, salt))
         self._seen[own] = True
 
     def _least(self, own: np.ndarray, place: np.ndarray) -> np.ndarray:
@@ -100,18 +98,3 @@ class Signatures:
 def _bits(factors: np.ndarray) -> np.ndarray:
     # Multiples are products of few degrees: rounded, equal ones have equal bits.
     return np.round(factors * 2**20).astype(np.int64)
-
-
-def _hashed(keys: list[np.ndarray], salt: int) -> np.ndarray:
-    value = np.full(len(keys[0]), salt, dtype=np.uint64)
-    for key in keys:
-        value = _mixed(value + _GOLDEN + key.astype(np.uint64))
-    return value
-
-
-def _mixed(value: np.ndarray) -> np.ndarray:
-    """Finaliser of splitmix64: every bit depends on every bit."""
-    value = (value ^ (value >> np.uint64(30))) * _FIRST
-    value = (value ^ (value >> np.uint64(27))) * _SECOND
-    mixed: np.ndarray = value ^ (value >> np.uint64(31))
-    return mixed
