@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from spectrank.experiments.le2022training.conservation import (
+    clipping,
+    controls,
     cuts,
     steps,
     steps_questions,
@@ -26,4 +28,6 @@ def parts(mode: Mode) -> tuple[Part, ...]:
         table.part(table.TableSize(num)),
         steps_questions.part(steps.StepsSize(num)),
         cuts.part(FollowedSize(num)),
+        controls.part(FollowedSize(num)),
+        clipping.part(steps.StepsSize(num)),
     )

@@ -62,6 +62,48 @@ class Quantity:
     source: str = ""
 
 
+def holds(
+    name: str,
+    statement: str,
+    of: Callable[[Params], Tensor],
+    limit: float,
+    *,
+    place: str = "",
+    source: str = "",
+) -> Quantity:
+    """Return a quantity that is conserved.
+
+    Args:
+        name: In a claim's key.
+        statement: Of the claim.
+        of: To (R, entries).
+        limit: log10 of the most that it drifts by.
+        place: Of the paper; empty where the claim is ours.
+        source: What is ours in it.
+
+    Returns:
+        The quantity.
+    """
+    return Quantity(name, statement, of, True, limit, place, source)
+
+
+def fails(
+    name: str, statement: str, of: Callable[[Params], Tensor], source: str
+) -> Quantity:
+    """Return a quantity that is not conserved; that it is not is always ours to say.
+
+    Args:
+        name: In a claim's key.
+        statement: Of the claim.
+        of: To (R, entries).
+        source: Why not.
+
+    Returns:
+        The quantity.
+    """
+    return Quantity(name, statement, of, False, BROKEN, source=source)
+
+
 @final
 @dataclass(frozen=True)
 class Case:

@@ -143,6 +143,19 @@ def convolve(
     return z + params[f"{name}.bias"][:, None, :, None]
 
 
+def layer_shapes(name: str, *shape: int) -> Shapes:
+    """Return the shapes of a layer with a bias.
+
+    Args:
+        name: Of the layer.
+        *shape: Of its weight.
+
+    Returns:
+        ``name.weight`` and ``name.bias`` to their shapes.
+    """
+    return {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
+
+
 def networks() -> tuple[Network, ...]:
     """Return the networks of the table.
 
@@ -159,9 +172,9 @@ def networks() -> tuple[Network, ...]:
 
 def _convolutional() -> Network:
     shapes: Shapes = {
-        **_layer("conv1", _CHANNELS, 1, 3),
-        **_layer("conv2", WIDTH, _CHANNELS, 3),
-        **_layer("dense1", _INNER, 2 * WIDTH),
+        **layer_shapes("conv1", _CHANNELS, 1, 3),
+        **layer_shapes("conv2", WIDTH, _CHANNELS, 3),
+        **layer_shapes("dense1", _INNER, 2 * WIDTH),
         **_head(_INNER),
     }
 
@@ -198,7 +211,7 @@ def _convolutional() -> Network:
 
 
 def _residual(skip: str) -> Network:
-    shapes = {**_layer("stem", WIDTH, NUM_INPUTS), **_head(WIDTH)}
+    shapes = {**layer_shapes("stem", WIDTH, NUM_INPUTS), **_head(WIDTH)}
     for block in ("1", "2"):
         shapes |= _block(block, skip)
 
@@ -275,7 +288,7 @@ def _residual(skip: str) -> Network:
 def _convolution_into_block() -> Network:
     num = _CHANNELS * _POSITIONS
     shapes = {
-        **_layer("conv", _CHANNELS, 1, 3),
+        **layer_shapes("conv", _CHANNELS, 1, 3),
         **_block("1", "free", num),
         **_head(WIDTH),
     }
@@ -320,18 +333,14 @@ def _branches(
 
 def _block(name: str, skip: str, num_inputs: int = WIDTH) -> Shapes:
     shapes = {
-        **_layer(f"y{name}", _INNER, num_inputs),
-        **_layer(f"u{name}", WIDTH, _INNER),
+        **layer_shapes(f"y{name}", _INNER, num_inputs),
+        **layer_shapes(f"u{name}", WIDTH, _INNER),
     }
     if skip == "free":
-        shapes |= _layer(f"z{name}", WIDTH, num_inputs)
+        shapes |= layer_shapes(f"z{name}", WIDTH, num_inputs)
     if skip == "diagonal":
         shapes[f"s{name}"] = (WIDTH,)
     return shapes
-
-
-def _layer(name: str, *shape: int) -> Shapes:
-    return {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
 
 
 def _head(width: int) -> Shapes:

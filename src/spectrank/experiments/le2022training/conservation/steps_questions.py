@@ -114,7 +114,7 @@ def questions(size: StepsSize) -> list[Question]:
             "log_log_slope",
             "equals",
             1.0,
-            lambda y, a=a: _slopes(y[:, a, :, DRIFT]),  # type: ignore[misc]
+            lambda y, a=a: slopes(y[:, a, :, DRIFT]),  # type: ignore[misc]
             tolerance,
             "drift over step size constant to 1 %" if a == GD else "",
         )
@@ -185,8 +185,15 @@ def questions(size: StepsSize) -> list[Question]:
 _AXES = Axes("effective rate", "drift of a gap", "drift", "log", "log")
 
 
-def _slopes(drifts: np.ndarray) -> np.ndarray:
-    """Least-squares slopes of log drift against log rate, (R,)."""
+def slopes(drifts: np.ndarray) -> np.ndarray:
+    """Least-squares slopes of log drift against log rate.
+
+    Args:
+        drifts: (R, E), positive.
+
+    Returns:
+        (R,).
+    """
     x = np.log(RATES) - np.mean(np.log(RATES))
     return np.asarray((np.log(drifts) * x).sum(1) / np.square(x).sum())
 
