@@ -18,6 +18,7 @@ from spectrank.invariance.potentials import (
     directed_weights,
     families,
     fitting_input,
+    mean_laws,
     places_without,
     solve,
 )
@@ -68,7 +69,11 @@ def find(
     )
     laws = _in_order(
         potentials,
-        [item.law for found_here in (diagonal, blocks) for item in found_here],
+        [
+            *(item.law for item in diagonal),
+            *(item.law for item in blocks),
+            *mean_laws(potentials),
+        ],
     )
     laws += linear_laws(potentials, loss=loss)
     laws += cut_laws(families(potentials)) if cuts else ()

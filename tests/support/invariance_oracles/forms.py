@@ -79,9 +79,21 @@ def _slots(term):
     return found
 
 
+def _moved(law, layout):
+    """What each entry of the long vector has taken off."""
+    moved = np.zeros(layout.total)
+    for offset in law.offsets:
+        for index, value in zip(offset.indices, offset.values, strict=True):
+            moved[layout.offsets[offset.parameter] + index] += value
+    return moved
+
+
 def law_vectors(law, layout):
-    """Coefficient vectors (count of entries, unknowns) of a family of laws."""
-    n = law.shape[0]
+    """Coefficient vectors (count of entries, unknowns) of a family of laws.
+
+    (w - m)^2 is w^2 - 2 m w and a constant, which is left out.
+    """
+    n, moved = law.shape[0], _moved(law, layout)
     if law.form != "gram":
         vectors = np.zeros((n, layout.num_unknowns))
         for term in law.terms:
@@ -96,6 +108,8 @@ def law_vectors(law, layout):
                     else layout.num_monomials + at
                 )
                 vectors[k, number] += c
+                if law.form == "squares":
+                    vectors[k, layout.num_monomials + at] -= 2 * c * moved[at]
         return vectors
     pairs = list(itertools.combinations_with_replacement(range(n), 2))
     vectors = np.zeros((len(pairs), layout.num_unknowns))
@@ -107,8 +121,16 @@ def law_vectors(law, layout):
             slots = [slots[k] for k in term.rows]
         if term.columns is not None:
             slots = [slot[term.columns] for slot in slots]
+        if term.summed:
+            # The square of a sum of rows is the sum of all products of two rows.
+            slots = [np.array(slots)]
         for k, (u, v) in enumerate(pairs):
             i, j = start + slots[u], start + slots[v]
+            if term.summed:
+                i, j = np.broadcast_arrays(i[:, None], j[None])
             low, high = np.minimum(i, j), np.maximum(i, j)
             np.add.at(vectors[k], layout.monomial[low, high], term.coefficient)
+            for own, other in ((i, j), (j, i)):
+                numbers = layout.num_monomials + own
+                np.add.at(vectors[k], numbers, -term.coefficient * moved[other])
     return vectors

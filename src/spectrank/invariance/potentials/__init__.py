@@ -10,6 +10,7 @@ from spectrank.invariance.potentials.families import Family as Family
 from spectrank.invariance.potentials.families import cuts as cuts
 from spectrank.invariance.potentials.families import families as families
 from spectrank.invariance.potentials.fitting import fitting_input as fitting_input
+from spectrank.invariance.potentials.means import mean_laws as mean_laws
 from spectrank.invariance.potentials.places import places_without as places_without
 from spectrank.invariance.potentials.potential import Potential as Potential
 from spectrank.invariance.potentials.solving import Potentials as Potentials
