@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from spectrank.cli.compare import compare_command
 from spectrank.cli.init_report import init_report_command
 from spectrank.cli.metrics import metrics_command
 from spectrank.cli.reproduce import reproduce_command
@@ -38,6 +39,13 @@ app.command(
         "failed, 2 unusable input or options."
     ),
 )(scan_command)
+app.command(
+    "compare",
+    help=(
+        "Compare two checkpoints matrix by matrix. Exit codes: 0 done, 1 a gate "
+        "failed, 2 unusable input or options."
+    ),
+)(compare_command)
 app.command(
     "init-report",
     help=(

@@ -10,6 +10,7 @@ from spectrank.cli.options import Html, Out, Quiet, Select, Source, View
 from spectrank.cli.outputs import (
     check_targets,
     parse_view,
+    plain,
     shorten,
     with_command,
     write_outputs,
@@ -112,7 +113,7 @@ def _print_layers(table: Table, console: Console) -> None:
             _print_block(layer, console)
     skips = Counter(row["reason"] for row in table.where(kind="skip"))
     for reason, count in skips.items():
-        console.print(Text(f"{count} skipped: {_plain(str(reason))}", style="dim"))
+        console.print(Text(f"{count} skipped: {plain(str(reason))}", style="dim"))
     counts = Counter(layer["state"] for layer in layers)
     parts = ", ".join(f"{count} {_STATES[state]}" for state, count in counts.items())
     noun = "matrix" if len(layers) == 1 else "matrices"
@@ -135,7 +136,7 @@ def _layers(table: Table) -> Iterator[dict[str, Any]]:
             continue
         key = (subject, view, "stable_rank")
         yield {
-            "name": _plain(subject),
+            "name": plain(subject),
             "shape": f"{first['m']}x{first['n']}",
             "stable_rank": _number(numbers.get((*key, None))),
             "fresh": _number(numbers.get((*key, "gaussian"))),
@@ -185,17 +186,10 @@ def _print_block(layer: dict[str, Any], console: Console) -> None:
 def _sentence(row: dict[str, Any]) -> Text:
     from rich.text import Text
 
-    return Text(_plain(row["reason"]), style=_STYLES[row["verdict"]])
+    return Text(plain(row["reason"]), style=_STYLES[row["verdict"]])
 
 
 def _number(row: dict[str, Any] | None) -> str:
     if row is None:
         return ""
     return f"{row['value']:.4g}" if row["status"] == "ok" else str(row["status"])
-
-
-def _plain(text: str) -> str:
-    """Text of a file that cannot steer a terminal."""
-    return "".join(
-        c if c.isprintable() else c.encode("unicode_escape").decode() for c in text
-    )

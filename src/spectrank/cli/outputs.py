@@ -125,3 +125,17 @@ def shorten(name: str, width: int) -> str:
         At most ``width`` characters.
     """
     return name if len(name) <= width else "…" + name[1 - width :]
+
+
+def plain(text: str) -> str:
+    """Text of a file, such that it cannot steer a terminal.
+
+    Args:
+        text: A name or a reason.
+
+    Returns:
+        The text with escapes for what is not printable.
+    """
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode() for c in text
+    )

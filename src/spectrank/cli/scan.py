@@ -61,7 +61,7 @@ def scan_command(
     """
     from rich.console import Console
 
-    from spectrank.scanning import Gate, scan
+    from spectrank.scanning import Gate, scan, with_gates
 
     # Mistakes in the options cost a second, not a scan.
     gates = [Gate.parse(text) for text in fail_if or []]
@@ -71,7 +71,7 @@ def scan_command(
     with _ProgressBar(errors, hidden=quiet) as bar:
         table = scan(
             source,
-            metrics=_with_gates(metrics, gates),
+            metrics=with_gates(metrics, gates),
             select=select,
             views=views,
             rtol=rtol,
@@ -89,15 +89,6 @@ def scan_command(
         typer.secho(line, fg="red", err=True)
     if failures:
         raise typer.Exit(1)
-
-
-def _with_gates(metrics: str | None, gates: list[Gate]) -> list[str]:
-    """Return the metrics asked for and those that the gates look at."""
-    from spectrank.scanning import parse_metrics
-
-    requests = parse_metrics(metrics)
-    more = [gate.request for gate in gates if not gate.served_by(requests)]
-    return [request.text for request in (*requests, *more)]
 
 
 def _failed(gate: Gate, table: Table) -> list[str]:

@@ -7,6 +7,7 @@ import operator
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any
 
 from spectrank.errors import DomainError, UnknownNameError
@@ -20,26 +21,42 @@ _OPERATORS: dict[str, Callable[[float, float], bool]] = {
     ">=": operator.ge,
 }
 _PATTERN = re.compile(
-    r"\s*(?P<metric>\w+)\s*(?:\[(?P<variant>[^\]]*)\])?\s*"
-    r"(?P<operator><=|>=|<|>)\s*(?P<bound>\S+)\s*"
+    r"\s*(?:(?P<glob>[^:<>\[\]]+):)?(?P<metric>\w+)(?:\.(?P<run>\w+))?\s*"
+    r"(?:\[(?P<variant>[^\]]*)\])?\s*(?P<operator><=|>=|<|>)\s*(?P<bound>\S+)\s*"
 )
+_RUNS = ("before", "after", "change", "difference")
+# What only a comparison has, whatever metrics it was asked for.
+_OF_COMPARISONS = ("relative_change", "cosine", "subspace_overlap", "largest_angle")
 
 
 @dataclass(frozen=True, eq=False)
 class Gate:
-    """A condition ``metric[variant] < bound`` that fails a matrix when it is true.
+    """A condition that fails a matrix when it is true.
+
+    ``[PATTERN:]METRIC[.RUN][[VARIANT]] < NUMBER``: ``stable_rank<2``,
+    ``*.mlp.*:energy_rank[q=0.9]<4``, and of comparisons ``relative_change>0.1``,
+    ``stable_rank.change<-2``, ``subspace_overlap[left]<0.5``.
 
     Attributes:
         text: As written.
-        request: The metric with the options of the variant.
-        any_variant: Whether every variant of the metric is looked at.
+        metric: Name of the metric.
+        request: The metric with the options of the variant; None for what only a
+            comparison has.
+        variant: Variant as it stands in a row, or how it starts where ``request`` is
+            None; None for every variant.
+        run: ``before``, ``after``, ``change`` or ``difference``; None for every row
+            of the metric.
+        pattern: Glob on the names it looks at; None for all.
         operator: ``<``, ``<=``, ``>`` or ``>=``.
         bound: Right-hand side.
     """
 
     text: str
-    request: MetricRequest
-    any_variant: bool
+    metric: str
+    request: MetricRequest | None
+    variant: str | None
+    run: str | None
+    pattern: str | None
     operator: str
     bound: float
 
@@ -49,7 +66,8 @@ class Gate:
 
         Args:
             text: ``metric``, optionally ``[variant]`` as in ``[q=0.9]`` or
-                ``[squared]``, an operator and a number.
+                ``[squared]``, an operator and a number; before it optionally
+                ``pattern:``, after the metric ``.change`` and its like.
 
         Returns:
             The gate.
@@ -65,19 +83,31 @@ class Gate:
         if match is None or math.isnan(bound):
             raise DomainError(
                 "a gate reads METRIC<NUMBER, with <, <=, > or >= and optionally "
-                f"[variant], got {text!r}; e.g. 'stable_rank<2'"
+                f"[variant], .change or PATTERN: before it, got {text!r}; "
+                "e.g. 'stable_rank<2'"
             )
-        variant = match["variant"]
-        options = [] if variant is None else variant.split(",")
-        pairs = [x if "=" in x else f"variant={x.strip()}" for x in options]
-        (request,) = parse_metrics(":".join([match["metric"], *pairs]))
-        return cls(text, request, variant is None, match["operator"], bound)
+        metric, run, variant = match["metric"], match["run"], match["variant"]
+        if run not in {None, *_RUNS}:
+            raise DomainError(
+                f"a metric of a gate is followed by {', '.join(_RUNS)} or nothing, "
+                f"got {run!r} in {text!r}; e.g. 'stable_rank.change<-2'"
+            )
+        request = None
+        if metric not in _OF_COMPARISONS:
+            options = [] if variant is None else variant.split(",")
+            pairs = [x if "=" in x else f"variant={x.strip()}" for x in options]
+            (request,) = parse_metrics(":".join([metric, *pairs]))
+            variant = None if variant is None else request.variant
+        return cls(
+            text, metric, request, variant, run, match["glob"], match["operator"], bound
+        )
 
     def served_by(self, requests: Iterable[MetricRequest]) -> bool:
         """Return whether a scan of these metrics has what the gate looks at."""
-        return any(
-            request.metric is self.request.metric
-            and (self.any_variant or request.variant == self.request.variant)
+        wanted = self.request
+        return wanted is not None and any(
+            request.metric is wanted.metric
+            and (self.variant is None or request.variant == self.variant)
             for request in requests
         )
 
@@ -85,7 +115,8 @@ class Gate:
         """Return one line for each matrix that fails, in the table's order.
 
         A matrix that could not be read, or whose metric has no value, fails too: a
-        gate that cannot be evaluated is not passed.
+        gate that cannot be evaluated is not passed. In a comparison a matrix without
+        a partner has nothing to look at.
 
         Args:
             table: Scan with the metric in it.
@@ -96,23 +127,45 @@ class Gate:
         Raises:
             UnknownNameError: If no row has the metric.
         """
-        rows = [row for row in table if self._looks_at(row) or _is_unread(row)]
-        if not any(map(self._looks_at, rows)) and not any(map(_is_unread, rows)):
+        unread = _is_uncompared if "comparison" in table.provenance else _is_unread
+        rows = [row for row in table if self._looks_at(row) or self._is(unread, row)]
+        if not rows:
+            looked = f"{self.metric}.{self.run}" if self.run else self.metric
+            looked += f"[{self.variant}]" if self.variant else ""
+            among = f" of {self.pattern}" if self.pattern else ""
             raise UnknownNameError(
-                f"the gate {self.text!r} needs rows of {self.request.text}, the scan "
-                "has none; add it to the metrics"
+                f"the gate {self.text!r} needs rows of {looked}{among}, the table has "
+                "none; add it to the metrics, or mend the pattern"
             )
         return [line for row in rows if (line := self._failure(row))]
 
+    def _is(
+        self, unread: Callable[[dict[str, Any]], bool], row: dict[str, Any]
+    ) -> bool:
+        return unread(row) and self._chooses(row)
+
+    def _chooses(self, row: dict[str, Any]) -> bool:
+        return self.pattern is None or fnmatchcase(row["subject"], self.pattern)
+
     def _looks_at(self, row: dict[str, Any]) -> bool:
-        if row["kind"] != "measurement" or row["metric"] != self.request.metric.name:
+        if row["kind"] != "measurement" or row["metric"] != self.metric:
             return False
-        return self.any_variant or row["variant"] == self.request.variant
+        if not self._chooses(row) or row["run"] == "random":
+            return False
+        if self.run and row["run"] != self.run:
+            return False
+        if self.variant is None:
+            return True
+        if self.request is None:
+            # "left" and "left,k=8": where a subspace ends depends on the matrix.
+            return str(row["variant"]).startswith(self.variant)
+        return bool(row["variant"] == self.variant)
 
     def _failure(self, row: dict[str, Any]) -> str | None:
-        if _is_unread(row):
+        if row["kind"] == "skip":
             return f"{row['subject']}: {row['reason']}"
-        name = row["metric"] + (f"[{row['variant']}]" if row["variant"] else "")
+        name = row["metric"] + (f".{self.run}" if self.run else "")
+        name += f"[{row['variant']}]" if row["variant"] else ""
         value = row["value"]
         if value is None or math.isnan(value):
             return f"{row['subject']}: {name} is {row['status']}"
@@ -121,6 +174,42 @@ class Gate:
         return None
 
 
+def with_gates(
+    metrics: str | None, gates: Iterable[Gate], *, comparison: bool = False
+) -> list[str]:
+    """Return the metrics asked for and those that the gates look at.
+
+    Args:
+        metrics: Comma-separated names; None for the default set of a scan.
+        gates: Conditions to be judged afterwards.
+        comparison: The metrics are those of a comparison.
+
+    Returns:
+        Requests as text.
+
+    Raises:
+        DomainError: If a gate of a scan asks for what only a comparison has.
+    """
+    gates = list(gates)
+    for gate in gates:
+        if not comparison and (gate.run or gate.request is None):
+            raise DomainError(
+                "a gate of a scan looks at one checkpoint, "
+                f"{gate.text!r} at two; use `spectrank compare`"
+            )
+    asked = parse_metrics(metrics)
+    more = [
+        gate.request.text
+        for gate in gates
+        if gate.request is not None and not gate.served_by(asked)
+    ]
+    return [*(request.text for request in asked), *more]
+
+
 def _is_unread(row: dict[str, Any]) -> bool:
     # A skip with a shape is a matrix that should have been measured.
     return row["kind"] == "skip" and row["m"] is not None
+
+
+def _is_uncompared(row: dict[str, Any]) -> bool:
+    return row["kind"] == "skip" and str(row["reason"]).startswith("could not be read")

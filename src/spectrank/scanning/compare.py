@@ -1,0 +1,182 @@
+"""`compare`: what changed between two checkpoints, matrix by matrix."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import polars as pl
+
+from spectrank.errors import CheckpointError, DomainError
+from spectrank.linalg import (
+    DEFAULT_FAILURE_PROBABILITY,
+    DEFAULT_RTOL,
+    Certify,
+    Need,
+    spectrum,
+)
+from spectrank.metrics import Metric
+from spectrank.model import Source, describe, iter_weights
+from spectrank.scanning.movement import Measure, moved_rows
+from spectrank.scanning.pairs import Pair, match
+from spectrank.scanning.patterns import check_patterns, check_types
+from spectrank.scanning.provenance import InputHash, defined, described, environment
+from spectrank.scanning.requests import parse_metrics
+from spectrank.scanning.rows import COLUMNS, matrix_key, skip_row
+from spectrank.table import Table
+
+DEFAULT_METRICS = ("stable_rank", "effective_rank", "spectral_norm", "frobenius_norm")
+"""What is compared when nothing is asked for."""
+
+
+def compare(
+    before: Source,
+    after: Source,
+    *,
+    metrics: str | Metric | Iterable[str | Metric] | None = None,
+    select: str | Sequence[str] | None = None,
+    views: Mapping[str, str] | None = None,
+    rename: Mapping[str, str] | None = None,
+    top: int = 8,
+    rtol: float = DEFAULT_RTOL,
+    certify: Certify = "probabilistic",
+    failure_probability: float = DEFAULT_FAILURE_PROBABILITY,
+    seed: int = 0,
+    spectra: bool = True,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Table:
+    r"""Compare two checkpoints: fine-tuned with base, compressed with whole.
+
+    One pair is in memory at a time. The column ``run`` tells ``before``, ``after``,
+    ``change`` (after minus before) and ``difference`` (a number of the matrix
+    :math:`D = W_{after} - W_{before}`). Beside the metrics each matrix has
+    ``relative_change`` :math:`\|D\|_F/\|W_{before}\|_F` (its ``index`` is the place
+    among all, 1 moved most), ``cosine`` of the two as vectors, ``subspace_overlap``
+    (mean squared cosine of the leading ``top`` directions, ``left`` and ``right``,
+    in [0, 1]; the ``random`` run is what two random subspaces have on average) with the
+    ``largest_angle`` in radians, and two checks:
+    ``singular_value_displacement`` against :math:`\|D\|_2` (Weyl) and ``largest_sine``
+    against Wedin's bound.
+
+    Args:
+        before: Module, mapping of names to tensors, or path.
+        after: The same, later.
+        metrics: As for `scan`; `DEFAULT_METRICS` by default.
+        select: Glob pattern(s) on the names of ``before``.
+        views: Glob pattern -> view, where the view is not to be inferred.
+        rename: Name or prefix in ``after`` -> the same in ``before``. Prefixes of
+            common wrappers (``module.``, ``_orig_mod.``, ...) need no entry.
+        top: Number of leading directions; fewer where a matrix has fewer.
+        rtol: Largest relative width of the enclosure of a spectral norm.
+        certify: ``probabilistic`` or ``deterministic`` upper ends.
+        failure_probability: Of each probabilistic upper end.
+        seed: Of the random starts.
+        spectra: Whether full spectra, where computed, become rows.
+        progress: Called with name, pairs done and pairs in all.
+
+    Returns:
+        Table with rows of kind ``measurement``, ``check``, ``spectrum`` and ``skip``;
+        a matrix without a partner, or with another shape, is a skip with its reason.
+
+    Raises:
+        DomainError: If ``top`` is not a whole number from 1, a pattern matches
+            nothing, or the sources have nothing in common.
+
+    Example:
+        >>> import torch, spectrank as sr
+        >>> W = torch.diag(torch.tensor([3.0, 2.0, 1.0]))
+        >>> table = sr.compare({"w": W}, {"w": 2 * W}, metrics="spectral_norm")
+        >>> table.where(metric="relative_change").frame["value"].item()
+        1.0
+    """
+    requests = parse_metrics(DEFAULT_METRICS if metrics is None else metrics)
+    if not isinstance(top, int) or top < 1:
+        raise DomainError(f"top is a whole number from 1, got {top!r}; e.g. top=8")
+    started = time.perf_counter()
+    check_types(select, views)
+    old = list(iter_weights(before, select=select, views=views))
+    check_patterns(old, select, views, what="a comparison")
+    matching = match(old, list(iter_weights(after, views=views)), rename)
+    wanted = frozenset[Need]().union(*(request.needs for request in requests))
+    measure = Measure(
+        requests=requests,
+        spectrum=partial(
+            spectrum,
+            needs=wanted | {"sigma", "frobenius", "sigma_max"},
+            rtol=rtol,
+            certify=certify,
+            failure_probability=failure_probability,
+            seed=seed,
+        ),
+        top=top,
+        spectra=spectra,
+    )
+    digests = [InputHash(describe(source).files) for source in (before, after)]
+    rows = []
+    for done, pair in enumerate(matching.pairs):
+        if progress:
+            progress(pair.before.name, done, len(matching.pairs))
+        rows += _pair_rows(pair, measure)
+    _rank(rows)
+    rows += [{**skip_row(skip), "metric": "compare"} for skip in matching.alone]
+    provenance = {
+        **environment(),
+        **described(describe(after), digests[1].result(), "cpu"),
+        "before": described(describe(before), digests[0].result(), "cpu"),
+        **defined(requests),
+        "comparison": True,
+        "prefix": matching.prefix,
+        "seed": seed,
+        "settings": {
+            "metrics": [request.text for request in requests],
+            "select": [select] if isinstance(select, str) else select,
+            "views": dict(views) if views else None,
+            "rename": dict(rename) if rename else None,
+            "top": top,
+            "rtol": rtol,
+            "certify": certify,
+            "failure_probability": failure_probability,
+        },
+        "seconds": round(time.perf_counter() - started, 3),
+    }
+    return Table.from_rows(rows, provenance=provenance, columns=_COLUMNS)
+
+
+_COLUMNS: Mapping[str, Any] = {**COLUMNS, "partner": pl.String}
+
+
+def _pair_rows(pair: Pair, measure: Measure) -> list[dict[str, Any]]:
+    key = {**matrix_key(pair.before), "partner": _partner(pair)}
+    try:
+        first, *others = [w.tensor() for w in (pair.before, *pair.after)]
+    except CheckpointError as error:
+        return [
+            {
+                **key,
+                "kind": "skip",
+                "metric": "compare",
+                "status": "skipped",
+                "reason": f"could not be read: {error}",
+            }
+        ]
+    if len(others) == 2:
+        outer, inner = (x.double() for x in others)
+        return moved_rows(key, first, outer @ inner, measure)
+    return moved_rows(key, first, others[0], measure)
+
+
+def _partner(pair: Pair) -> str | None:
+    names = [weight.name for weight in pair.after]
+    return None if names == [pair.before.name] else " @ ".join(names)
+
+
+def _rank(rows: list[dict[str, Any]]) -> None:
+    """Give each relative change its place; what has no number stands last."""
+    changes = [row for row in rows if row["metric"] == "relative_change"]
+    # NaN compares with nothing: it would leave the order to chance.
+    moved = [row for row in changes if row["value"] == row["value"]]
+    moved.sort(key=lambda row: -row["value"])
+    for place, row in enumerate(moved, 1):
+        row["index"] = place
