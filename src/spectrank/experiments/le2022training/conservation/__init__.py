@@ -5,7 +5,9 @@ from __future__ import annotations
 from spectrank.experiments.le2022training.conservation import (
     clipping,
     controls,
+    counts,
     cuts,
+    decomposition,
     steps,
     steps_questions,
     table,
@@ -30,4 +32,6 @@ def parts(mode: Mode) -> tuple[Part, ...]:
         cuts.part(FollowedSize(num)),
         controls.part(FollowedSize(num)),
         clipping.part(steps.StepsSize(num)),
+        decomposition.part(decomposition.DecompositionSize(num)),
+        counts.part(counts.CountsSize(10 if mode == "full" else 3)),
     )
