@@ -101,3 +101,16 @@ def test_a_blocked_parameter_has_coefficient_zero():
     # Rows up by one number and columns down by it: the sum is zero.
     assert basis.shape[1] == 1
     assert set(coefficients(edge, basis[:, 0]).values()) == {0.0}
+
+
+def test_uses_of_the_same_entries_are_known_however_they_are_listed():
+    system = System((), {}, {}, {})
+    plain = use(system, (2, 3), [(0,), (1,)], start=3)
+    assert plain.same_entries(use(system, (3, 2), [(0,)], start=3))
+    assert not plain.same_entries(use(system, (2, 3), [(0,)], start=4))
+    assert not plain.same_entries(use(system, (2, 2), [(0,)], start=3))
+    listed = use(system, (2, 3), [(0,)], entries=np.arange(3, 9))
+    assert plain.same_entries(listed)
+    assert listed.same_entries(plain)
+    turned = use(system, (2, 3), [(0,)], entries=np.arange(3, 9)[::-1])
+    assert not plain.same_entries(turned)

@@ -29,19 +29,16 @@ def block_terms(
     """
     uses: dict[str, list[tuple[Edge, list[tuple[Shape, np.ndarray, np.ndarray]]]]] = {}
     order: np.ndarray | None = None
-    for edge in reading.potentials.edges:
+    # Equal signatures: where one feature stands, all of them do.
+    for edge, parts in reading.standing(int(block[0])):
         found = []
-        for part in edge.parts:
-            free, factors = reading.of(part.potential)
+        for axes, free, factors in parts:
             places = _places(free, block if order is None else order)
-            if places is None:
-                continue
             if order is None:
                 first = np.argsort(places[:, 0], kind="stable")
                 order, places = block[first], places[first]
-            found.append((part.axes, places, factors.reshape(-1)[places[0]]))
-        if found:
-            uses.setdefault(edge.parameter, []).append((edge, found))
+            found.append((axes, places, factors[places[0]]))
+        uses.setdefault(edge.parameter, []).append((edge, found))
     if order is None:
         return None
     terms: list[GramTerm] = []
@@ -59,15 +56,12 @@ def block_terms(
     return tuple(terms), order
 
 
-def _places(free: np.ndarray, block: np.ndarray) -> np.ndarray | None:
-    """(features, k) flat places of each feature, ascending; None without any."""
-    flat = free.reshape(-1)
+def _places(flat: np.ndarray, block: np.ndarray) -> np.ndarray:
+    """(features, k) flat places of each feature, ascending."""
     rank = np.full(int(max(flat.max(initial=-1), block.max())) + 1, -1)
     rank[block] = np.arange(len(block))
     own = np.where(flat >= 0, rank[np.maximum(flat, 0)], -1)
     places = np.flatnonzero(own >= 0)
-    if not len(places):
-        return None
     sorted_places = places[np.argsort(own[places], kind="stable")]
     # Equal signatures: every feature stands at as many places.
     return sorted_places.reshape(len(block), -1)
@@ -93,7 +87,7 @@ def _distinct(
                 strict=True,
             )
         )
-        if not alike or not np.array_equal(before.numbers(), edge.numbers()):
+        if not alike or not before.same_entries(edge):
             return None
     return kept
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from spectrank.invariance.matrices.signatures import Signatures
-from spectrank.invariance.potentials import Potential, Potentials
+from spectrank.invariance.potentials import Edge, Potential, Potentials
 from spectrank.invariance.potentials.moves import compressed
 from spectrank.invariance.potentials.products import einsum_labels, matmul_labels
 from spectrank.model.graph import Node
@@ -20,6 +20,8 @@ _REGULAR = frozenset(
     "reshape flatten permute slice select expand cat stack getitem repeat tile".split()  # noqa: SIM905
 )
 Pair = tuple[np.ndarray, np.ndarray]
+# Axes of a part of an edge, numbers of the free potentials along them, multiples.
+Stand = tuple[tuple[int, ...], np.ndarray, np.ndarray]
 
 
 class Reading:
@@ -40,6 +42,8 @@ class Reading:
         self.attended: dict[str, set[int]] = {"qk": set(), "vo": set()}
         self.streams: set[int] = set()
         self._cache: dict[str, Pair] = {}
+        self._standing: dict[int, list[int]] | None = None
+        self._parts: list[tuple[Edge, Stand]] = []
         several = potentials.basis[np.flatnonzero(potentials.free == -2)]
         self.signatures.touch(np.unique(several.indices))
 
@@ -68,6 +72,30 @@ class Reading:
         free = self.potentials.free[potential.classes]
         factors = self.potentials.factor[potential.classes] * potential.coefficients
         return np.where(factors == 0, -1, free), factors
+
+    def standing(self, solution: int) -> list[tuple[Edge, list[Stand]]]:
+        """Uses of parameters in which a free potential stands.
+
+        Args:
+            solution: Its number.
+
+        Returns:
+            In the order of the dataflow, each use with its parts, flat.
+        """
+        if self._standing is None:
+            self._standing = {}
+            for edge in self.potentials.edges:
+                for part in edge.parts:
+                    free, factors = self.of(part.potential)
+                    for own in np.unique(free[free >= 0]).tolist():
+                        self._standing.setdefault(own, []).append(len(self._parts))
+                    stand = part.axes, free.reshape(-1), factors.reshape(-1)
+                    self._parts.append((edge, stand))
+        found: dict[int, tuple[Edge, list[Stand]]] = {}
+        for number in self._standing.get(solution, []):
+            edge, stand = self._parts[number]
+            found.setdefault(id(edge), (edge, []))[1].append(stand)
+        return list(found.values())
 
     def value(self, node: str) -> Pair:
         """The same for a node's output, constant axes of length one.

@@ -70,6 +70,19 @@ class Edge:
             return self.entries.reshape(-1)
         return np.arange(self.start, self.start + self.size)
 
+    def same_entries(self, other: Edge) -> bool:
+        """Whether two uses of a parameter use the same entries in the same order.
+
+        Args:
+            other: A use of the same parameter.
+
+        Returns:
+            The answer; tables of millions of entries are not listed for it.
+        """
+        if self.entries is None and other.entries is None:
+            return (self.start, self.size) == (other.start, other.size)
+        return np.array_equal(self.numbers(), other.numbers())
+
     def overlaps(self, other: Edge) -> bool:
         """Whether an entry of the parameter is used by both.
 
