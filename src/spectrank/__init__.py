@@ -38,7 +38,9 @@ if TYPE_CHECKING:
     from spectrank.model import iter_matrices as iter_matrices
     from spectrank.random_nets import RandomMLP as RandomMLP
     from spectrank.report import write_html as write_html
+    from spectrank.scanning import compare as compare
     from spectrank.scanning import scan as scan
+    from spectrank.scanning import scan_features as scan_features
     from spectrank.table import Table as Table
     from spectrank.train import Tracker as Tracker
 
@@ -74,7 +76,9 @@ _NAMES = {
     "iter_matrices": "model",
     "RandomMLP": "random_nets",
     "write_html": "report",
+    "compare": "scanning",
     "scan": "scanning",
+    "scan_features": "scanning",
     "Table": "table",
     "Tracker": "train",
 }

@@ -1,5 +1,7 @@
 """Named scalars of a spectrum: ranks, norms, tails."""
 
+from spectrank.metrics.features import alpha_req as alpha_req
+from spectrank.metrics.features import rankme as rankme
 from spectrank.metrics.norms import condition_number as condition_number
 from spectrank.metrics.norms import frobenius_norm as frobenius_norm
 from spectrank.metrics.norms import nuclear_norm as nuclear_norm

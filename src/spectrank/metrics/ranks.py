@@ -109,10 +109,15 @@ def _entropy_slack(total_variation: float, k: int) -> float:
     return t * math.log(k - 1) + binary
 
 
+def _needs_effective_rank(options: Mapping[str, Any]) -> list[Need]:
+    # Squares of unresolved values weigh nothing; the values themselves may.
+    return ["sigma"] if options["variant"] == "squared" else ["small_end"]
+
+
 @register(
     # Values that a Gram matrix cannot resolve carry entropy: a rank-deficient matrix
     # would come out with an enclosure of per cents.
-    needs=["small_end"],
+    needs=_needs_effective_rank,
     formula="exp(-sum p_i log p_i), p_i = s_i / sum s (squared: s_i^2 / sum s^2)",
     source="Roy & Vetterli (2007), The effective rank, EUSIPCO; squared: variant",
     range=_one_to_k,
