@@ -19,7 +19,7 @@ from spectrank.linalg.value import Value
 
 # Rows of a block: enough for full-speed updates, small beside a large matrix, and it
 # keeps the rounding of long columns down (see `gram_error`).
-_UPDATE_ROWS = 1024
+UPDATE_ROWS = 1024
 # Narrow products add each term to the running total, and blocks would not help: the
 # square of a column of a million equal entries came out 2e-11 off, 2e-14 with a block
 # summed by itself first, as is done below this number of columns.
@@ -31,7 +31,7 @@ _NARROW = 256
 _PANEL = 512
 # What torch and SciPy raise when LAPACK does not converge or refuses its workspace;
 # memory that runs out is another matter.
-_FAILED = (RuntimeError, np.linalg.LinAlgError)
+FAILED = (RuntimeError, np.linalg.LinAlgError)
 
 
 def gram(operand: Operand) -> Square:
@@ -47,7 +47,7 @@ def gram(operand: Operand) -> Square:
     """
     op, dtype = operand, torch.float64
     total = torch.zeros(op.cols, op.cols, dtype=dtype, device=op.tensor.device)
-    for block in op.blocks(dtype, num_rows=_UPDATE_ROWS):
+    for block in op.blocks(dtype, num_rows=UPDATE_ROWS):
         if op.cols < _NARROW:
             total.add_(block.T @ block)
             continue
@@ -71,7 +71,7 @@ def gram_error(rows: int, cols: int) -> float:
     Returns:
         Dimensionless error.
     """
-    block = min(rows, _UPDATE_ROWS)
+    block = min(rows, UPDATE_ROWS)
     return (cols + block + rows / block) * EPS
 
 
@@ -89,15 +89,23 @@ def gram_eigenvalues(upper: Square) -> Spectral | None:
     for driver in drivers:
         try:
             values = driver(upper)
-        except _FAILED as error:
-            _refuse_out_of_memory(error)
+        except FAILED as error:
+            refuse_out_of_memory(error)
             continue
         if bool(torch.isfinite(values).all()):
             return values.flip(0).clamp_min(0.0)
     return None
 
 
-def _refuse_out_of_memory(error: Exception) -> None:
+def refuse_out_of_memory(error: Exception) -> None:
+    """Raise an error again that is no failure of a solver but of memory.
+
+    Args:
+        error: One of ``FAILED``.
+
+    Raises:
+        error: If memory ran out.
+    """  # noqa: DOC502 - the one that was given
     if isinstance(error, torch.OutOfMemoryError) or "allocate" in str(error):
         raise error
 
@@ -181,8 +189,8 @@ def dense_singular_values(operand: Operand) -> Spectral | None:
         values: Tensor = torch.linalg.svdvals(a).cpu()
         if bool(torch.isfinite(values).all()):
             return values
-    except _FAILED as error:
-        _refuse_out_of_memory(error)
+    except FAILED as error:
+        refuse_out_of_memory(error)
     try:
         # QR iteration converges where divide and conquer did not.
         values = torch.from_numpy(
