@@ -1,0 +1,212 @@
+r"""Power-law tails of the eigenvalues :math:`\lambda_i = \sigma_i^2` of W^T W.
+
+The exponent is that of the density of the eigenvalues; the singular values themselves
+then have exponent 2 alpha - 1. Values that cannot be told from zero take no part. The
+ends of an exponent are its standard error, xmin given: statistics, not rounding.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import torch
+
+from spectrank.linalg import Spectrum, Value
+from spectrank.linalg.power_law import PowerLawFit, fit_power_law
+from spectrank.metrics.norms import sigma_of
+from spectrank.metrics.registry import register
+
+_ALL = ("scale", "transpose", "orthogonal")
+_NO_SCALE = ("transpose", "orthogonal")
+_SOURCE = "Clauset, Shalizi & Newman (2009), arXiv:0706.1062"
+_NO_TAIL = Value.undefined(
+    "degenerate", "fewer than 3 values differ by more than their error: no tail to fit"
+)
+
+
+# The six metrics of one matrix share its fit.
+@functools.lru_cache(maxsize=2)
+def _fit(s: Spectrum) -> PowerLawFit | None:
+    """Fit of the eigenvalues over the largest; None where they do not spread."""
+    sigma, error = sigma_of(s)
+    known = error < sigma
+    x, relative = sigma[known] / sigma[0], error[known] / sigma[known]
+    fit = fit_power_law(x.square())
+    if fit is None:
+        return None
+    # The mean logarithm over xmin is 1 / (alpha - 1); rounding must not make it up.
+    rounding = 2.0 * float(relative[: fit.num_tail].max())
+    return None if rounding * (fit.alpha - 1.0) > 0.5 else fit
+
+
+@register(
+    needs=["sigma"],
+    formula="1 + n / sum_{i<=n} log(s_i^2 / s_n^2), n minimising ks_distance",
+    source=_SOURCE,
+    range=lambda k: (1.0, math.inf),
+    invariances=_ALL,
+)
+def alpha(s: Spectrum) -> Value:
+    r"""Power-law exponent of the density of the largest eigenvalues.
+
+    Dimensionless, above 1; the tail starts where the fit is best, at `xmin`. Status
+    ``degenerate`` when no three values spread. A number also where no power law is: see
+    `ks_distance`. Equal to ``powerlaw.Fit(sigma**2, parameter_ranges={'alpha': [1,
+    50]})``, whose default stops at 3.
+    Source (stated): Clauset, Shalizi & Newman (2009), arXiv:0706.1062.
+
+    Args:
+        s: Spectrum with all values.
+
+    Returns:
+        Value with ends one standard error (alpha - 1)/sqrt(n) away.
+    """
+    fit = _fit(s)
+    if fit is None:
+        return _NO_TAIL
+    low, high = max(fit.alpha - fit.stderr, 1.0), fit.alpha + fit.stderr
+    return Value(fit.alpha, low, high, "stderr")
+
+
+@register(
+    needs=["sigma"],
+    formula="alpha * log10(s_1^2)",
+    source="Martin, Peng & Mahoney (2021), arXiv:2002.06716",
+    range=lambda k: (-math.inf, math.inf),
+    invariances=_NO_SCALE,
+)
+def alpha_weighted(s: Spectrum) -> Value:
+    r"""Weighted exponent :math:`\alpha \log_{10}\lambda_{max}`.
+
+    In (-inf, inf); negative for spectral norms below 1, so not invariant to scale.
+
+    Args:
+        s: Spectrum with all values.
+
+    Returns:
+        Value with ends from the standard error of ``alpha``.
+    """
+    fit = _fit(s)
+    if fit is None:
+        return _NO_TAIL
+    top = s.sigma_max
+    weight = 2.0 * math.log10(top.value)
+    # Near sigma_1 = 1 the logarithm is small and only as good as sigma_1 itself.
+    rounding = fit.alpha * (top.upper - top.lower) / top.lower
+    spread = abs(weight) * fit.stderr + rounding
+    value = fit.alpha * weight
+    return Value(value, value - spread, value + spread, "stderr")
+
+
+@register(
+    needs=["sigma"],
+    formula="log10 sum s_i^(2 alpha)",
+    source="Martin, Peng & Mahoney (2021), arXiv:2002.06716",
+    range=lambda k: (-math.inf, math.inf),
+    invariances=_NO_SCALE,
+)
+def log_alpha_norm(s: Spectrum) -> Value:
+    r"""Logarithm of the alpha-norm, :math:`\log_{10}\sum_i\lambda_i^\alpha`.
+
+    In (-inf, inf); the sum runs over all eigenvalues, not over the tail alone.
+
+    Args:
+        s: Spectrum with all values.
+
+    Returns:
+        Value with ends from the standard error of ``alpha``.
+    """
+    fit = _fit(s)
+    if fit is None:
+        return _NO_TAIL
+    sigma, _ = sigma_of(s)
+    logs = 2.0 * sigma[sigma > 0.0].log()
+    low = max(fit.alpha - fit.stderr, 1.0)
+    value, one, other = (
+        float(torch.logsumexp(a * logs, 0)) / math.log(10.0)
+        for a in (fit.alpha, low, fit.alpha + fit.stderr)
+    )
+    return Value(value, min(one, other, value), max(one, other, value), "stderr")
+
+
+@register(
+    needs=["sigma"],
+    formula="max_{i<=n} |1 - (s_i^2 / s_n^2)^(1 - alpha) - (n - i)/n|",
+    source=_SOURCE,
+    range=lambda k: (0.0, 1.0),
+    invariances=_ALL,
+)
+def ks_distance(s: Spectrum) -> Value:
+    """Kolmogorov-Smirnov distance between the tail and its power law.
+
+    Dimensionless, in [0, 1]; small for a good fit. Least over all starts of the tail,
+    so it is no p-value, and tails of three values fit easily: see `num_tail`.
+    Source (stated): Clauset, Shalizi & Newman (2009), arXiv:0706.1062.
+
+    Args:
+        s: Spectrum with all values.
+
+    Returns:
+        Value with the error that those of the singular values make.
+    """
+    fit = _fit(s)
+    if fit is None:
+        return _NO_TAIL
+    sigma, error = sigma_of(s)
+    tail = slice(fit.num_tail)
+    # F = 1 - exp(-b u): dF <= b du + u exp(-b u) db, and u exp(-b u) <= 1/(e b).
+    du = 4.0 * float((error[tail] / sigma[tail]).max())
+    change = (fit.alpha - 1.0) * du * 2.0
+    return Value.around(fit.distance, change + 1e-14)
+
+
+@register(
+    needs=["sigma"],
+    formula="s_n^2, n minimising ks_distance",
+    source=_SOURCE,
+    range=lambda k: (0.0, math.inf),
+    invariances=_NO_SCALE,
+)
+def xmin(s: Spectrum) -> Value:
+    r"""Smallest eigenvalue :math:`\sigma_n^2` of the fitted tail.
+
+    In squared units of the weight, in (0, inf); an eigenvalue, not a singular value.
+    Source (stated): Clauset, Shalizi & Newman (2009), arXiv:0706.1062.
+
+    Args:
+        s: Spectrum with all values.
+
+    Returns:
+        Value with the enclosure of that singular value, squared.
+    """
+    fit = _fit(s)
+    if fit is None:
+        return _NO_TAIL
+    sigma, error = sigma_of(s)
+    last = fit.num_tail - 1
+    return Value.around(float(sigma[last]), float(error[last])) ** 2
+
+
+@register(
+    needs=["sigma"],
+    formula="n = #{i : s_i^2 >= xmin}",
+    source=_SOURCE,
+    range=lambda k: (0.0, float(k)),
+    invariances=_ALL,
+)
+def num_tail(s: Spectrum) -> Value:
+    """Number of eigenvalues in the fitted tail.
+
+    A count in [3, k]. The fit chooses it; another count can have nearly the same
+    distance. Other tools call it the number of power-law spikes.
+    Source (stated): Clauset, Shalizi & Newman (2009), arXiv:0706.1062.
+
+    Args:
+        s: Spectrum with all values.
+
+    Returns:
+        The count.
+    """
+    fit = _fit(s)
+    return _NO_TAIL if fit is None else Value.exact(float(fit.num_tail))
