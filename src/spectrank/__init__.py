@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from spectrank.scanning import compare as compare
     from spectrank.scanning import scan as scan
     from spectrank.scanning import scan_features as scan_features
+    from spectrank.scanning import scan_steps as scan_steps
     from spectrank.table import Table as Table
     from spectrank.train import Tracker as Tracker
 
@@ -79,6 +80,7 @@ _NAMES = {
     "compare": "scanning",
     "scan": "scanning",
     "scan_features": "scanning",
+    "scan_steps": "scanning",
     "Table": "table",
     "Tracker": "train",
 }

@@ -18,6 +18,7 @@ from spectrank.cli.init_report import init_report_command
 from spectrank.cli.metrics import metrics_command
 from spectrank.cli.reproduce import reproduce_command
 from spectrank.cli.scan import scan_command
+from spectrank.cli.trend import trend_command
 from spectrank.errors import SpectrankError, SpectrankWarning
 
 app = typer.Typer(
@@ -54,6 +55,13 @@ app.command(
         "input or options."
     ),
 )(init_report_command)
+app.command(
+    "trend",
+    help=(
+        "Measure the checkpoints of a run, step by step. Exit codes: 0 done, 2 "
+        "unusable input or options."
+    ),
+)(trend_command)
 app.command("metrics")(metrics_command)
 app.command(
     "reproduce",

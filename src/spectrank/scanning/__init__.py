@@ -8,3 +8,4 @@ from spectrank.scanning.requests import DEFAULT_METRICS as DEFAULT_METRICS
 from spectrank.scanning.requests import parse_metrics as parse_metrics
 from spectrank.scanning.scan import Progress as Progress
 from spectrank.scanning.scan import scan as scan
+from spectrank.scanning.trend import scan_steps as scan_steps

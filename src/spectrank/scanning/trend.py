@@ -1,0 +1,191 @@
+"""`scan_steps`: the checkpoints of a run, measured one after the other."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from spectrank.errors import (
+    ArgumentTypeError,
+    CheckpointError,
+    DomainError,
+    SpectrankWarning,
+)
+from spectrank.model import Source, describe
+from spectrank.scanning.provenance import InputHash
+from spectrank.scanning.scan import scan
+from spectrank.table import Table
+
+DEFAULT_STEPS = r"(\d+)(?!.*\d)"
+"""The last number in a name: ``checkpoint-500``, ``epoch_3.pt``, ``step100-model``."""
+
+_WEIGHTS = frozenset({".safetensors", ".pt", ".pth", ".bin", ".ckpt"})
+
+
+def scan_steps(
+    source: str | Path | Mapping[int, Source],
+    *,
+    steps: str = DEFAULT_STEPS,
+    progress: Callable[[int, int, int], None] | None = None,
+    **scanning: Any,
+) -> Table:
+    """Measure every checkpoint of a run; the column ``step`` tells which.
+
+    One checkpoint after the other, in the order of the steps. Files with the same
+    bytes are measured once.
+
+    Args:
+        source: Folder with a file or a folder for each checkpoint, or a mapping of
+            steps to sources.
+        steps: Regular expression whose first group is the step in the name of a file
+            or folder; the last number of the name by default.
+        progress: Called with the step, checkpoints done and checkpoints in all.
+        **scanning: Options of `scan`.
+
+    Returns:
+        The tables of the checkpoints, stacked, each row with its ``step``; a
+        checkpoint that cannot be read is a row of kind ``skip``.
+
+    Raises:
+        CheckpointError: If no checkpoint can be read.
+
+    Example:
+        >>> import torch, spectrank as sr
+        >>> run = {0: {"w": torch.eye(3)}, 10: {"w": torch.ones(3, 3)}}
+        >>> table = sr.scan_steps(run, metrics="stable_rank")
+        >>> last = table.where(kind="measurement", step=10)
+        >>> last.frame["value"].round(6).to_list()
+        [1.0]
+    """  # noqa: DOC502 - raised by the functions called
+    found: Mapping[int, Source] = (
+        _checked_steps(source)
+        if isinstance(source, Mapping)
+        else find_steps(source, steps)
+    )
+    tables: list[Table] = []
+    errors: list[CheckpointError] = []
+    measured: dict[str, Table] = {}
+    for done, (step, checkpoint) in enumerate(found.items()):
+        if progress:
+            progress(step, done, len(found))
+        try:
+            digest = InputHash(describe(checkpoint).files).result()
+            table = measured.get(digest or "")
+            if table is None:
+                table = scan(checkpoint, **scanning)
+            if digest is not None:
+                measured[digest] = table
+        except CheckpointError as error:
+            errors.append(error)
+            tables.append(_unread(step, error))
+            continue
+        tables.append(_at(step, table))
+    if errors and len(errors) == len(found):
+        raise errors[0]
+    if errors:
+        warnings.warn(
+            f"{len(errors)} of {len(found)} checkpoints could not be read, first: "
+            f"{errors[0]}",
+            SpectrankWarning,
+            stacklevel=2,
+        )
+    stacked = Table.concat(tables)
+    trend = {"trend": list(found)}
+    return Table(stacked.frame, {**stacked.provenance, **trend})
+
+
+def find_steps(folder: str | Path, steps: str = DEFAULT_STEPS) -> dict[int, Path]:
+    """Checkpoints of a folder by step, in their order.
+
+    Args:
+        folder: Holds weight files, or folders with weight files.
+        steps: Regular expression whose first group is the step.
+
+    Returns:
+        Step to path.
+
+    Raises:
+        CheckpointError: If there are none, or two have one step.
+        DomainError: If ``steps`` is no expression with a group.
+    """
+    try:
+        pattern = re.compile(steps)
+    except re.error as error:
+        raise DomainError(
+            f"steps is a regular expression, got {steps!r} ({error}); "
+            r"e.g. 'step_(\d+)'"
+        ) from None
+    if not pattern.groups:
+        raise DomainError(
+            "steps is a regular expression with a group for the number, got "
+            f"{steps!r}; "
+            r"e.g. 'step_(\d+)'"
+        )
+    path = Path(folder)
+    if not path.is_dir():
+        raise CheckpointError(
+            f"the checkpoints of a run lie in a folder, got {path}; "
+            "use `scan` for one of them"
+        )
+    names = sorted(entry for entry in path.iterdir() if _is_checkpoint(entry))
+    found: dict[int, Path] = {}
+    for entry in names:
+        match = pattern.search(entry.stem if entry.is_file() else entry.name)
+        if match is None or not match[1].isdecimal():
+            continue
+        step = int(match[1])
+        if step in found:
+            raise CheckpointError(
+                f"a step has one checkpoint, {found[step].name} and {entry.name} both "
+                f"have step {step}; choose with steps, e.g. 'model_(\\d+)'"
+            )
+        found[step] = entry
+    if not found:
+        seen = ", ".join(entry.name for entry in names[:5]) or "none"
+        raise CheckpointError(
+            f"a run has checkpoints with a number in their names, {path} has weight "
+            f"files and folders: {seen}; pass steps, or `scan` the folder"
+        )
+    return dict(sorted(found.items()))
+
+
+def _is_checkpoint(entry: Path) -> bool:
+    if entry.is_file():
+        return entry.suffix in _WEIGHTS
+    return entry.is_dir() and any(file.suffix in _WEIGHTS for file in entry.iterdir())
+
+
+def _checked_steps(source: Mapping[int, Source]) -> dict[int, Source]:
+    for step in source:
+        if not isinstance(step, int) or isinstance(step, bool):
+            raise ArgumentTypeError(
+                f"the keys of a run are its steps, whole numbers, got {step!r}; "
+                "use `scan` for a single state dict"
+            )
+    if not source:
+        raise CheckpointError(
+            "a run has at least one checkpoint, got none; pass {step: source}"
+        )
+    return dict(sorted(source.items()))
+
+
+def _at(step: int, table: Table) -> Table:
+    frame = table.frame.with_columns(pl.lit(step, dtype=pl.Int64).alias("step"))
+    return Table(frame, {**table.provenance, "step": step})
+
+
+def _unread(step: int, error: CheckpointError) -> Table:
+    row = {
+        "kind": "skip",
+        "subject": f"step {step}",
+        "metric": "scan_steps",
+        "step": step,
+        "status": "skipped",
+        "reason": f"could not be read: {error}",
+    }
+    return Table.from_rows([row])
