@@ -70,7 +70,7 @@ def find_sites(
     """
     parameters = dict(model.named_parameters(remove_duplicate=False))
     found: list[Site | Skip] = []
-    for item in iter_weights(model, select=select):
+    for item in iter_weights(model, select=select, split=False):
         parameter = parameters.get(item.name)
         if parameter is None:
             found.append(_no_parameter(item))

@@ -6,9 +6,10 @@ import math
 from collections.abc import Iterable
 
 from spectrank.errors import ArgumentTypeError, DomainError, UnknownNameError
+from spectrank.linalg.implicit.base import Implicit, Operand, Settings
+from spectrank.linalg.implicit.measure import implicit_spectrum
 from spectrank.linalg.operand import make_operand
 from spectrank.linalg.routes import Certify, Route
-from spectrank.linalg.shapes import Matrix
 from spectrank.linalg.spectrum import NEEDS, Need, Spectrum, without_values
 
 DEFAULT_RTOL = 1e-4
@@ -16,7 +17,7 @@ DEFAULT_FAILURE_PROBABILITY = 1e-9
 
 
 def spectrum(
-    W: Matrix,
+    W: Operand,
     needs: Iterable[Need] = ("sigma",),
     *,
     rtol: float = DEFAULT_RTOL,
@@ -30,7 +31,8 @@ def spectrum(
     raise: they get a status. The tensor is not changed and stays on its device.
 
     Args:
-        W: Real floating-point tensor of shape (m, n), any precision.
+        W: Real floating-point tensor of shape (m, n), any precision; or a matrix that
+            is never formed (`spectrank.linalg.implicit`), which takes its own route.
         needs: What is wanted: ``frobenius``, ``sigma_max``, ``schatten4``, ``sigma``
             (all values), ``small_end`` (all values, the small ones to relative
             accuracy).
@@ -50,6 +52,9 @@ def spectrum(
         ([3.0, 2.0, 1.0], 'gram')
     """
     wanted = _check(needs, rtol, certify, failure_probability, seed)
+    if isinstance(W, Implicit):
+        settings = Settings(wanted, rtol, certify, failure_probability, seed)
+        return implicit_spectrum(W, settings)
     # Refuses what is not a real matrix, so it comes before anything of W is read.
     operand = make_operand(W)
     shape = (W.shape[0], W.shape[1])

@@ -56,13 +56,6 @@ class Operand:
         """Whether the entries are in host memory."""
         return self.tensor.device.type == "cpu"
 
-    def unscale(self, x: float) -> float:
-        """Return ``x * 2**exponent``; infinite or zero when out of float64's range."""
-        try:
-            return math.ldexp(x, self.exponent)
-        except OverflowError:
-            return math.inf
-
     def blocks(self, dtype: torch.dtype, *, num_rows: int = 0) -> Iterator[Tensor]:
         """Yield blocks of rows of the scaled matrix in ``dtype``.
 

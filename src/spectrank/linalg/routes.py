@@ -26,17 +26,20 @@ from spectrank.linalg.gram import (
     gram_frobenius,
     trace_norm,
 )
-from spectrank.linalg.operand import EPS, Operand, ldexp
-from spectrank.linalg.shapes import Spectral
-from spectrank.linalg.spectrum import RESOLVED, Need, Spectrum, without_values
+from spectrank.linalg.operand import EPS, Operand
+from spectrank.linalg.spectrum import (
+    RESOLVED,
+    Need,
+    Spectrum,
+    rescaled,
+    without_values,
+)
 from spectrank.linalg.value import Value
 
 Certify = Literal["probabilistic", "deterministic"]
 
 # Steps that a typical run takes; the worst everyday case, Gaussian, takes 125 at 4096.
 _TYPICAL_STEPS = 100
-# The smallest normal and the smallest positive float64.
-_NORMAL, _TINY = 2.0**-1022, 2.0**-1074
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,47 +161,23 @@ class Route:
         error: Tensor | None,
         route: str,
     ) -> Spectrum:
-        unscaled = times(sigma_max, self.operand)
-        if math.isinf(unscaled.value) or math.isinf(
-            self.operand.unscale(frobenius.value)
-        ):
-            reason = "its norms leave the range of float64; rescale the matrix"
-            return without_values(self.shape, math.nan, "nonfinite", reason)
-        exponent = self.operand.exponent
-        return Spectrum(
-            shape=self.shape,
-            frobenius=times(frobenius, self.operand),
-            sigma_max=unscaled,
-            schatten4=None if schatten4 is None else times(schatten4, self.operand),
-            sigma=None if sigma is None else ldexp(sigma, exponent),
-            sigma_error=None if error is None else ldexp(error, exponent) + _TINY,
-            route=route,
+        found = Spectrum(
+            self.shape, frobenius, sigma_max, schatten4, sigma, error, route
         )
+        return rescaled(found, self.operand.exponent)
 
 
-def times(value: Value, operand: Operand) -> Value:
-    """Undo the scaling, exactly unless the result leaves float64's range."""
-    u = operand.unscale
-    lower, upper = u(value.lower), u(value.upper)
-    if upper < _NORMAL:
-        # Among subnormal numbers the scaling itself rounds.
-        lower, upper = max(lower - _TINY, 0.0), upper + _TINY
-    return replace(value, value=u(value.value), lower=lower, upper=upper)
-
-
-def singular_values_of(
-    eigenvalues: Spectral, relative: float
-) -> tuple[Spectral, Spectral]:
+def singular_values_of(eigenvalues: Tensor, relative: float) -> tuple[Tensor, Tensor]:
     """Square roots of eigenvalues, with the error that an error of theirs makes.
 
     Args:
-        eigenvalues: (k,) descending, non-negative.
-        relative: Their error over the largest of them.
+        eigenvalues: (..., k) descending along the last axis, non-negative.
+        relative: Their error over the largest of each row.
 
     Returns:
-        Singular values and absolute errors, (k,) each.
+        Singular values and absolute errors, (..., k) each.
     """
-    e = relative * eigenvalues[0]
+    e = relative * eigenvalues[..., :1]
     sigma = eigenvalues.sqrt()
     below = sigma - (eigenvalues - e).clamp_min(0.0).sqrt()
     above = (eigenvalues + e).sqrt() - sigma

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 
+from spectrank.linalg.operand import ldexp
 from spectrank.linalg.shapes import Spectral
 from spectrank.linalg.value import ErrorKind, Status, Value
 
 Need = Literal["frobenius", "sigma_max", "schatten4", "sigma", "small_end"]
 # A value counts as resolved by a Gram matrix up to this relative error.
 RESOLVED = 1e-4
+# Routes that end in a dense SVD.
+_BY_SVD = frozenset(["svd", "block-svd", "qr-core", "fft-blocks-svd"])
+# The smallest normal and the smallest positive float64.
+_NORMAL, _TINY = 2.0**-1022, 2.0**-1074
 
 NEEDS: tuple[Need, ...] = ("frobenius", "sigma_max", "schatten4", "sigma", "small_end")
 
@@ -33,8 +38,8 @@ class Spectrum:
         status: ``ok``, ``degenerate`` (zero or empty), ``nonfinite`` or
             ``not_converged``.
         reason: Why the status is not ``ok``.
-        num_resolved: Values whose error is below themselves; the rest are only known
-            to be small. None without ``sigma``.
+        num_resolved: Values whose error is below themselves, or zero; the rest are only
+            known to be small. None without ``sigma``.
     """
 
     shape: tuple[int, int]
@@ -62,14 +67,16 @@ class Spectrum:
         if self.sigma is None or self.sigma_error is None:
             return False
         known = bool((self.sigma_error <= RESOLVED * self.sigma).all())
-        return known or self.route == "svd"
+        return known or self.route in _BY_SVD
 
     @property
     def num_resolved(self) -> int | None:
-        """Number of values whose error is smaller than they are."""
+        """Number of values whose error is smaller than they are, or zero."""
         if self.sigma is None or self.sigma_error is None:
             return None
-        return int((self.sigma_error < self.sigma).sum())
+        # A value may be known to be exactly zero: that of a product of thin factors.
+        exact = self.sigma_error == 0.0
+        return int(((self.sigma_error < self.sigma) | exact).sum())
 
 
 def without_values(
@@ -100,3 +107,50 @@ def without_values(
         status,
         reason,
     )
+
+
+def rescaled(s: Spectrum, exponent: int) -> Spectrum:
+    """The spectrum of the matrix times ``2**exponent``.
+
+    Args:
+        s: Of a matrix scaled for the sake of range.
+        exponent: The power of two that was taken out of it.
+
+    Returns:
+        The spectrum, exact but at the ends of float64's range; every number NaN, with
+        the reason, where a norm is beyond it.
+    """
+    if not exponent:
+        return s
+    sigma_max, frobenius = _times(s.sigma_max, exponent), _times(s.frobenius, exponent)
+    if math.isinf(sigma_max.value) or math.isinf(frobenius.value):
+        reason = "its norms leave the range of float64; rescale the matrix"
+        return without_values(s.shape, math.nan, "nonfinite", reason)
+    error = s.sigma_error
+    return replace(
+        s,
+        frobenius=frobenius,
+        sigma_max=sigma_max,
+        schatten4=None if s.schatten4 is None else _times(s.schatten4, exponent),
+        sigma=None if s.sigma is None else ldexp(s.sigma, exponent),
+        # Among subnormal numbers the scaling itself rounds; an exact zero stays exact.
+        sigma_error=None
+        if error is None
+        else torch.where(error > 0.0, ldexp(error, exponent) + _TINY, error),
+    )
+
+
+def _times(value: Value, exponent: int) -> Value:
+    """Undo a scaling, exactly unless the result leaves float64's range."""
+    lower, upper = _ldexp(value.lower, exponent), _ldexp(value.upper, exponent)
+    if upper < _NORMAL:
+        # Among subnormal numbers the scaling itself rounds.
+        lower, upper = max(lower - _TINY, 0.0), upper + _TINY
+    return replace(value, value=_ldexp(value.value, exponent), lower=lower, upper=upper)
+
+
+def _ldexp(x: float, exponent: int) -> float:
+    try:
+        return math.ldexp(x, exponent)
+    except OverflowError:
+        return math.inf

@@ -8,19 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 
+from spectrank.model.weights import Verdict
+
 Shapes = Mapping[str, tuple[int, ...]]
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """Either a view or the reason why there is none; the other is None."""
-
-    view: str | None = None
-    reason: str | None = None
 
 
 _RECURRENT = re.compile(r"weight_(ih|hh)(_l\d+(_reverse)?)?$")

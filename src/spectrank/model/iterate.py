@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from torch import Tensor, nn
 
-from spectrank.errors import DomainError
+from spectrank.errors import DomainError, ShapeError
 from spectrank.model.checkpoints import open_checkpoint
 from spectrank.model.flatten import Named, flatten_checkpoint
 from spectrank.model.infer import Shapes, dtype_reason, infer_view
+from spectrank.model.layouts import check_convention, parts_of
 from spectrank.model.modules import module_entries
-from spectrank.model.views import get_view
 from spectrank.model.weights import (
     Entry,
     Kind,
     Skip,
     SourceInfo,
+    Verdict,
     WeightMatrix,
     known_shape,
     storage_key,
@@ -35,18 +36,23 @@ def iter_weights(
     *,
     select: str | Sequence[str] | None = None,
     views: Mapping[str, str] | None = None,
+    split: bool = True,
 ) -> Iterator[WeightMatrix | Skip]:
-    """Every tensor of a source, each as exactly one matrix or one skip.
+    """Every tensor of a source, each as its matrices or as one skip.
 
-    Nothing is loaded here: headers are read and checked at once, values only by
-    ``WeightMatrix.tensor()``. A module is neither run nor changed. Of tied tensors the
-    first selected name carries the matrix.
+    A tensor that holds several matrices (packed query, key and value; gates; experts)
+    is yielded part by part: the same name with different views. Nothing
+    is loaded here: headers are read and checked at once, values only by
+    ``WeightMatrix.operand()``. A module is neither run nor changed. Of tied tensors
+    the first selected name carries the matrix.
 
     Args:
         source: Module, state dict, weights file or folder.
         select: Glob pattern or patterns of names; the rest is not yielded.
         views: Glob pattern to view name; the first match overrides layer types and
-            inference.
+            inference. A layout such as ``qkv-interleaved:heads=12`` cuts the tensor.
+        split: Whether tensors are cut into their matrices and groups of a kernel are
+            blocks; otherwise each is one matrix or one skip.
 
     Returns:
         Matrices and skips in the order of the source; a folder's unread files last.
@@ -58,11 +64,11 @@ def iter_weights(
     """  # noqa: DOC502 - raised by the functions called
     overrides = dict(views or {})
     for view in overrides.values():
-        get_view(view)
+        check_convention(view)
     _, _, entries = _open(source)
     shapes = {e.name: e.shape for e in entries if e.shape is not None}
     chosen = [entry for entry in entries if _selected(entry.name, select)]
-    return _decide_all(chosen, _ties(entries), overrides, shapes)
+    return _decide_all(chosen, _ties(entries), _Rules(overrides, shapes, split))
 
 
 def iter_matrices(
@@ -70,6 +76,7 @@ def iter_matrices(
     *,
     select: str | Sequence[str] | None = None,
     views: Mapping[str, str] | None = None,
+    split: bool = True,
 ) -> Iterator[WeightMatrix]:
     """The matrices of ``iter_weights`` without the skips.
 
@@ -77,11 +84,12 @@ def iter_matrices(
         source: Module, state dict, weights file or folder.
         select: Glob pattern or patterns of names; the rest is not yielded.
         views: Glob pattern to view name, overrides layer types and inference.
+        split: Whether tensors that hold several matrices are cut into them.
 
     Returns:
         Matrices in the order of the source.
     """
-    weights = iter_weights(source, select=select, views=views)
+    weights = iter_weights(source, select=select, views=views, split=split)
     return (weight for weight in weights if isinstance(weight, WeightMatrix))
 
 
@@ -194,11 +202,23 @@ def _ties(entries: Sequence[Entry]) -> dict[Hashable, tuple[str, ...]]:
     return {key: tuple(names) for key, names in groups.items()}
 
 
+@dataclass(frozen=True)
+class _Rules:
+    """What decides beside the entry itself."""
+
+    overrides: Mapping[str, str]
+    shapes: Shapes
+    split: bool
+
+    def override(self, name: str) -> str | None:
+        matches = (v for glob, v in self.overrides.items() if fnmatchcase(name, glob))
+        return next(matches, None)
+
+
 def _decide_all(
     entries: Sequence[Entry],
     ties: Mapping[Hashable, tuple[str, ...]],
-    overrides: Mapping[str, str],
-    shapes: Shapes,
+    rules: _Rules,
 ) -> Iterator[WeightMatrix | Skip]:
     first: dict[Hashable, str] = {}
     for entry in entries:
@@ -207,63 +227,65 @@ def _decide_all(
             yield _skip(entry, f"tied to {first[entry.tie]}")
             continue
         others = tuple(name for name in names if name != entry.name)
-        yield _decide(entry, others, overrides, shapes)
+        yield from _decide(entry, others, rules)
 
 
 def _decide(
-    entry: Entry,
-    tied_to: tuple[str, ...],
-    overrides: Mapping[str, str],
-    shapes: Shapes,
-) -> WeightMatrix | Skip:
+    entry: Entry, tied_to: tuple[str, ...], rules: _Rules
+) -> Sequence[WeightMatrix | Skip]:
     if entry.refusal is not None:
-        return _skip(entry, entry.refusal)
+        return [_skip(entry, entry.refusal)]
     if entry.shape is None:
         try:
             value = entry.load()
         except Exception as error:
-            return _skip(entry, f"the parametrised weight cannot be computed: {error}")
+            reason = f"the parametrised weight cannot be computed: {error}"
+            return [_skip(entry, reason)]
         entry = replace(entry, shape=tuple(value.shape), dtype=value.dtype)
     assert entry.shape is not None
     unfit = dtype_reason(entry.name, entry.dtype, len(entry.shape))
     if unfit is not None:
-        return _skip(entry, unfit)
-    override = next(
-        (view for glob, view in overrides.items() if fnmatchcase(entry.name, glob)),
-        None,
-    )
-    view = override or entry.view
-    if view is None and entry.reason is None:
-        verdict = infer_view(entry.name, entry.shape, entry.dtype, shapes)
-        view, entry = verdict.view, replace(entry, reason=verdict.reason)
-        inferred = True
-    else:
-        inferred = False
-    if view is None:
-        assert entry.reason is not None
-        return _skip(entry, entry.reason)
-    return _matrix(entry, view, tied_to, inferred)
+        return [_skip(entry, unfit)]
+    override = rules.override(entry.name)
+    if override is not None:
+        return _matrices(entry, override, tied_to, inferred=False)
+    verdict = Verdict(entry.view, entry.reason, entry.whole)
+    inferred = verdict.view is None and verdict.reason is None
+    if inferred:
+        verdict = infer_view(entry.name, entry.shape, entry.dtype, rules.shapes)
+    if not rules.split and verdict.whole is not None:
+        verdict = verdict.whole
+    if verdict.view is None:
+        assert verdict.reason is not None
+        return [_skip(entry, verdict.reason)]
+    return _matrices(entry, verdict.view, tied_to, inferred)
 
 
-def _matrix(
+def _matrices(
     entry: Entry, view: str, tied_to: tuple[str, ...], inferred: bool
-) -> WeightMatrix | Skip:
+) -> Sequence[WeightMatrix | Skip]:
     assert entry.shape is not None
     assert entry.dtype is not None
-    convention = get_view(view)
-    misfit = convention.misfit(len(entry.shape))
-    if misfit is not None:
-        return _skip(entry, misfit)
-    return WeightMatrix(
-        name=entry.name,
-        view=view,
-        shape=convention.matrix_shape(entry.shape),
-        dtype=entry.dtype,
-        layer_type=entry.layer_type,
-        tied_to=tied_to,
-        inferred=inferred,
-        load=entry.load,
-    )
+    try:
+        parts = parts_of(view, entry.shape)
+    except ShapeError as error:
+        return [_skip(entry, str(error))]
+    return [
+        WeightMatrix(
+            name=entry.name,
+            view=part.view,
+            shape=part.shape,
+            dtype=entry.dtype,
+            layer_type=entry.layer_type,
+            tied_to=tied_to,
+            inferred=inferred,
+            load=entry.load,
+            take=part.take,
+            alone=len(parts) == 1,
+            stored=part.stored,
+        )
+        for part in parts
+    ]
 
 
 def _skip(entry: Entry, reason: str) -> Skip:

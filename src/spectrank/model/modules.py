@@ -11,13 +11,18 @@ from torch.nn.modules.conv import _ConvTransposeNd
 from torch.nn.utils import parametrize
 
 from spectrank.model.infer import (
-    Verdict,
     factor_reason,
     packed_attention_reason,
     recurrent_reason,
 )
 from spectrank.model.parametrized import computed_weights, parametrized_prefixes
-from spectrank.model.weights import Entry, known_shape, storage_key, tensor_refusal
+from spectrank.model.weights import (
+    Entry,
+    Verdict,
+    known_shape,
+    storage_key,
+    tensor_refusal,
+)
 
 _NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
@@ -58,6 +63,7 @@ def _own_entries(module: nn.Module, prefix: str, weight: str | None) -> Iterator
             tie=("computed", id(module), item.tensor_name),
             layer_type=layer_type,
             view=verdict.view,
+            whole=verdict.whole,
             reason=verdict.reason,
             role="computed",
         )
@@ -84,6 +90,7 @@ def _entry(name: str, tensor: Tensor, layer_type: str, verdict: Verdict) -> Entr
         tie=storage_key(tensor),
         layer_type=layer_type,
         view=verdict.view,
+        whole=verdict.whole,
         reason=verdict.reason,
         refusal=tensor_refusal(tensor),
     )
@@ -117,13 +124,44 @@ def _skipped(reason: str) -> Callable[[nn.Module, str], Verdict]:
 
 
 def _recurrent(module: nn.Module, name: str) -> Verdict:
-    # The gates of LSTM and GRU share a matrix; a plain RNN has one gate.
-    plain = isinstance(module, nn.RNN | nn.RNNCell)
-    return Verdict(reason=recurrent_reason(name, gates=not plain))
+    layout = next(
+        (x for kinds, x in _GATED if isinstance(module, kinds)),
+        None,
+    )
+    whole = Verdict(reason=recurrent_reason(name, gates=layout is not None))
+    # A plain RNN has one gate: its weights are plain matrices.
+    return Verdict(view=layout or "linear", whole=whole)
+
+
+_GATED: tuple[tuple[tuple[type[nn.Module], ...], str], ...] = (
+    ((nn.LSTM, nn.LSTMCell), "lstm"),
+    ((nn.GRU, nn.GRUCell), "gru"),
+)
 
 
 def _packed_attention(module: nn.Module, name: str) -> Verdict:
-    return Verdict(reason=packed_attention_reason(name))
+    return Verdict(view="qkv", whole=Verdict(reason=packed_attention_reason(name)))
+
+
+def _transposed(module: nn.Module, name: str) -> Verdict:
+    reason = (
+        "transposed convolution, one tensor of in x (out / groups * size); "
+        f"pass views={{{name!r}: 'conv-unfolded'}} to measure it"
+    )
+    return Verdict(
+        view="conv-transposed-unfolded"
+        if module.groups == 1
+        else f"conv-transposed-grouped:groups={module.groups}",
+        whole=Verdict(reason=reason),
+    )
+
+
+def _kernel(module: nn.Module, name: str) -> Verdict:
+    whole = Verdict(view="conv-unfolded")
+    if module.groups == 1:
+        return whole
+    kind = "depthwise" if module.groups == module.in_channels else "grouped"
+    return Verdict(view=f"conv-{kind}:groups={module.groups}", whole=whole)
 
 
 # (types, local names, number of dimensions of the weight or None for any, verdict).
@@ -144,14 +182,11 @@ _RULES: tuple[
         (_ConvTransposeNd,),
         ("weight",),
         None,
-        _skipped(
-            "transposed convolution, not measured yet; "
-            "pass views={NAME: 'conv-unfolded'} for in x (out / groups * size)"
-        ),
+        _transposed,
     ),
-    ((nn.Conv1d,), ("weight",), 3, _fixed("conv-unfolded")),
-    ((nn.Conv2d,), ("weight",), 4, _fixed("conv-unfolded")),
-    ((nn.Conv3d,), ("weight",), 5, _fixed("conv-unfolded")),
+    ((nn.Conv1d,), ("weight",), 3, _kernel),
+    ((nn.Conv2d,), ("weight",), 4, _kernel),
+    ((nn.Conv3d,), ("weight",), 5, _kernel),
     (
         _NORMS,
         ("weight", "bias"),

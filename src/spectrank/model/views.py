@@ -85,6 +85,10 @@ def _first_by_rest(shape: tuple[int, ...]) -> tuple[int, int]:
     return shape[0], math.prod(shape[1:])
 
 
+def _rest_by_first(shape: tuple[int, ...]) -> tuple[int, int]:
+    return math.prod(shape[1:]), shape[0]
+
+
 def _rest_by_last(shape: tuple[int, ...]) -> tuple[int, int]:
     return math.prod(shape[:-1]), shape[-1]
 
@@ -113,6 +117,14 @@ _ALL = (
         8,
         _first_by_rest,
         lambda weight: weight.flatten(1),
+    ),
+    View(
+        "conv-transposed-unfolded",
+        "a transposed kernel (in, out, *size): one input to its patch, out * size x in",
+        3,
+        8,
+        _rest_by_first,
+        lambda weight: weight.flatten(1).mT,
     ),
     View(
         "embedding",

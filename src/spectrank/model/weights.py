@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from spectrank.errors import CheckpointError
+from spectrank.linalg.implicit import Operand
 from spectrank.model.views import get_view
 
 Kind = Literal["module", "state_dict", "safetensors", "sharded", "pickle", "folder"]
@@ -18,17 +20,25 @@ Kind = Literal["module", "state_dict", "safetensors", "sharded", "pickle", "fold
 
 @dataclass(frozen=True)
 class WeightMatrix:
-    """A named 2-D view of a weight; its values are loaded only by ``tensor()``.
+    """A named matrix of a weight; its values are loaded only when asked for.
+
+    One tensor may hold several: they have one name and different views, so (name,
+    view) is the key of a matrix.
 
     Attributes:
         name: Parameter name, such as ``encoder.layer.0.attention.self.query.weight``.
-        view: Name of the convention that makes the matrix, a key of ``VIEWS``.
+        view: Name of the convention that makes the matrix, a key of ``VIEWS``, or of
+            the part of a tensor that it is, such as ``qkv.q`` or ``expert.3.gate``.
         shape: (m, n) = (outputs, inputs) of the view, known without loading.
         dtype: As stored.
         layer_type: Class name of the layer where a module was given, else None.
         tied_to: The other names that share this tensor.
         inferred: The view was inferred from name and shape, not known.
-        load: Gives the tensor as stored; called once by every ``tensor()``.
+        load: Gives the tensor as stored; called once by every ``operand()``.
+        take: Stored tensor to matrix; None for the registered view of that name.
+        alone: It is the only matrix of its tensor.
+        stored: Number of stored entries that it is made of; None for m n.
+        note: What a reader of its numbers should know; None for nothing.
     """
 
     name: str
@@ -39,26 +49,73 @@ class WeightMatrix:
     tied_to: tuple[str, ...]
     inferred: bool
     load: Callable[[], Tensor] = field(repr=False, compare=False)
+    take: Callable[[Tensor], Operand] | None = field(
+        default=None, repr=False, compare=False
+    )
+    alone: bool = True
+    stored: int | None = None
+    note: str | None = None
 
-    def tensor(self) -> Tensor:
-        """The matrix (m n), loaded now; dtype and device as stored, detached.
+    @property
+    def key(self) -> str:
+        """The name, with the view in brackets where its tensor holds several."""
+        return self.name if self.alone else f"{self.name}[{self.view}]"
 
-        Shares memory with the model or the mapped file where strides allow it: do
-        not write to it, and drop it before asking for the next one.
+    @property
+    def num_entries(self) -> int:
+        """Stored entries that it is made of: what it costs to hold."""
+        return math.prod(self.shape) if self.stored is None else self.stored
+
+    def operand(self) -> Operand:
+        """What can be measured, loaded now; dtype and device as stored, detached.
+
+        A 2-D tensor (m n), or a matrix that is never formed. Shares memory with the
+        model or the mapped file where strides allow it: do not write to it, and drop
+        it before asking for the next one.
 
         Returns:
-            2-D tensor of shape ``shape``.
+            Of shape ``shape``; `spectrank.linalg.spectrum` takes it.
 
         Raises:
             CheckpointError: The file cannot give the tensor, or gives another shape.
+        """  # noqa: DOC502 - raised by the functions called
+        return self.of(self.load())
+
+    def of(self, tensor: Tensor) -> Operand:
+        """The matrix of another tensor that is stored alike, such as a gradient.
+
+        Args:
+            tensor: Of the shape of the stored one.
+
+        Returns:
+            As ``operand()``, detached.
+
+        Raises:
+            CheckpointError: The tensor makes a matrix of another shape.
         """
-        matrix = get_view(self.view).apply(self.load().detach())
+        tensor = tensor.detach()
+        matrix: Operand
+        if self.take is None:
+            matrix = get_view(self.view).apply(tensor)
+        else:
+            matrix = self.take(tensor)
         if tuple(matrix.shape) != self.shape:
             raise CheckpointError(
                 f"a weight must keep its shape while it is read, {self.name} was "
                 f"{self.shape} and is now {tuple(matrix.shape)}; scan it again"
             )
         return matrix
+
+    def tensor(self) -> Tensor:
+        """The matrix (m, n) as a dense tensor, loaded now; dtype and device as stored.
+
+        As ``operand()``, but a matrix that is never formed is formed: m n entries.
+
+        Returns:
+            2-D tensor of shape ``shape``.
+        """
+        matrix = self.operand()
+        return matrix if isinstance(matrix, Tensor) else matrix.dense()
 
 
 @dataclass(frozen=True)
@@ -101,6 +158,21 @@ class SourceInfo:
 
 
 @dataclass(frozen=True)
+class Verdict:
+    """Either a view or the reason why there is none; the other is None.
+
+    Attributes:
+        view: Name of a view, or the text of a layout.
+        reason: Why there is none.
+        whole: The verdict where a tensor is to stay one matrix; None for this one.
+    """
+
+    view: str | None = None
+    reason: str | None = None
+    whole: Verdict | None = None
+
+
+@dataclass(frozen=True)
 class Entry:
     """A tensor of a source before it is decided what becomes of it.
 
@@ -111,7 +183,8 @@ class Entry:
         load: Gives the tensor as stored.
         tie: Equal for entries that share their memory; None where nothing can.
         layer_type: Class name of the layer where a module was given.
-        view: The view that the type of the layer prescribes.
+        view: The view or layout that the type of the layer prescribes.
+        whole: The same where a tensor is to stay one matrix; None for ``view``.
         reason: Why it is skipped unless the user names a view for it.
         refusal: Why it is skipped whatever the user asks.
         role: ``computed`` is the value of a parametrised weight, ``beside`` lies
@@ -125,6 +198,7 @@ class Entry:
     tie: Hashable | None = None
     layer_type: str | None = None
     view: str | None = None
+    whole: Verdict | None = None
     reason: str | None = None
     refusal: str | None = None
     role: Literal["weight", "buffer", "computed", "beside", "file"] = "weight"

@@ -112,7 +112,7 @@ def _layer(weights: Sequence[WeightMatrix], zero: float) -> _Layer:
 
 def _matrices(ended: _Ended) -> list[tuple[WeightMatrix, ...]]:
     """The same matrix of every start, matrix by matrix."""
-    found = [list(iter_matrices(minimum.model)) for _, _, minimum in ended]
+    found = [list(iter_matrices(minimum.model, split=False)) for _, _, minimum in ended]
     return list(zip(*found, strict=True))
 
 

@@ -62,7 +62,7 @@ def stacked_skips(model: nn.Module) -> tuple[Skip, ...]:
     return tuple(
         # What follows the first clause is a way out for `scan` alone.
         replace(weight, reason=weight.reason.split(";")[0])
-        for weight in iter_weights(model)
+        for weight in iter_weights(model, split=False)
         if isinstance(weight, Skip)
         and weight.name in parameters
         and len(weight.shape) >= 2
@@ -73,7 +73,7 @@ def stacked_skips(model: nn.Module) -> tuple[Skip, ...]:
 def _matrices(model: nn.Module) -> list[tuple[tuple[str, ...], Skip]]:
     """Names of every matrix, and the skip that it is if nothing measures it."""
     found = []
-    for weight in iter_weights(model):
+    for weight in iter_weights(model, split=False):
         if isinstance(weight, WeightMatrix):
             reason = (
                 f"a matrix of {weight.layer_type or 'the model'} that no module "

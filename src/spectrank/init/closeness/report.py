@@ -105,7 +105,7 @@ def closeness(
     started = time.perf_counter()
     provenance = environment()
     check_types(select, views)
-    weights = list(iter_weights(source, select=select, views=views))
+    weights = list(iter_weights(source, select=select, views=views, split=False))
     check_patterns(weights, select, views, what="a report")
     check_room(weights, num_draws)
     info = describe(source)

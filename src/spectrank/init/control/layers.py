@@ -77,7 +77,7 @@ def linear_layers(
     check_model(model, select)
     found: list[LinearLayer | Skip] = []
     number = 0
-    for weight in iter_weights(model, select=select):
+    for weight in iter_weights(model, select=select, split=False):
         if isinstance(weight, Skip):
             if len(weight.shape) >= 2 and not weight.name.startswith(
                 "parametrizations"

@@ -97,7 +97,7 @@ def live_matrices(
             by a forward hook.
     """  # noqa: DOC502 - raised by the functions called
     check_model(model, select)
-    weights = iter_weights(model, select=select)
+    weights = iter_weights(model, select=select, split=False)
     used = (w if isinstance(w, WeightMatrix) else _as_stored(w, model) for w in weights)
     found = [_live(w, model) for w in used if w is not None]
     if not found:
@@ -120,7 +120,7 @@ def _as_stored(skip: Skip, model: nn.Module) -> WeightMatrix | None:
     module = model.get_submodule(path)
     if "parametrizations" in path.split(".") or local not in module._parameters:
         return None
-    own = next(iter_weights(module, select=local))
+    own = next(iter_weights(module, select=local, split=False))
     return replace(own, name=skip.name) if isinstance(own, WeightMatrix) else None
 
 

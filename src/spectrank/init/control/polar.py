@@ -190,7 +190,7 @@ def _targets(
     parameters: Mapping[str, Tensor] = dict(
         source.named_parameters(remove_duplicate=False)
     )
-    for weight in iter_weights(source, select=select):
+    for weight in iter_weights(source, select=select, split=False):
         if isinstance(weight, Skip):
             yield weight
         elif weight.name not in parameters:

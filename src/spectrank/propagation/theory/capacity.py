@@ -81,7 +81,7 @@ def capacity(
         bad = None
     else:
         label = describe(source).label
-        weights = list(iter_weights(source, select=select, views=views))
+        weights = list(iter_weights(source, select=select, views=views, split=False))
         skips = [_skip(w) for w in weights if isinstance(w, Skip)]
         matrices = [w for w in weights if isinstance(w, WeightMatrix)]
         norms, bad = measured_norms(matrices)

@@ -92,7 +92,7 @@ def relocate(
     Returns:
         It as it is now; None where no matrix of that name is left.
     """
-    for found in iter_weights(model, views=views):
+    for found in iter_weights(model, views=views, split=False):
         if isinstance(found, WeightMatrix) and found.name == weight.name:
             return LiveWeight(found, model)
     return None

@@ -89,7 +89,7 @@ def weights_of(
             f"a tracker follows a torch.nn.Module, got {type(model).__name__}; "
             "use spectrank.scan for state dicts and files"
         )
-    weights = list(iter_weights(model, select=select, views=views))
+    weights = list(iter_weights(model, select=select, views=views, split=False))
     names = [weight.name for weight in weights]
     for option, patterns in (("select", select), ("views", list(views or ()))):
         if unmatched := unmatched_patterns(names, patterns):

@@ -1,0 +1,111 @@
+"""From the text of a view or layout to the matrices it makes of a tensor."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import final
+
+from torch import Tensor
+
+from spectrank.errors import DomainError, ShapeError, UnknownNameError
+from spectrank.model.kernels import KERNELS
+from spectrank.model.splits import STACKS, Layout, Part, Shape
+from spectrank.model.views import VIEWS, get_view
+
+LAYOUTS: Mapping[str, Layout] = MappingProxyType(
+    {layout.name: layout for layout in (*STACKS, *KERNELS)}
+)
+"""Every layout by name, read-only."""
+
+
+@final
+@dataclass(frozen=True)
+class Whole:
+    """Takes a tensor as one matrix, by the name of a view.
+
+    Attributes:
+        view: A key of ``VIEWS``.
+    """
+
+    view: str
+
+    def __call__(self, weight: Tensor) -> Tensor:
+        """The matrix (m, n) of a tensor.
+
+        Args:
+            weight: As stored.
+
+        Returns:
+            The matrix; no copy where the strides allow it.
+        """
+        return get_view(self.view).apply(weight)
+
+
+def check_convention(text: str) -> None:
+    """Refuse what names no view and no layout, or options that it has not.
+
+    Args:
+        text: Such as ``linear`` or ``qkv-interleaved:heads=12``.
+
+    Raises:
+        UnknownNameError: No such view, layout or option; the message suggests one.
+        DomainError: An option is written wrongly.
+    """  # noqa: DOC502 - raised by the functions called
+    if text not in VIEWS:
+        _parse(text)
+
+
+def parts_of(text: str, shape: Shape) -> tuple[Part, ...]:
+    """The matrices that a view or layout makes of a tensor of some shape.
+
+    Args:
+        text: Such as ``linear`` or ``qkv-interleaved:heads=12``.
+        shape: Of the tensor as stored.
+
+    Returns:
+        One part or several.
+
+    Raises:
+        ShapeError: The tensor cannot be cut so.
+        UnknownNameError: No such view, layout or option.
+        DomainError: An option is missing or out of range.
+    """  # noqa: DOC502 - some are raised by the functions called
+    view = VIEWS.get(text)
+    if view is None:
+        layout, options = _parse(text)
+        return layout.parts(shape, options)
+    misfit = view.misfit(len(shape))
+    if misfit is not None:
+        raise ShapeError(misfit)
+    return (Part(text, view.matrix_shape(shape), Whole(text)),)
+
+
+def _parse(text: str) -> tuple[Layout, dict[str, str]]:
+    name, *written = str(text).split(":")
+    layout = LAYOUTS.get(name)
+    if layout is None:
+        known = [*VIEWS, *LAYOUTS]
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise UnknownNameError(
+            f"a view must be a registered name, got {text!r}; "
+            f"{hint}the views are {', '.join(known)}"
+        )
+    options: dict[str, str] = {}
+    for item in written:
+        key, equals, value = item.partition("=")
+        if not equals or not value or key in options:
+            raise DomainError(
+                f"options of a view are written name=value, once each, got {item!r} "
+                f"in {text!r}; e.g. 'qkv-interleaved:heads=12'"
+            )
+        if key not in layout.options:
+            raise UnknownNameError(
+                f"the options of {name} are {', '.join(layout.options) or 'none'}, "
+                f"got {key!r} in {text!r}; leave it out"
+            )
+        options[key] = value
+    return layout, options
