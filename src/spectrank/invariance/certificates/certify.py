@@ -50,7 +50,8 @@ def certify(
       the first ``index``, against E; in the squared unit of the weights.
     * ``next_singular_value``: the first one that cannot grow, number ``index``.
     * ``alignment``: |<u, v>| of neighbouring matrices, a lower bound; of [W b] where
-      there is a bias.
+      there is a bias. Of ``index`` > 1 directions, ``subspace_alignment``: the
+      smallest cosine between their spans.
     * ``block_tail``: the rows of a relu layer right below the tail whose units are
       active on the same samples, with their ``singular_values``.
 

@@ -113,24 +113,33 @@ def tail_rows(chain: Chain, blocked: str | None) -> list[Row]:
         context = Context(
             chain.now[j], above, bound, _spread(chain, j), chain.unit, size
         )
-        blocks = sum(s.kind == "block" for s in chain.tail.stages[j + 1 :])
+        kinds = [s.kind for s in chain.tail.stages[j + 1 :]]
+        blocks = sum("block" in kind for kind in kinds)
+        stated = "conv block" not in kinds
         for check in checks(context):
             row = check_row(stage.name, check, _words(bound, blocks), blocked=blocked)
             if stage.main.skip and row["view"] is None:
                 row["view"] = "I + W"
-            rows.append(row | _parts(bound, chain.unit, blocks, check.metric))
+            parts = _parts(bound, chain.unit, blocks, check.metric)
+            if stated and check.metric == "stable_rank":
+                parts["paper_limit"] = bound.kappa * 4**blocks
+            rows.append(row | parts)
     return rows
 
 
 def _spread(chain: Chain, j: int) -> float | None:
-    """Spread of the gap above level j, where alignment is certified at all."""
+    """Spread of the gap above level j; None where alignment is not certified."""
     start, bound = chain.start, chain.bounds[j]
-    if j + 1 == len(start) or not bound.tails or bound.kappa != 1:
+    if j + 1 == len(start) or not bound.tails:
         return None
     if start[j + 1].inner is not None or start[j + 1].factor != 1:
         return None
     now = chain.now if chain.drift else start
-    return spread(start[j], start[j + 1], now[j], now[j + 1])
+    r = bound.kappa
+    if r >= len(start[j].entering):
+        # All directions: nothing to be aligned.
+        return None
+    return spread(start[j], start[j + 1], now[j], now[j + 1], r)
 
 
 def _words(bound: TailBound, blocks: int) -> str:
@@ -156,6 +165,5 @@ def _parts(bound: TailBound, unit: float, blocks: int, metric: str) -> Row:
     }
     if metric == "stable_rank":
         parts["limit"] = bound.kappa
-        parts["paper_limit"] = bound.kappa * 4**blocks
         parts["num_blocks"] = blocks
     return parts

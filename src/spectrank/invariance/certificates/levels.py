@@ -29,12 +29,15 @@ class Inner:
     Attributes:
         first: Y, (h, in).
         bias: c, (h, k); k is 0 without a bias.
-        second: U, (out, h).
+        second: U as (out, h), of a kernel as (out k) x h.
+        factor: m with ||U||_2^2 <= m ||second||_2^2, U the kernel as out x (h k):
+            min(h, k), 1 for a matrix.
     """
 
     first: Tensor
     bias: Tensor
     second: Tensor
+    factor: int = 1
 
     @property
     def gap(self) -> Tensor:
@@ -56,8 +59,8 @@ class Level:
         entering: A_j, (n, p), without biases.
         bias: Learned biases as columns, (n, k); k is 0 without one.
         leaving: B_j, (q, c), c the features below.
-        factor: m with ||matrix||_2^2 <= m ||B_j||_2^2, the matrix being A_j or, of a
-            block, [Y; Z]: 1 for a matrix, min(in, k) for kernels of k positions.
+        factor: m with ||A_j||_2^2 <= m ||B_j||_2^2: 1 for a matrix, min(in, k) for a
+            kernel of k positions. Of a block, the larger of m_U m_Y and m_Z.
         inner: The factors of a block; None for any other level.
     """
 
@@ -152,6 +155,7 @@ def scaled(levels: Sequence[Level], factor: float) -> tuple[Level, ...]:
                 level.inner.first * factor,
                 level.inner.bias * factor,
                 level.inner.second * factor,
+                level.inner.factor,
             ),
         )
         for level in levels

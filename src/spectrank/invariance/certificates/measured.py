@@ -27,7 +27,8 @@ class Context:
         level: The level now.
         above: The level that reads it, now; None for the last.
         bound: What is certified of it.
-        spread: Bound on lambda_max - lambda_min of the gap above; None without one.
+        spread: Bound on the sum of the r largest eigenvalues of the gap above minus
+            that of the r smallest; None without one.
         unit: By which lengths are divided in this computation.
         size: Largest squared Frobenius norm in the chain.
     """
@@ -52,8 +53,8 @@ def checks(context: Context) -> Iterator[Check]:
         context: The level and its bounds.
 
     Yields:
-        Stable rank always; tail and next singular value where all levels above are
-        matrices; alignment where, besides, one direction is left at the top.
+        Stable rank always; tail, next singular value and alignment where all levels
+        above are matrices.
     """
     s = torch.linalg.svdvals(context.level.entering)
     yield _stable_rank(context, s)
@@ -113,45 +114,75 @@ def _next_value(context: Context, s: Tensor) -> Check:
 
 
 def _alignment(context: Context) -> Check:
-    r"""|<u, v>|, u left of [A b] and v right of the next matrix, top vectors.
+    r"""Smallest cosine between the top r directions of two neighbouring matrices.
 
-    v^T M v >= lambda_1(M) - (lambda_max - lambda_min)(D) for M = [A b][A b]^T, and it
-    is at most lambda_1 c^2 + lambda_2 (1 - c^2) with c = <u, v> and lambda_2 <= E.
+    U spans the top r left singular vectors of [A b], V the top r right ones of the
+    next matrix B, and M = [A b][A b]^T = B^T B - D. Ky Fan, for B^T B and for M:
+
+        tr(V^T M V) >= sum_{i <= r} lambda_i(M) - S_r(D),
+        S_r(D) = sum_{i <= r} lambda_i(D) - sum of the r smallest lambda_i(D),
+
+    while with |sin|^2 = r - |U^T V|_F^2 and lambda_{r+1}(M) <= E
+
+        tr(V^T M V) <= sum_{i <= r} lambda_i(M) - (lambda_r - lambda_{r+1})(M) |sin|^2.
+
+    For r = 1 it is |<u, v>|.
 
     Args:
-        context: The level, the one above it and the spread of the gap between them.
+        context: The level, the one above it and S_r of the gap between them.
 
     Returns:
         The check, of a lower bound; 0 where nothing is certified.
     """
     assert context.above is not None
     assert context.spread is not None
+    r = context.bound.kappa
     u, s, _ = torch.linalg.svd(context.level.augmented, full_matrices=False)
-    v = torch.linalg.svd(context.above.leaving, full_matrices=False)[2][0]
-    top, second = float(s[0].square()), max(context.bound.excess, 0.0)
+    v = torch.linalg.svd(context.above.leaving, full_matrices=False)[2][:r].mT
+    top, second = float(s[r - 1].square()), max(context.bound.excess, 0.0)
     view = "[W b]" if context.level.bias.shape[1] else None
+    metric, index = ("alignment", None) if r == 1 else ("subspace_alignment", r)
     if top == 0.0:
-        return Check("alignment", math.nan, math.nan, 0.0, 0.0, lower=True, view=view)
+        nan = math.nan
+        return Check(metric, nan, nan, 0.0, 0.0, lower=True, index=index, view=view)
     square = 1.0 - context.spread / (top - second) if top > second else -math.inf
     bound = math.sqrt(square) if square > 0.0 else 0.0
+    below = float(s[r : r + 1].square().sum())
     return Check(
-        "alignment",
-        abs(float(u[:, 0] @ v)),
+        metric,
+        float(torch.linalg.svdvals(u[:, :r].mT @ v)[-1]),
         bound,
         0.0,
-        # The angle of a vector moves by rounding over the distance to the next one.
-        context.tolerance / max(top - float(s[1:2].square().sum()), context.tolerance),
+        # Directions turn by rounding over the distance to the next ones.
+        context.tolerance / max(top - below, context.tolerance),
         lower=True,
+        index=index,
         view=view,
     )
 
 
-def spread(start: Level, start_above: Level, now: Level, now_above: Level) -> float:
-    """Bound on lambda_max - lambda_min of a gap now, from start and drift."""
+def spread(
+    start: Level, start_above: Level, now: Level, now_above: Level, r: int
+) -> float:
+    """Bound on S_r of a gap now, from start and drift.
+
+    S_r is the sum of the r largest eigenvalues minus that of the r smallest:
+    sublinear in the gap, by Ky Fan.
+
+    Args:
+        start: A level at the start.
+        start_above: The one that reads it.
+        now: The level now.
+        now_above: The one that reads it, now.
+        r: Number of directions.
+
+    Returns:
+        Squared unit of the weights, not negative.
+    """
     before = gap(start, start_above)
-    return _spread(before) + _spread(gap(now, now_above) - before)
+    return _spread(before, r) + _spread(gap(now, now_above) - before, r)
 
 
-def _spread(matrix: Tensor) -> float:
+def _spread(matrix: Tensor, r: int) -> float:
     values = torch.linalg.eigvalsh(matrix)
-    return float(values[-1] - values[0])
+    return float(values[-r:].sum() - values[:r].sum())

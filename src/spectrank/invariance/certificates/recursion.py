@@ -18,6 +18,9 @@ D' = U^T U - Y Y^T; a kernel of k positions multiplies it by m = min(in, k):
     kernel    kappa <- m kappa
     gap       E <- E - tr D_j + kappa lambda_max(D_j)
 
+In a block of kernels U counts m_U times: E takes kappa_n m_U lambda_max(D'), and the
+factor m below the block is the larger of m_U m_Y and m_Z.
+
 A matrix of fewer than kappa rows or columns restarts with its own rank and E = 0.
 A bias adds (kappa - 1) ||b||^2 to the bound for the matrix without it: removing a
 column takes ||b||^2 from the Frobenius norm and up to ||b||^2 from the squared spectral
@@ -163,14 +166,16 @@ def _narrowed(bound: TailBound, matrix: Tensor) -> TailBound:
 def _read(bound: TailBound, start: Level, now: Level) -> TailBound:
     """From what enters a level's outputs to what leaves its inputs."""
     if start.inner is not None and now.inner is not None:
-        add = functional(bound.kappa, tails=False)
+        # m_U ||U||_2^2 + ||Z||_2^2 with U as it leaves the hidden features.
+        inner = bound.kappa * start.inner.factor
+        add = functional(inner, tails=False)
         before = start.inner.gap
         bias = float(now.inner.bias.square().sum())
         bound = TailBound(
             2 * bound.kappa,
             bound.start + add(_eigenvalues(before)),
             bound.drift + add(_eigenvalues(now.inner.gap - before)),
-            bound.biases + (bound.kappa - 1) * bias,
+            bound.biases + (inner - 1) * bias,
             tails=False,
         )
     if start.factor == 1:

@@ -24,8 +24,9 @@ class Part:
         name: Of the layer, or of its parameter where the layer has none.
         weight: Name of the parameter.
         biases: Names of the biases that are added to its outputs.
-        transposed: Whether the parameter is stored as (inputs, outputs).
+        transposed: Whether the parameter is stored as (inputs, outputs, ...).
         skip: Whether its input is added to its output: the map is I + W.
+        tap: Position of the kernel at which that identity stands.
         gather: For each feature below the columns that read it, one per position, in
             the same order of positions; None where column c reads feature c.
     """
@@ -35,6 +36,7 @@ class Part:
     biases: tuple[str, ...] = ()
     transposed: bool = False
     skip: bool = False
+    tap: int = 0
     gather: tuple[tuple[int, ...], ...] | None = None
 
     def kernel(self, tensors: Tensors) -> Tensor:
@@ -55,11 +57,13 @@ class Part:
                 f"a weight has two or more axes, got shape {tuple(w.shape)} for "
                 f"{self.weight!r}; give the weights of the model that was traced"
             )
-        w = w.mT if self.transposed else w
+        w = w.transpose(0, 1) if self.transposed else w
+        kernel = w.reshape(len(w), w.shape[1], -1)
         if self.skip:
             # The gradient of W is that of I + W, so I + W is what is balanced.
-            w = w + torch.eye(len(w), dtype=w.dtype, device=w.device)
-        kernel = w.reshape(len(w), w.shape[1], -1)
+            one = torch.zeros_like(kernel)
+            one[:, :, self.tap] = torch.eye(len(w), dtype=w.dtype, device=w.device)
+            kernel = kernel + one
         if self.gather is None:
             return kernel
         index = torch.tensor(self.gather, device=w.device)
@@ -101,14 +105,14 @@ class Stage:
 
     Attributes:
         name: Of the layer or block.
-        kind: ``dense``, ``conv`` or ``block``.
+        kind: ``dense``, ``conv``, ``block`` or, of convolutions, ``conv block``.
         main: The layer; of a block Z, the skip.
         first: Y of a block, else None.
         second: U of a block, else None.
     """
 
     name: str
-    kind: Literal["dense", "conv", "block"]
+    kind: Literal["dense", "conv", "block", "conv block"]
     main: Part
     first: Part | None = None
     second: Part | None = None
@@ -133,14 +137,13 @@ class Stage:
             bias = self.main.columns(tensors)
             return Level(z.flatten(1), bias, _leaving(z), _factor(z))
         y = self.first.kernel(tensors)
-        u = self.second.kernel(tensors).flatten(1)
-        stacked = torch.cat([y, z])
+        u = self.second.kernel(tensors)
         return Level(
-            torch.cat([u, z.flatten(1)], 1),
+            torch.cat([u.flatten(1), z.flatten(1)], 1),
             torch.cat([self.second.columns(tensors), self.main.columns(tensors)], 1),
-            _leaving(stacked),
-            _factor(stacked),
-            Inner(y.flatten(1), self.first.columns(tensors), u),
+            torch.cat([_leaving(y), _leaving(z)]),
+            max(_factor(u) * _factor(y), _factor(z)),
+            Inner(y.flatten(1), self.first.columns(tensors), _leaving(u), _factor(u)),
         )
 
 

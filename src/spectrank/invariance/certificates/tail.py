@@ -46,9 +46,10 @@ class Tail:
 def find_tail(graph: Graph) -> Tail:
     """Find the linear tail of a network, whatever the rest of it is.
 
-    Consecutive linear layers, x + W x, linear convolutions (one group) and linear
-    blocks U Y x + Z x, with nothing between but moves, linear pooling of positions and
-    scalings. Frozen, shared, packed and computed weights end it.
+    Consecutive linear layers, linear convolutions (of one group, transposed ones
+    included), x + W x and blocks U Y x + Z x of either, with nothing between but moves,
+    linear pooling of positions and scalings. Frozen, shared, packed and computed
+    weights end it.
 
     Args:
         graph: Of the network.
