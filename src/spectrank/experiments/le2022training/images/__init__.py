@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from spectrank.experiments.images import Images
-from spectrank.experiments.le2022training.images import training
+from spectrank.experiments.le2022training.images import questions, tail_questions
+from spectrank.experiments.le2022training.images.tails import CNN, TailSize
+from spectrank.experiments.le2022training.images.training import ImagesSize
 from spectrank.experiments.papers import Mode, Part
 
 
@@ -16,11 +18,17 @@ def parts(mode: Mode) -> tuple[Part, ...]:
     Returns:
         The parts.
     """
-    digits = Images("digits", 300, 10, spatial=True)
+    few, some = (Images("digits", n, 10, spatial=True) for n in (100, 300))
     if mode == "quick":
-        return (training.part(training.ImagesSize(digits, 3)),)
-    mnist = Images("mnist", 2000, 10, spatial=True)
+        return (
+            questions.part(ImagesSize(some, 3)),
+            tail_questions.part(TailSize(few, 3)),
+        )
+    mnist, many = (Images("mnist", n, 10, spatial=True) for n in (300, 2000))
     return (
-        training.part(training.ImagesSize(digits, 10)),
-        training.part(training.ImagesSize(mnist, 5)),
+        questions.part(ImagesSize(some, 10)),
+        questions.part(ImagesSize(many, 10)),
+        tail_questions.part(TailSize(some, 10)),
+        tail_questions.part(TailSize(few, 10, CNN)),
+        tail_questions.part(TailSize(mnist, 5)),
     )
