@@ -235,8 +235,9 @@ def questions(size: DecompositionSize) -> list[Question]:
         ask("versions-differ", "The two versions have different trees: that of "
             "absolute values is wrong for signed ones.", MIXED, "at_least", _FALSE, "",
             "derived: a signed value has the sign of its first edge already"),
-        ask("other-signs", "A weight of a hidden vertex that turns its sign has another "
-            "tree.", FLIPPED, "at_least", _FALSE, "", "derived: signs are all that it reads"),
+        ask("other-signs", "A weight of a hidden vertex that turns its sign has "
+            "another tree.", FLIPPED, "at_least", _FALSE, "",
+            "derived: signs are all that it reads"),
     ]  # fmt: skip
 
 

@@ -129,7 +129,7 @@ def convolve(
     """Apply a one-dimensional convolution of every seed.
 
     Args:
-        params: With ``name.weight`` (R, o, c, k) and ``name.bias`` (R, o).
+        params: With ``name.weight`` (R, o, c, k) and, or not, ``name.bias`` (R, o).
         name: Of the layer.
         h: (R, n, c, t).
         stride: Step between positions.
@@ -140,7 +140,8 @@ def convolve(
     weight = params[f"{name}.weight"]
     windows = h.unfold(3, weight.shape[3], stride)
     z = torch.einsum("rnctk,rock->rnot", windows, weight)
-    return z + params[f"{name}.bias"][:, None, :, None]
+    bias = params.get(f"{name}.bias")
+    return z if bias is None else z + bias[:, None, :, None]
 
 
 def layer_shapes(name: str, *shape: int) -> Shapes:

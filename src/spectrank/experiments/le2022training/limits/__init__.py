@@ -7,8 +7,10 @@ from spectrank.experiments.le2022training.limits import (
     classes,
     deep_linear,
     deep_linear_questions,
+    tails_questions,
     trunk,
 )
+from spectrank.experiments.le2022training.limits.tails import TailsSize
 from spectrank.experiments.papers import Mode, Part
 
 
@@ -27,4 +29,5 @@ def parts(mode: Mode) -> tuple[Part, ...]:
         trunk.part(trunk.TrunkSize(num)),
         classes.part(classes.ClassesSize(num)),
         blocks.part(blocks.BlocksSize(num)),
+        *tails_questions.parts(TailsSize(num)),
     )
