@@ -232,14 +232,14 @@ def test_the_provenance_says_what_made_the_table(tmp_path):
 def test_a_tensor_that_cannot_be_read_is_a_row_and_a_warning(tmp_path, monkeypatch):
     net = model()
     save_file(net.state_dict(), tmp_path / "m.safetensors")
-    original = sr.WeightMatrix.tensor
+    original = sr.WeightMatrix.operand
 
-    def tensor(self):
+    def operand(self):
         if self.name == "0.weight":
             raise CheckpointError("a tensor must be readable, got bad bytes; re-save")
         return original(self)
 
-    monkeypatch.setattr(sr.WeightMatrix, "tensor", tensor)
+    monkeypatch.setattr(sr.WeightMatrix, "operand", operand)
     with pytest.warns(SpectrankWarning, match=r"1 of the tensors.*first 0\.weight"):
         table = sr.scan(tmp_path / "m.safetensors")
     (row,) = table.where(subject="0.weight")
@@ -300,9 +300,12 @@ def test_the_model_is_left_as_it_was():
     assert torch.equal(state, torch.get_rng_state())
 
 
-def test_the_default_set_covers_every_metric():
-    names = {text.split(":")[0] for text in DEFAULT_METRICS}
-    assert names == {metric.name for metric in sr.list_metrics()}
+def test_all_is_every_metric_and_the_default_set_is_part_of_it():
+    every = [request.metric.name for request in parse_metrics("all")]
+    assert every == [metric.name for metric in sr.list_metrics()]
+    assert {text.split(":")[0] for text in DEFAULT_METRICS} <= set(every)
+    once = parse_metrics("all,stable_rank,energy_rank:q=0.5")
+    assert [r.text for r in once][len(every) :] == ["energy_rank:q=0.5"]
 
 
 def test_metric_requests_parse_and_repetitions_drop():

@@ -25,12 +25,14 @@ from spectrank.linalg import (
     Spectrum,
     spectrum,
 )
+from spectrank.linalg.implicit import Operand
+from spectrank.linalg.null import Null
 from spectrank.metrics import Metric
 from spectrank.model import WeightMatrix
 from spectrank.scanning.requests import MetricRequest, parse_metrics
 from spectrank.scanning.rows import matrix_rows, unread_row
 
-Null = Literal["permuted", "gaussian"]
+Rows = list[dict[str, Any]]
 Compat = Literal["weightwatcher"]
 
 DEFAULT_NUM_NULL = 1
@@ -122,7 +124,7 @@ def _restored(settings: Mapping[str, Any]) -> Settings:
     return Settings(**settings)
 
 
-def measure_matrix(weight: WeightMatrix, settings: Settings) -> list[dict[str, Any]]:
+def measure_matrix(weight: WeightMatrix, settings: Settings) -> Rows:
     """Return the rows of one matrix, read now and dropped afterwards.
 
     A matrix that cannot be read is one row of kind ``skip`` with the reason. The same
@@ -137,20 +139,18 @@ def measure_matrix(weight: WeightMatrix, settings: Settings) -> list[dict[str, A
         Rows for `Table.from_rows`: one a metric, one for the spectrum.
     """
     try:
-        operand = weight.tensor()
+        operand = weight.operand()
     except CheckpointError as error:
         return [unread_row(weight, error)]
     return operand_rows(weight, operand, settings)
 
 
-def operand_rows(
-    weight: WeightMatrix, operand: Any, settings: Settings
-) -> list[dict[str, Any]]:
+def operand_rows(weight: WeightMatrix, operand: Operand, settings: Settings) -> Rows:
     """Return the rows of a matrix that was read already.
 
     Args:
         weight: Whose rows they are.
-        operand: Its values, as `WeightMatrix.tensor` gives them.
+        operand: Its values, as `WeightMatrix.operand` gives them.
         settings: How to measure.
 
     Returns:
@@ -168,8 +168,8 @@ def operand_rows(
 
 
 def spectrum_rows(
-    weight: WeightMatrix, operand: Any, s: Spectrum, settings: Settings
-) -> list[dict[str, Any]]:
+    weight: WeightMatrix, operand: Operand, s: Spectrum, settings: Settings
+) -> Rows:
     """Return the rows of a matrix whose spectrum is known.
 
     Args:

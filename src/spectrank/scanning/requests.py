@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from spectrank.errors import ArgumentTypeError, DomainError, UnknownNameError
 from spectrank.linalg import Need
-from spectrank.metrics import Metric, get_metric
+from spectrank.metrics import Metric, get_metric, list_metrics
 
 # What a scan measures when nothing is asked for: every notion of rank, the norms, and
 # both variants where two papers use one name for two things.
@@ -47,7 +48,7 @@ class MetricRequest:
         """What it reads of a spectrum."""
         return self.metric.needs(self.options)
 
-    @property
+    @cached_property
     def variant(self) -> str | None:
         """What tells these options from others in a row."""
         return self.metric.variant(self.options)
@@ -66,8 +67,8 @@ def parse_metrics(
 
     Args:
         metrics: Names such as ``stable_rank`` or ``energy_rank:q=0.9``, as a
-            comma-separated string or a list, or Metric objects; None for
-            `DEFAULT_METRICS`.
+            comma-separated string or a list, or Metric objects; ``all`` for every
+            metric with its default options; None for `DEFAULT_METRICS`.
 
     Returns:
         The requests, in order, repetitions dropped.
@@ -94,7 +95,8 @@ def parse_metrics(
             "a scan computes at least one metric, got an empty list; "
             "leave it out for the default set"
         )
-    requests = [_parse(item) for item in items]
+    named = [list_metrics() if item == "all" else [item] for item in items]
+    requests = [_parse(item) for group in named for item in group]
     return tuple({request.text: request for request in requests}.values())
 
 

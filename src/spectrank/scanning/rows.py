@@ -166,10 +166,23 @@ def skip_row(skip: Skip) -> dict[str, Any]:
 
 def unread_row(weight: WeightMatrix, error: CheckpointError) -> dict[str, Any]:
     """Return the row of a matrix that could not be read."""
+    return lost_row(weight, f"could not be read: {error}")
+
+
+def lost_row(weight: WeightMatrix, reason: str) -> dict[str, Any]:
+    """Return the row of a matrix without numbers.
+
+    Args:
+        weight: The matrix.
+        reason: Why it was not measured.
+
+    Returns:
+        A row of kind ``skip`` that carries its shape.
+    """
     return {
         **matrix_key(weight),
         "kind": "skip",
         "metric": "scan",
         "status": "skipped",
-        "reason": f"could not be read: {error}",
+        "reason": reason,
     }

@@ -5,17 +5,16 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from spectrank.errors import ArgumentTypeError, SpectrankWarning
-from spectrank.linalg import (
-    DEFAULT_FAILURE_PROBABILITY,
-    DEFAULT_RTOL,
-    Certify,
-)
+from spectrank.errors import ArgumentTypeError, DomainError, SpectrankWarning
+from spectrank.linalg import DEFAULT_FAILURE_PROBABILITY, DEFAULT_RTOL, Certify
+from spectrank.linalg.null import Null
 from spectrank.metrics import Metric
 from spectrank.model import (
     Skip,
@@ -25,7 +24,12 @@ from spectrank.model import (
     graph,
     iter_weights,
 )
-from spectrank.scanning.measure import Settings, measure_matrix
+from spectrank.scanning.measure import (
+    DEFAULT_NUM_NULL,
+    Compat,
+    Rows,
+    Settings,
+)
 from spectrank.scanning.patterns import check_patterns, check_types
 from spectrank.scanning.provenance import (
     InputHash,
@@ -33,27 +37,11 @@ from spectrank.scanning.provenance import (
     described,
     environment,
 )
-from spectrank.scanning.rows import COLUMNS, skip_row
+from spectrank.scanning.rows import COLUMNS
+from spectrank.scanning.running.child import Reading
+from spectrank.scanning.running.run import Progress as Progress
+from spectrank.scanning.running.run import Resources, run_all
 from spectrank.table import Table
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a scan stands, told before each matrix and once at the end.
-
-    Attributes:
-        name: The matrix about to be measured; None at the end.
-        num_done: Matrices finished.
-        num_matrices: Matrices in all.
-        entries_done: Entries of the finished matrices.
-        num_entries: Entries in all.
-    """
-
-    name: str | None
-    num_done: int
-    num_matrices: int
-    entries_done: int
-    num_entries: int
 
 
 def scan(
@@ -67,7 +55,15 @@ def scan(
     failure_probability: float = DEFAULT_FAILURE_PROBABILITY,
     seed: int = 0,
     spectra: bool = True,
+    null: Null | None = None,
+    num_null: int = DEFAULT_NUM_NULL,
+    compat: Compat | None = None,
     example_input: Any = None,
+    workers: int = 1,
+    resume: str | Path | None = None,
+    ray: str | None = None,
+    memory: int | None = None,
+    device: str | torch.device | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> Table:
     """Measure every weight matrix of a module, a state dict, a file or a folder.
@@ -88,9 +84,21 @@ def scan(
         failure_probability: Of each probabilistic upper end.
         seed: Of the random starts.
         spectra: Whether full spectra, where computed, become rows.
+        null: Random matrix to compare each one with: ``permuted`` or ``gaussian``.
+        num_null: Draws of it.
+        compat: ``weightwatcher`` adds that tool's columns, under its names.
         example_input: What the module takes: a tensor, a tuple of arguments or a dict
             of keyword arguments. With it the table also carries which layer feeds
             which, and the page draws it.
+        workers: Processes at a time, with one thread of torch each. A file is opened
+            again in each, the matrices of a module are sent to them.
+        resume: Folder that keeps finished matrices, by their bytes and the settings:
+            a scan that was killed goes on where it was.
+        ray: Address of a Ray cluster to run on; ``local`` for one on this machine.
+        memory: Ceiling in bytes of what measuring takes at a time, in all processes,
+            beside the interpreters and a model in memory. A matrix that alone takes
+            more is a row that says so.
+        device: Where to measure, such as ``cuda``: matrices of one shape together.
         progress: Called before each matrix and at the end.
 
     Returns:
@@ -109,43 +117,41 @@ def scan(
         failure_probability=failure_probability,
         seed=seed,
         spectra=spectra,
+        null=null,
+        num_null=num_null,
+        compat=compat,
     )
+    resources = Resources(workers, resume, ray, memory, device)
     started = time.perf_counter()
     provenance = environment()
     # Descriptions only; the tensors come one by one.
     check_types(select, views)
     wiring = _wiring(source, example_input)
-    weights = list(iter_weights(source, select=select, views=views))
+    options: dict[str, Any] = {"select": select, "views": views}
+    weights = list(iter_weights(source, **options))
     check_patterns(weights, select, views, what="a scan")
     info = describe(source)
     digest = InputHash(info.files)
-    rows, unread = _measure_all(weights, settings, progress)
-    if unread:
-        warnings.warn(
-            f"{len(unread)} of the tensors could not be read, first {unread[0]}; "
-            "their rows of kind 'skip' say why",
-            SpectrankWarning,
-            stacklevel=2,
-        )
-    measured = [
-        w for w in weights if isinstance(w, WeightMatrix) and w.name not in unread
-    ]
+    reading = _reading(source, options, resources)
+    found, told = run_all(
+        weights, settings, resources, reading=reading, progress=progress
+    )
+    measured = _told(weights, found, told)
+    device_name = str(device) if device is not None else _device(source)
     provenance |= {
-        **described(info, digest.result(), _device(source)),
+        **described(info, digest.result(), device_name),
         **defined(settings.requests),
         **wiring,
         "seed": seed,
         "settings": {
-            "metrics": list(settings.metrics),
+            **settings.as_dict(),
             "select": [select] if isinstance(select, str) else select,
             "views": dict(views) if views else None,
-            "rtol": rtol,
-            "certify": certify,
-            "failure_probability": failure_probability,
         },
         "num_parameters_measured": sum(w.shape[0] * w.shape[1] for w in measured),
         "seconds": round(time.perf_counter() - started, 3),
     }
+    rows = chain.from_iterable(found)
     return Table.from_rows(rows, provenance=provenance, columns=COLUMNS)
 
 
@@ -171,30 +177,38 @@ def _device(source: Source) -> str:
     return ", ".join(sorted(devices)) or "cpu"
 
 
-def _measure_all(
-    weights: Sequence[WeightMatrix | Skip],
-    settings: Settings,
-    progress: Callable[[Progress], None] | None,
-) -> tuple[list[dict[str, Any]], list[str]]:
-    """Return the rows in the model's order and the names that could not be read."""
-    sizes = [
-        w.shape[0] * w.shape[1] if isinstance(w, WeightMatrix) else 0 for w in weights
+def _reading(
+    source: Source, options: Mapping[str, Any], resources: Resources
+) -> Reading | None:
+    """How other processes open the source; None where they are sent its matrices."""
+    if isinstance(source, str | Path):
+        # A cluster's processes start in folders of their own.
+        path = Path(source) if resources.ray is None else Path(source).absolute()
+        return Reading(str(path), options)
+    if resources.remote and (where := _device(source)) != "cpu":
+        raise DomainError(
+            f"workers measure on the host, the tensors are on {where}; move the model "
+            "with .cpu(), or leave workers and ray out"
+        )
+    return None
+
+
+def _told(
+    weights: Sequence[WeightMatrix | Skip], found: Sequence[Rows], told: Iterable[str]
+) -> list[WeightMatrix]:
+    """Warn of what went wrong, and return the matrices that were measured."""
+    for text in told:
+        warnings.warn(text, SpectrankWarning, stacklevel=3)
+    matrices = [
+        (weight, rows[0]["kind"] == "skip")
+        for weight, rows in zip(weights, found, strict=True)
+        if isinstance(weight, WeightMatrix)
     ]
-    count = sum(isinstance(w, WeightMatrix) for w in weights)
-    rows: list[dict[str, Any]] = []
-    unread: list[str] = []
-    done = entries = 0
-    for weight, size in zip(weights, sizes, strict=True):
-        if isinstance(weight, Skip):
-            rows.append(skip_row(weight))
-            continue
-        if progress:
-            progress(Progress(weight.name, done, count, entries, sum(sizes)))
-        measured = measure_matrix(weight, settings)
-        if measured[0]["kind"] == "skip":
-            unread.append(weight.name)
-        rows += measured
-        done, entries = done + 1, entries + size
-    if progress:
-        progress(Progress(None, done, count, entries, sum(sizes)))
-    return rows, unread
+    if lost := [weight.key for weight, skipped in matrices if skipped]:
+        warnings.warn(
+            f"{len(lost)} of the tensors could not be read or measured, first "
+            f"{lost[0]}; their rows of kind 'skip' say why",
+            SpectrankWarning,
+            stacklevel=3,
+        )
+    return [weight for weight, skipped in matrices if not skipped]

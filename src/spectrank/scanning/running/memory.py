@@ -1,0 +1,106 @@
+"""Working memory of a job, before it runs: what is held beside the model itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from spectrank.model import WeightMatrix
+from spectrank.scanning.measure import Settings
+from spectrank.scanning.rows import lost_row
+from spectrank.scanning.running.jobs import Job, Outcome
+
+# Lanczos vectors that are kept; the hardest case met took 125 at order 4096.
+_STEPS = 200
+# Rows of the blocks that a Gram matrix is summed from.
+_BLOCK_ROWS = 1024
+
+
+def working_bytes(job: Job, settings: Settings) -> int:
+    """Estimate the memory of a job in bytes, its matrices as read included.
+
+    An upper estimate for tensors on the host, from the sizes of what each route
+    holds: a float32 copy and the Lanczos vectors for norms; two or four Gram matrices;
+    the matrix twice in float64 where a dense SVD may be needed. Not counted: the
+    interpreter (about 0.3 GB a process) and the model where it is in memory anyway.
+    Source (derived): tests/scanning/running/test_memory.py.
+
+    Args:
+        job: What is measured in one go.
+        settings: How.
+
+    Returns:
+        Bytes.
+    """
+    return sum(_matrix_bytes(weight, settings) for weight in job.weights)
+
+
+def _matrix_bytes(weight: WeightMatrix, settings: Settings) -> int:
+    rows, cols = max(weight.shape), min(weight.shape)
+    entries = rows * cols
+    read = weight.dtype.itemsize * entries
+    square, vectors = 8 * cols * cols, 8 * cols * min(cols, _STEPS)
+    blocks = 8 * cols * min(rows, _BLOCK_ROWS)
+    needs = settings.needs
+    if settings.null is not None:
+        # A second matrix of the same size, in float64, and its values.
+        read += 8 * entries
+    if needs & {"sigma", "small_end"} or settings.null is not None:
+        dense = 20 * entries if "small_end" in needs else 0
+        return read + max(3 * square + blocks, dense)
+    if "schatten4" in needs or settings.certify == "deterministic":
+        return read + 4 * square + blocks + vectors
+    # Small matrices take all values after all.
+    return read + max(4 * entries + vectors, min(3 * square, 1 << 26) + blocks)
+
+
+def fits(
+    job: Job, running: Iterable[Job], settings: Settings, memory: int | None
+) -> bool:
+    """Return whether a job may run beside others under a ceiling.
+
+    Args:
+        job: The next one.
+        running: What runs already; beside nothing every job may run.
+        settings: How they measure.
+        memory: Ceiling in bytes; None for none.
+
+    Returns:
+        Whether their working memory together is below it.
+    """
+    others = [working_bytes(other, settings) for other in running]
+    if memory is None or not others:
+        return True
+    return sum(others) + working_bytes(job, settings) <= memory
+
+
+def admitted(
+    jobs: Iterable[Job], settings: Settings, memory: int | None
+) -> tuple[list[Job], list[tuple[Job, Outcome]]]:
+    """Part jobs from those that alone are above the ceiling.
+
+    Args:
+        jobs: All of them.
+        settings: How they measure.
+        memory: Ceiling in bytes; None for none.
+
+    Returns:
+        Jobs to run, and the others with rows that say why they do not.
+    """
+    good, refused = [], []
+    for job in jobs:
+        size = working_bytes(job, settings)
+        if memory is None or size <= memory:
+            good.append(job)
+            continue
+        reason = (
+            f"could not be measured: it takes about {megabytes(size)} of memory, the "
+            f"ceiling is {megabytes(memory)}; raise memory, or ask for norms alone"
+        )
+        rows = tuple([lost_row(weight, reason)] for weight in job.weights)
+        refused.append((job, Outcome(rows)))
+    return good, refused
+
+
+def megabytes(num_bytes: int) -> str:
+    """Return a number of bytes as a reader wants it."""
+    return f"{num_bytes / 1e6:,.1f} MB"

@@ -1,0 +1,146 @@
+"""Finished matrices in a folder, so that a killed scan goes on where it was.
+
+A part is a Parquet file named after a hash of what was measured: the bytes of the
+matrices and the settings, not their names. It is written beside its place and then
+renamed: a kill leaves a whole part or none. A part that cannot be read, or that says
+that it is another one, is measured again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, final
+
+import torch
+
+from spectrank.errors import DomainError, TableError
+from spectrank.linalg.implicit import Operand
+from spectrank.model import WeightMatrix
+from spectrank.scanning.measure import Rows, Settings
+from spectrank.scanning.provenance import defined
+from spectrank.scanning.rows import COLUMNS, matrix_key
+from spectrank.scanning.running.packing import digest
+from spectrank.table import Table
+
+# Raised when rows change for the same settings.
+_FORMAT = 1
+# A temporary file this old belongs to no process that still runs.
+_STALE_SECONDS = 86_400.0
+
+Part = tuple[list[Rows], tuple[str, ...]]
+
+
+@final
+class Store:
+    """Parts of a folder. Several processes may use one folder at a time."""
+
+    def __init__(
+        self,
+        folder: str | Path,
+        settings: Settings,
+        device: torch.device | None = None,
+    ) -> None:
+        """Open a folder, made where there is none.
+
+        Args:
+            folder: For parts alone; its parent exists.
+            settings: How matrices are measured.
+            device: Where, if it was asked for.
+
+        Raises:
+            DomainError: It is no folder and cannot be made one.
+        """
+        self.folder = Path(folder)
+        try:
+            self.folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise DomainError(
+                f"resume names a folder for finished matrices, got {folder} "
+                f"({error.strerror or error}); choose a folder whose parent exists"
+            ) from error
+        _sweep(self.folder)
+        context = {
+            "format": _FORMAT,
+            "versions": [version("spectrank"), version("torch")],
+            "settings": settings.as_dict(),
+            # A plug-in may change while its name stays.
+            **defined(settings.requests),
+            "device": str(device) if device else None,
+        }
+        self._context = json.dumps(context, sort_keys=True)
+
+    def key(self, operands: Sequence[Operand]) -> str:
+        """Return the name of the part of these matrices under the settings.
+
+        Args:
+            operands: Matrices of a job.
+
+        Returns:
+            Hash of their bytes and of all that shapes the rows.
+        """
+        text = self._context + digest(operands)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def get(self, key: str, weights: Sequence[WeightMatrix]) -> Part | None:
+        """Return the rows of a part under the names of these matrices.
+
+        Args:
+            key: Of the part.
+            weights: Whose rows they become.
+
+        Returns:
+            Rows of each matrix and warnings; None where there is no sound part.
+        """
+        try:
+            table = Table.read(self._path(key))
+            note = table.provenance
+            counts = note["counts"]
+            if note["part"] != key or len(counts) != len(weights):
+                return None
+            if sum(counts) != len(table):
+                return None
+            rows = iter(table)
+            parts = [
+                [{**next(rows), **matrix_key(weight)} for _ in range(count)]
+                for weight, count in zip(weights, counts, strict=True)
+            ]
+            return parts, tuple(note["warnings"])
+        except (TableError, LookupError, TypeError):
+            return None
+
+    def put(self, key: str, measured: Sequence[Rows], warnings: Sequence[str]) -> None:
+        """Keep the rows of a job.
+
+        Args:
+            key: Of the part.
+            measured: Rows of each matrix.
+            warnings: What was told of them.
+
+        Raises:
+            TableError: If the folder cannot be written.
+        """  # noqa: DOC502
+        note: dict[str, Any] = {
+            "part": key,
+            "counts": [len(rows) for rows in measured],
+            "warnings": list(warnings),
+        }
+        rows = [row for rows in measured for row in rows]
+        table = Table.from_rows(rows, provenance=note, columns=COLUMNS)
+        table.write(self._path(key))
+
+    def _path(self, key: str) -> Path:
+        return self.folder / f"{key}.parquet"
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what killed processes left half-written; others may write right now."""
+    for path in folder.glob(".*.tmp"):
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > _STALE_SECONDS:
+                path.unlink()
