@@ -17,8 +17,10 @@ from typing import Any
 import polars as pl
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from spectrank.errors import ArgumentTypeError, DomainError, UnknownNameError
+from spectrank.invariance.buffers import Buffers, buffers_of, rescale_buffers_
 from spectrank.invariance.laws import Law
 from spectrank.invariance.pairing import matrix_imbalance, pair_, refusal
 from spectrank.invariance.rescaling import imbalance, pieces, rescale_
@@ -42,6 +44,7 @@ def balance_(
     example_input: Any = None,
     tolerance: float | None = None,
     max_sweeps: int = 200,
+    optimizer: Optimizer | None = None,
 ) -> Table:
     r"""Bring conserved imbalances to zero in place, without changing the function.
 
@@ -49,7 +52,10 @@ def balance_(
     until all are balanced together: the sum of squares falls at every step and has one
     minimum. With ``matrices`` a matrix law is balanced as a whole, A A^T = C C^T, from
     the SVD of C^T A; the function stays, but ranks do not: in a chain of matrices no
-    one keeps a rank above the smallest. Momentum buffers are not rescaled.
+    one keeps a rank above the smallest. Buffers of an ``optimizer`` become those that the
+    same past gradients would have left at the balanced weights: momentum and means of
+    gradients are divided by the factor of each weight, means of squares by its square.
+    Learning rates are what they were, so the next steps are others.
     Source (derived): tests/invariance/certificates/test_balance.py.
 
     Args:
@@ -61,6 +67,7 @@ def balance_(
         tolerance: Largest |h| / sum |c| w^2 to stop at; None for 1e-10, or what the
             coarsest dtype can hold.
         max_sweeps: Most passes over all families.
+        optimizer: Whose buffers are to go with the weights; None to leave all of them.
 
     Returns:
         Rows ``imbalance``, ``before`` and ``after``, of every family, a row of kind
@@ -68,10 +75,10 @@ def balance_(
         and ``output_change`` of the model.
 
     Raises:
-        ArgumentTypeError: The model is no module.
+        ArgumentTypeError: The model is no module, or the optimizer none.
         UnknownNameError: A law has a parameter that the model lacks.
-        DomainError: A number out of its range, weights that are not finite, or outputs
-            that changed.
+        DomainError: A number out of its range, weights that are not finite, outputs
+            that changed, or buffers that go with no rescaling or with matrices.
     """  # noqa: DOC502 - raised by the functions called
     if not isinstance(model, nn.Module):
         raise ArgumentTypeError(
@@ -83,6 +90,7 @@ def balance_(
             f"tolerance and max_sweeps are not negative, got {tolerance} and "
             f"{max_sweeps}; leave them out"
         )
+    buffers = _buffers(model, optimizer, matrices)
     tensors = {name: p.data for name, p in model.named_parameters()}
     every = list(laws)
     skipped = {law.name: why for law in every if (why := _left_out(law, matrices))}
@@ -94,9 +102,11 @@ def balance_(
     outputs = _outputs(model, example_input)
     before = {law.name: _imbalance(law, tensors, matrices) for law in chosen}
     norm = _norm(tensors)
+    logs: dict[str, Tensor] = {}
     with torch.no_grad():
-        sweeps = _sweep(chosen, tensors, matrices, tolerance, max_sweeps)
+        sweeps = _sweep(chosen, tensors, matrices, (tolerance, max_sweeps), logs)
     change = _compared(outputs, _outputs(model, example_input), tensors, backup)
+    rescale_buffers_(buffers, logs)
     rows = []
     for law in every:
         if law.name in skipped:
@@ -108,6 +118,17 @@ def balance_(
     return Table.from_rows(rows, columns=_COLUMNS)
 
 
+def _buffers(model: nn.Module, optimizer: Optimizer | None, matrices: bool) -> Buffers:
+    if optimizer is None:
+        return {}
+    if matrices:
+        raise DomainError(
+            "buffers go with single weights that are rescaled, got matrices=True and "
+            "an optimizer; balance diagonals, or before the optimizer is made"
+        )
+    return buffers_of(optimizer, model)
+
+
 def _left_out(law: Law, matrices: bool) -> str | None:
     if law.form == "linear":
         return "a linear law has no rescaling"
@@ -115,6 +136,8 @@ def _left_out(law: Law, matrices: bool) -> str | None:
         return f"{law.kind} laws are those of others, or have no zero to go to"
     if not law.exact:
         return "it holds up to eps of a normalisation only: the function would change"
+    if law.offsets:
+        return "it is one of shifted weights, whose rescaling moves more than factors"
     if law.form == "gram" and matrices:
         return refusal(law)
     signs = {bool(c > 0) for p in pieces(law) for c in p.coefficients.tolist()}
@@ -140,9 +163,10 @@ def _sweep(
     laws: list[Law],
     tensors: Mapping[str, Tensor],
     matrices: bool,
-    tolerance: float,
-    max_sweeps: int,
+    until: tuple[float, int],
+    logs: dict[str, Tensor],
 ) -> int:
+    tolerance, max_sweeps = until
     for sweep in range(max_sweeps):
         worst = [_imbalance(law, tensors, matrices)[0] for law in laws]
         if max(worst, default=0.0) <= tolerance:
@@ -151,7 +175,7 @@ def _sweep(
             if matrices and law.form == "gram":
                 pair_(law, tensors)
             else:
-                rescale_(pieces(law), tensors, law.shape[0])
+                rescale_(pieces(law), tensors, law.shape[0], logs)
     return max_sweeps
 
 

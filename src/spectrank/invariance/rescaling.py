@@ -249,36 +249,45 @@ def _sides(sums: Mapping[float, Tensor], t: Tensor) -> tuple[Tensor, Tensor]:
     return plus, minus
 
 
-def rescale_(own: Sequence[Piece], tensors: Tensors, num_laws: int) -> None:
+def rescale_(
+    own: Sequence[Piece], tensors: Tensors, num_laws: int, logs: dict[str, Tensor]
+) -> None:
     """Move a family to where its laws are zero, in place.
 
     Args:
         own: Pieces of a family.
         tensors: Name of each parameter to itself.
         num_laws: Number of laws.
+        logs: Name of a parameter to the logarithms of all its factors so far, entry by
+            entry; added to.
     """
     if disjoint(own, tensors):
-        apply_(own, tensors, balancing(log_sums(own, tensors, num_laws), num_laws))
+        t = balancing(log_sums(own, tensors, num_laws), num_laws)
+        apply_(own, tensors, t, logs)
         return
     for number in range(num_laws):
         t = balancing(_single(own, tensors, number), 1)
         alone = torch.zeros(num_laws, dtype=torch.float64)
         alone[number] = t[0]
-        apply_(own, tensors, alone)
+        apply_(own, tensors, alone, logs)
 
 
-def apply_(own: Sequence[Piece], tensors: Tensors, t: Tensor) -> None:
+def apply_(
+    own: Sequence[Piece], tensors: Tensors, t: Tensor, logs: dict[str, Tensor]
+) -> None:
     """Multiply every entry by exp(c t), c and t those of its laws, in place.
 
     Args:
         own: Pieces of a family.
         tensors: Name of each parameter to itself.
         t: (num_laws,).
+        logs: As for `rescale_`.
     """
     for piece in own:
         tensor = tensors[piece.parameter]
         exponent = piece.spread(piece.coefficients * t[piece.laws], tensor)
         tensor.copy_((tensor.double() * exponent.exp()).to(tensor.dtype))
+        logs[piece.parameter] = logs.get(piece.parameter, 0.0) + exponent
 
 
 def _single(own: Sequence[Piece], tensors: Tensors, number: int) -> dict[float, Tensor]:
