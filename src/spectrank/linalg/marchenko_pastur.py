@@ -106,9 +106,11 @@ class MarchenkoPastur:
             float64 in [0, 1], of the shape of ``x``; absolute error below 1e-14.
         """
         x = x.to(torch.float64)
-        q = self.ratio
-        cosine = (x / self.variance - 1.0 - q) / (2.0 * math.sqrt(q))
-        inside = self.atom + self._below(torch.acos(cosine.clamp(-1.0, 1.0)))
+        # 4 sqrt(q) cos^2(phi/2) = (x - x_-)/v, sin with the upper edge: an arc cosine
+        # would lose half of the digits at the edges.
+        cosine = (x - self.lower).clamp_min(0.0).sqrt()
+        sine = (self.upper - x).clamp_min(0.0).sqrt()
+        inside = self.atom + self._below(2.0 * torch.atan2(sine, cosine))
         # The atom counts from zero on.
         return torch.where(x < 0.0, torch.zeros_like(inside), inside).clamp(0.0, 1.0)
 

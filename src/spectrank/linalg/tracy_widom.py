@@ -25,8 +25,8 @@ _NODES = 32
 _LEFT = -10.0
 # The kernel has fallen by exp(-2/3 * 60) at the end of the interval.
 _DECAY = 60.0
-# 1 - F_1 of it is the smallest positive float64.
-_RIGHT = 105.0
+# 1 - F_1 is 6e-306 here and soon after leaves float64.
+_LAST = 103.0
 
 
 def tracy_widom_cdf(s: float) -> float:
@@ -85,7 +85,7 @@ def tracy_widom_isf(p: float) -> float:
         )
     # 1 - F_1 falls faster than exp(-2/3 s^(3/2)), which brackets the point.
     target = math.log(p)
-    beyond = (-1.5 * target) ** (2.0 / 3.0) + 1.0
+    beyond = min((-1.5 * target) ** (2.0 / 3.0) + 1.0, _LAST)
     found: float = optimize.brentq(
         lambda s: math.log(tracy_widom_sf(s)) - target, _LEFT, beyond, xtol=1e-12
     )
@@ -126,7 +126,7 @@ def _log_cdf(s: float) -> float:
         return math.nan
     if s < _LEFT:
         return -math.inf
-    if s > _RIGHT:
+    if s > _LAST:
         return 0.0
     length = (max(s, 0.0) ** 1.5 + _DECAY) ** (2.0 / 3.0) - s
     nodes, weights = _legendre()
