@@ -52,10 +52,12 @@ def balance_(
     until all are balanced together: the sum of squares falls at every step and has one
     minimum. With ``matrices`` a matrix law is balanced as a whole, A A^T = C C^T, from
     the SVD of C^T A; the function stays, but ranks do not: in a chain of matrices no
-    one keeps a rank above the smallest. Buffers of an ``optimizer`` become those that the
-    same past gradients would have left at the balanced weights: momentum and means of
-    gradients are divided by the factor of each weight, means of squares by its square.
-    Learning rates are what they were, so the next steps are others.
+    one keeps a rank above the smallest.
+
+    Buffers of an ``optimizer`` become those that the same past gradients would have
+    left at the balanced weights: momentum and means of gradients are divided by the
+    factor of each weight, means of squares by its square. Learning rates are what they
+    were, so the next steps are others.
     Source (derived): tests/invariance/certificates/test_balance.py.
 
     Args:

@@ -1,6 +1,6 @@
-r"""Buffers of an optimizer beside weights that are rescaled without changing the function.
+r"""Buffers of an optimizer beside weights that are rescaled: the function stays.
 
-Where w_e -> s_e w_e leaves the function as it is, the gradient becomes g_e / s_e. A sum
+Where w_e -> s_e w_e leaves a function as it is, the gradient becomes g_e / s_e. A sum
 of past gradients is rescaled like a gradient, a sum of their squares like its square:
 buffers are then those that the same past would have left at the new weights. What
 coupled weight decay has put into them is rescaled with the rest.
@@ -82,4 +82,5 @@ def rescale_buffers_(buffers: Buffers, logs: Mapping[str, Tensor]) -> None:
 
 
 def _state(optimizer: Optimizer, parameter: nn.Parameter) -> Mapping[str, Any]:
-    return optimizer.state.get(parameter, {})
+    found: Mapping[str, Any] = optimizer.state.get(parameter, {})
+    return found
