@@ -21,6 +21,7 @@ from spectrank.invariance.potentials import (
     mean_laws,
     places_without,
     solve,
+    stored_means,
 )
 from spectrank.invariance.potentials import cuts as cut_laws
 from spectrank.model.graph import Graph, graph
@@ -114,8 +115,8 @@ def _potentials(
     kwargs: Mapping[str, Any] | None,
 ) -> Potentials:
     if isinstance(model_or_graph, Graph):
-        found, shapes, directed = model_or_graph, None, None
-    elif isinstance(model_or_graph, nn.Module):
+        return solve(model_or_graph)
+    if isinstance(model_or_graph, nn.Module):
         if example_input is None and kwargs is None:
             example_input = fitting_input(model_or_graph)
         found = graph(model_or_graph, example_input, kwargs=kwargs)
@@ -123,13 +124,16 @@ def _potentials(
             name: tuple(parameter.shape)
             for name, parameter in model_or_graph.named_parameters()
         }
-        directed = directed_weights(model_or_graph)
-    else:
-        raise ArgumentTypeError(
-            "laws are found in a torch.nn.Module or its graph, got "
-            f"{type(model_or_graph).__name__}; pass the model and an example input"
+        return solve(
+            found,
+            shapes=shapes,
+            directed=directed_weights(model_or_graph),
+            stored=stored_means(found, model_or_graph),
         )
-    return solve(found, shapes=shapes, directed=directed)
+    raise ArgumentTypeError(
+        "laws are found in a torch.nn.Module or its graph, got "
+        f"{type(model_or_graph).__name__}; pass the model and an example input"
+    )
 
 
 def _in_order(potentials: Potentials, laws: Sequence[Law]) -> list[Law]:

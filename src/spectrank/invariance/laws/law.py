@@ -56,7 +56,8 @@ class Law:
         exact: False for laws of scale with eps > 0, which hold to about
             eps / (variance + eps).
         offsets: Fixed numbers that are taken off the parameters first: the law is one
-            of w - offsets. None for most laws.
+            of w - offsets. Most laws have none; those of parameters without a term
+            are dropped.
     """
 
     name: str
@@ -87,12 +88,13 @@ class Law:
             )
         for term in self.terms:
             self._check_term(term)
-        strangers = {o.parameter for o in self.offsets} - set(self.parameters)
-        if strangers or (self.offsets and self.form == "linear"):
+        # A part of a law has the offsets of its own parameters.
+        own = tuple(o for o in self.offsets if o.parameter in self.parameters)
+        object.__setattr__(self, "offsets", own)
+        if own and self.form == "linear":
             raise DomainError(
-                "offsets belong to parameters of a quadratic law, got some of "
-                f"{sorted(strangers) or 'a linear law'} in {self.name!r}; "
-                "leave them out"
+                "offsets are those of a quadratic law, got some of "
+                f"{own[0].parameter!r} in the linear {self.name!r}; leave them out"
             )
         if self.count < 0:
             raise DomainError(

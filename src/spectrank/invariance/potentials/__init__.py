@@ -15,3 +15,5 @@ from spectrank.invariance.potentials.places import places_without as places_with
 from spectrank.invariance.potentials.potential import Potential as Potential
 from spectrank.invariance.potentials.solving import Potentials as Potentials
 from spectrank.invariance.potentials.solving import solve as solve
+from spectrank.invariance.potentials.stored import Stored as Stored
+from spectrank.invariance.potentials.stored import stored_means as stored_means

@@ -107,6 +107,7 @@ def cuts(found: Sequence[Family]) -> tuple[Law, ...]:
                 source="Le & Jegelka 2022, Lemma 3 (stated); here the sum of the "
                 f"laws of {law.name}",
                 exact=law.exact,
+                offsets=law.offsets,
             )
         )
     return tuple(laws)
@@ -133,6 +134,10 @@ def _family(
         potentials.graph[item.edge.node].attributes.get("padding_idx", -1) >= 0
         for item, _ in members
     )
+    names = dict.fromkeys(item.edge.parameter for item, _ in members)
+    offsets = tuple(
+        potentials.offsets[name] for name in names if name in potentials.offsets
+    )
     label = f"attention.{'qk' if here['scores'] else 'vo'}"
     title = label if kind == "attention" else kind
     law = Law(
@@ -142,9 +147,10 @@ def _family(
         terms=tuple(terms),
         shape=(len(own),),
         count=len(own),
-        condition=_condition(here, kind, padded),
+        condition=_condition(here, kind, padded, fixed=bool(offsets)),
         source=_SOURCES[kind],
         exact=not here["rounded"],
+        offsets=offsets,
     )
     return Family(law, own)
 
@@ -200,7 +206,9 @@ def _place(potentials: Potentials, members: _Members) -> str:
     return potentials.graph[first.edge.node].name or first.edge.parameter
 
 
-def _condition(here: dict[str, bool], kind: LawKind, padded: bool) -> str:
+def _condition(
+    here: dict[str, bool], kind: LawKind, padded: bool, *, fixed: bool
+) -> str:
     parts = ["gradient flow, any data"]
     if kind == "scale":
         parts.append("the mode of the trace kept")
@@ -209,6 +217,8 @@ def _condition(here: dict[str, bool], kind: LawKind, padded: bool) -> str:
     if padded:
         # Its gradient is taken to be zero, so it must add nothing.
         parts.append("the row of the padding index zero")
+    if fixed:
+        parts.append("the stored mean of the normalisation as it is")
     if kind == "tied":
         parts.append("every use of the shared parameter trained")
     return "; ".join(parts)

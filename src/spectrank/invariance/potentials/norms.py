@@ -30,6 +30,8 @@ def norm(
         Unknowns of its own where a scale is learned, else zero.
     """
     x = given if before is None else given.ranked(len(before))
+    if node.id in system.stored and before is not None:
+        return _fixed(system, node, x)
     rank = rank_of(node, x)
     # Without traced sizes there is no axis of samples in front.
     channel = -max(x.ndim - 1, 1) if before is not None else -x.ndim
@@ -67,6 +69,29 @@ def _normalised(
         return
     alone = [-x.ndim] if node.op == "instance_norm" and before is not None else []
     system.merge(x, [axis for axis in others if axis not in alone])
+
+
+def _fixed(system: System, node: Node, given: Potential) -> Potential:
+    """A linear map of x - m: gamma (x - m) / sigma + beta with fixed m and sigma."""
+    channel = -max(given.ndim - 1, 1)
+    others = [axis for axis in range(-given.ndim, 0) if axis != channel]
+    gamma, beta = node.parameters.get("weight"), node.parameters.get("bias")
+    x = system.merge(given, others).flat()
+    sizes = _sizes(system, node, [channel])
+    out = system.fresh(sizes) if system.learned(gamma) else x.spread(sizes)
+    if system.learned(gamma):
+        assert gamma is not None
+        parts = (part(sizes, (0,), out), part(sizes, (0,), x.times(-1)))
+        system.edges.append(Edge(gamma, node.id, "weight", sizes, parts))
+    if system.learned(beta):
+        assert beta is not None
+        own = (part(sizes, (0,), out),)
+        system.edges.append(Edge(beta, node.id, "bias", sizes, own))
+    elif beta is not None:
+        system.vanish(out)
+    shape = [1] * given.ndim
+    shape[channel] = sizes[0]
+    return out.map(lambda a: a.reshape(shape))
 
 
 def _affine(system: System, node: Node, axes: list[int], rank: int) -> Potential:

@@ -12,6 +12,7 @@ import numpy as np
 from scipy import sparse
 
 from spectrank.errors import DomainError, UnknownNameError
+from spectrank.invariance.laws import Offset
 from spectrank.invariance.potentials import (
     layers,
     maps,
@@ -25,6 +26,7 @@ from spectrank.invariance.potentials.edges import Edge, differences
 from spectrank.invariance.potentials.potential import Potential, nothing
 from spectrank.invariance.potentials.reduction import reduce
 from spectrank.invariance.potentials.sizes import fan_ins, parameter_shapes
+from spectrank.invariance.potentials.stored import Stored
 from spectrank.invariance.potentials.system import System
 from spectrank.model.graph import Graph, Node
 
@@ -50,6 +52,7 @@ class Potentials:
         reasons: Id of a node to why no law passes it.
         eps: Id of a normalisation to its eps.
         blocked: Parameters used by a step through which no law is known, with reason.
+        offsets: Name of a parameter to the fixed numbers that are taken off it.
     """
 
     graph: Graph
@@ -60,6 +63,7 @@ class Potentials:
     reasons: Mapping[str, str] = field(default_factory=dict)
     eps: Mapping[str, float] = field(default_factory=dict)
     blocked: Mapping[str, str] = field(default_factory=dict)
+    offsets: Mapping[str, Offset] = field(default_factory=dict)
 
     @property
     def num_solutions(self) -> int:
@@ -149,6 +153,7 @@ def solve(
     *,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     directed: Mapping[str, Directed] | None = None,
+    stored: Mapping[str, Stored] | None = None,
 ) -> Potentials:
     r"""Find every potential :math:`s` of the entries of a network's values.
 
@@ -165,6 +170,8 @@ def solve(
             which knows them up to rows that are nowhere used.
         directed: Name of each weight of weight normalisation to its factors, as
             `directed_weights` finds them; None for none.
+        stored: Id of each normalisation with a fixed mean to that, as `stored_means`
+            finds them; None for none: then no law passes such a normalisation.
 
     Returns:
         The potentials.
@@ -178,7 +185,7 @@ def solve(
             "make it with an example_input"
         )
     known = {**parameter_shapes(graph), **(shapes or {})}
-    system = System(graph.frozen, known, fan_ins(graph), directed or {})
+    system = System(graph.frozen, known, fan_ins(graph), directed or {}, stored)
     nodes: dict[str, Potential] = {}
     for node in graph.nodes:
         nodes[node.id] = _step(system, graph, node, nodes)
@@ -192,6 +199,11 @@ def solve(
         reasons=system.reasons,
         eps=system.eps,
         blocked=system.blocked,
+        offsets={
+            item.offset.parameter: item.offset
+            for item in system.stored.values()
+            if item.offset is not None
+        },
     )
 
 

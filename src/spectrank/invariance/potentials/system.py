@@ -9,6 +9,7 @@ import numpy as np
 from spectrank.invariance.potentials.directions import Directed
 from spectrank.invariance.potentials.edges import Edge
 from spectrank.invariance.potentials.potential import ZERO, Potential, nothing
+from spectrank.invariance.potentials.stored import Stored
 
 
 class System:
@@ -19,6 +20,7 @@ class System:
         shapes: Name of a parameter to its shape, as far as known.
         fan_in: Id of a flatten without traced sizes to the entries its reader takes.
         directed: Name of a weight of weight normalisation to its factors.
+        stored: Id of a normalisation to its fixed mean, where that can be followed.
         states: Id of a recurrent node to the potential of its last states.
         num_classes: Number of unknowns so far; number 0 is zero.
         edges: Uses of learned parameters.
@@ -35,11 +37,13 @@ class System:
         shapes: Mapping[str, tuple[int, ...]],
         fan_in: Mapping[str, int],
         directed: Mapping[str, Directed],
+        stored: Mapping[str, Stored] | None = None,
     ) -> None:
         self.frozen = frozenset(frozen)
         self.shapes = dict(shapes)
         self.fan_in = dict(fan_in)
         self.directed = dict(directed)
+        self.stored = dict(stored or {})
         self.states: dict[str, Potential] = {}
         self.num_classes = 1
         self.edges: list[Edge] = []

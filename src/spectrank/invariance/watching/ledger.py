@@ -56,7 +56,7 @@ class Ledger:
             step: Number of steps finished.
         """
         self.families = [self._family(law) for law in self._laws]
-        now = self._reader.read(self._weights())
+        now = self._reader.read(self._weights(), points=True)
         settings = self._training.settings()
         for k, family in enumerate(self.families):
             rule = rule_of(family.law, settings, decay=self._decay)
@@ -134,7 +134,7 @@ class Ledger:
         Returns:
             One each.
         """
-        now = self._reader.read(self._weights())
+        now = self._reader.read(self._weights(), points=True)
         return [
             family.evaluate(now.parts[k], now.sizes[k], step)
             for k, family in enumerate(self.families)
@@ -157,7 +157,7 @@ class Ledger:
             del self._rules[k]
         fresh = [k for k in changed if k not in late]
         if fresh:
-            now = self._reader.read(self._weights())
+            now = self._reader.read(self._weights(), points=True)
             for k in fresh:
                 rule = self._rules[k]
                 self.families[k].start(rule, now.parts[k], now.sizes[k], step - 1)
@@ -187,7 +187,7 @@ class Ledger:
         if measured:
             rates = {p: r for k in measured for p, r in self._rules[k].rates.items()}
             weights = self._weights(buffers)
-            now = self._reader.read(weights, buffers)
+            now = self._reader.read(weights, buffers, points=True)
             for k in measured:
                 rule = self._rules[k]
                 parts = {p: part * rates[p] for p, part in now.parts[k].items()}
@@ -217,8 +217,8 @@ class Ledger:
         most = max(float(g.abs().max()) for g in gradients.values()) or 1.0
         scales = dict.fromkeys(gradients, 1.0 / most)
         given = {name: weights[name] for name in gradients}
-        crossed = self._reader.read(given, gradients, scales=scales)
-        sizes = self._reader.read(weights).sizes
+        crossed = self._reader.read(given, gradients, scales=scales, points=True)
+        sizes = self._reader.read(weights, points=True).sizes
         slopes = self._reader.read(gradients, scales=scales, linear=False).sizes
         everything = 0.0
         if self._constants:

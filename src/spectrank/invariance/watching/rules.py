@@ -141,6 +141,9 @@ def _descent(law: Law, own: Mapping[str, ParameterSettings], decay: DecayForm) -
         nesterov=bool(first.nesterov),
         sign=-1.0 if first.maximize else 1.0,
     )
+    pulled = [o.parameter for o in law.offsets if decays[o.parameter]]
+    if pulled:
+        return _none(f"decay pulls {pulled[0]} to zero, its law is centred elsewhere")
     if rule.decoupled and rule.momentum and rule.driven:
         return _none("decoupled decay differs between its parameters, under momentum")
     return rule

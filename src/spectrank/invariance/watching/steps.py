@@ -249,7 +249,7 @@ class Displacement:
                 before[name] = (after + move) / (1.0 - rule.decays[name] * kept)
         self._before = self._crossed = _NOTHING
         if before:
-            self._before = reader.read(before)
+            self._before = reader.read(before, points=True)
             plain = {
                 name: self._gradients[name]
                 for name in before
@@ -257,7 +257,7 @@ class Displacement:
             }
             scales = {name: rules[name].sign * self.scales[name] for name in plain}
             weights = {name: before[name] for name in plain}
-            self._crossed = reader.read(weights, plain, scales=scales)
+            self._crossed = reader.read(weights, plain, scales=scales, points=True)
 
 
 def _ahead(

@@ -92,6 +92,7 @@ class Reader:
         scales: Mapping[str, float] | None = None,
         linear: bool = True,
         coarse: bool = False,
+        points: bool = False,
     ) -> Reading:
         """Parts of the values at ``tensors``, or of the polar forms with ``others``.
 
@@ -103,6 +104,8 @@ class Reader:
             linear: Whether families of linear laws have parts.
             coarse: Whether squares of float32 tensors may be taken in float32, with a
                 relative error of ``COARSE``.
+            points: Whether ``tensors`` are weights, of which offsets of a law are taken
+                off, and no displacements.
 
         Returns:
             The parts.
@@ -122,7 +125,13 @@ class Reader:
                     sums |= {(name, view, a): s for a, s in found.items()}
         parts = tuple(
             {
-                name: self._part(part, tensors, others, factors.get(name, 1.0), sums)
+                name: self._part(
+                    part if points else part.homogeneous,
+                    tensors,
+                    others,
+                    factors.get(name, 1.0),
+                    sums,
+                )
                 for name, part in law.items()
                 if name in tensors and (linear or part.form != "linear")
             }
@@ -132,10 +141,12 @@ class Reader:
             return Reading(parts, ())
         sizes = tuple(
             {
+                name: self._scattered(part, sums) + found[name].abs()
+                if law[name].offsets
                 # Squares times one factor: their size is their absolute value.
-                name: self._scattered(part, sums)
-                if id(law[name]) not in self._plain
                 else found[name].abs()
+                if id(law[name]) in self._plain
+                else self._scattered(part, sums)
                 for name, part in size.items()
                 if name in tensors
             }
@@ -151,9 +162,11 @@ class Reader:
         scale: float,
         sums: _Sums,
     ) -> Tensor:
-        if law.form == "squares":
+        if law.form == "squares" and not law.offsets:
             return self._scattered(law, sums)
         (name,) = law.parameters
+        if law.offsets:
+            return self._centred(law, tensors[name], others, scale)
         scaled = {name: tensors[name].detach().double() * scale}
         if others is None:
             return evaluate(law, scaled).to(self._device)
@@ -162,6 +175,16 @@ class Reader:
         if law.form == "linear":
             second[name] = second[name] * scale
         return polar(law, scaled, second).to(self._device)
+
+    def _centred(
+        self, law: Law, point: Tensor, others: Mapping[str, Tensor] | None, scale: float
+    ) -> Tensor:
+        """Value or polar form at a point of which offsets are taken off first."""
+        (name,) = law.parameters
+        if others is None:
+            return evaluate(law, {name: point}).to(self._device) * scale**2
+        second = {name: others[name].detach().double() * scale}
+        return polar(law, {name: point}, second).to(self._device)
 
     def _scattered(self, law: Law, sums: _Sums) -> Tensor:
         if law.terms[0] is law.terms[-1] and id(law) in self._plain:
@@ -221,10 +244,13 @@ def _size_term(term: Term) -> SquareTerm:
         return SquareTerm(
             term.parameter, term.view, term.axes, term.laws, term.indices, sizes
         )
-    every = np.arange(term.num_features)
+    every = np.arange(term.num_rows)
     rows = every if term.rows is None else term.rows
     # Columns that a block leaves out are counted: a size is an upper bound.
     size = np.full(len(every), abs(term.coefficient))
+    if term.summed:
+        # The square of a sum of n numbers is at most n times the sum of squares.
+        every, size = np.zeros_like(every), size * len(every)
     return SquareTerm(term.parameter, term.view, term.axes, every, rows, size)
 
 
