@@ -207,7 +207,10 @@ def noise_scale(
             "'median' is the plain robust one"
         )
     if method == "entries":
-        return float(torch.linalg.vector_norm(sigma)) / math.sqrt(N * k)
+        top = float(sigma[0])
+        # Divide first: the square of 1e200 leaves float64.
+        norm = top * float(torch.linalg.vector_norm(sigma / top)) if top else 0.0
+        return norm / math.sqrt(N * k)
     num_above = 0
     while True:
         rows, cols = N - num_above, k - num_above

@@ -177,14 +177,15 @@ def null_spectrum(W: Tensor, kind: Null, *, generator: torch.Generator) -> Spect
     mean, std = entry_moments(W)
     shape = (W.shape[0], W.shape[1])
     sigma = gaussian_singular_values(shape, mean=mean, std=std, generator=generator)
-    # A symmetric eigensolver's backward error, on the squares.
-    error = 4.0 * len(sigma) * EPS * float(sigma[0])
-    errors = (error * sigma[0] / sigma.clamp_min(error)).clamp_max(float(sigma[0]))
-    top = Value.around(float(sigma[0]), float(errors[0]))
-    norm = float(torch.linalg.vector_norm(sigma))
+    # A symmetric eigensolver's backward error, on the squares of x.
+    top, relative = float(sigma[0]), 4.0 * len(sigma) * EPS
+    x = sigma / top
+    errors = top * (relative / x.clamp_min(math.sqrt(relative)))
+    norm = top * float(torch.linalg.vector_norm(x))
     frobenius = Value.around(norm, norm * len(sigma) * EPS)
+    largest = Value.around(top, float(errors[0]))
     return Spectrum(
-        shape, frobenius, top, None, sigma, errors, route="gaussian-bidiagonal"
+        shape, frobenius, largest, None, sigma, errors, route="gaussian-bidiagonal"
     )
 
 
