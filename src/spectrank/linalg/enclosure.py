@@ -103,18 +103,51 @@ def enclose_from_gram(
         The value; None when the width was not reached.
     """
     full = symmetrised(upper)
-    n = full.shape[0]
-    run = lanczos(
+    return enclose_product(
         lambda v: torch.mv(full, v),
-        start_vector(n, seed, full.device),
+        start_vector(full.shape[0], seed, full.device),
+        error,
         rtol=rtol,
         failure_probability=failure_probability,
-        max_steps=min(max_steps, n - 1),
+        max_steps=max_steps,
     )
-    if not run.converged:
+
+
+def enclose_product(
+    product: Callable[[Tensor], Tensor],
+    start: Spectral,
+    error: float,
+    *,
+    rtol: float,
+    failure_probability: float,
+    max_steps: int,
+    wide: bool = False,
+) -> Value | None:
+    """Enclose the root of the largest eigenvalue of a positive semidefinite operator.
+
+    Args:
+        product: Float64 vector (n,) to its image.
+        start: (n,) Gaussian vector, drawn independently of the operator.
+        error: Relative rounding error of the eigenvalues of the product.
+        rtol: Relative width of the enclosure.
+        failure_probability: That the upper end misses.
+        max_steps: Largest number of products.
+        wide: Whether an enclosure wider than asked for is returned all the same.
+
+    Returns:
+        The value; None when the width was not reached.
+    """
+    run = lanczos(
+        product,
+        start,
+        rtol=rtol,
+        failure_probability=failure_probability,
+        max_steps=min(max_steps, len(start) - 1),
+    )
+    if not (run.converged or wide):
         return None
     y = run.vector / torch.linalg.vector_norm(run.vector)
-    rayleigh = float(y @ torch.mv(full, y))
+    rayleigh = float(y @ product(y))
     slack = error + ROUNDING * (run.num_steps + 4) * EPS
     if not _consistent(run, rayleigh, slack):
         return None

@@ -6,4 +6,8 @@
 from spectrank.linalg.implicit.base import Implicit as Implicit
 from spectrank.linalg.implicit.base import Operand as Operand
 from spectrank.linalg.implicit.block_diagonal import BlockDiagonal as BlockDiagonal
+from spectrank.linalg.implicit.circular import (
+    CircularConvolution as CircularConvolution,
+)
 from spectrank.linalg.implicit.factor_product import FactorProduct as FactorProduct
+from spectrank.linalg.implicit.padded import PaddedConvolution as PaddedConvolution

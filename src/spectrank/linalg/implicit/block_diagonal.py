@@ -92,7 +92,7 @@ class BlockDiagonal(Implicit):
         return Spectrum(
             shape=self.shape,
             frobenius=frobenius.value(),
-            sigma_max=top_value(sigma, error),
+            sigma_max=top_value(sigma, error, settings.certify),
             schatten4=schatten4_of(total, relative),
             sigma=sigma,
             sigma_error=error,

@@ -93,7 +93,7 @@ class FactorProduct(Implicit):
         return Spectrum(
             shape=self.shape,
             frobenius=Value.around(norm, spread),
-            sigma_max=top_value(sigma, error),
+            sigma_max=top_value(sigma, error, settings.certify),
             schatten4=Value.around(fourth, spread),
             sigma=sigma,
             sigma_error=error,

@@ -46,4 +46,8 @@ def implicit_spectrum(op: Implicit, settings: Settings) -> Spectrum:
         exponent += size
     if fraction != 1.0:
         scaled[0] = scaled[0] * fraction
-    return rescaled(op.with_factors(tuple(scaled)).measure(settings), exponent)
+    found = op.with_factors(tuple(scaled)).measure(settings)
+    if found.status == "ok" and found.frobenius.value == 0.0:
+        reason = "the matrix is zero: its factors cancel"
+        return without_values(op.shape, 0.0, "degenerate", reason)
+    return rescaled(found, exponent)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from spectrank.linalg.gram import dense_error, gram_error
-from spectrank.linalg.routes import singular_values_of
+from spectrank.linalg.routes import Certify, singular_values_of
 from spectrank.linalg.shapes import Spectral
 from spectrank.linalg.spectrum import RESOLVED
 from spectrank.linalg.value import Value
 
+NO_CERTIFICATE = "no certificate: the matrix is not formed, its ends are by rounding"
 # Root of the smallest normal float64.
 _UNDERFLOW = 2.0**-511
 
@@ -77,17 +79,21 @@ def block_values(
     return sigma, error.expand_as(sigma), fourth, True
 
 
-def top_value(sigma: Spectral, error: Spectral) -> Value:
+def top_value(sigma: Spectral, error: Spectral, certify: Certify) -> Value:
     """Largest value with its error.
 
     Args:
         sigma: (k,) descending.
         error: (k,).
+        certify: What was asked for.
 
     Returns:
-        Enclosed by rounding.
+        Enclosed by rounding; with a reason where a certificate was asked for.
     """
-    return Value.around(float(sigma[0]), float(error[0]))
+    top = Value.around(float(sigma[0]), float(error[0]))
+    if certify == "probabilistic":
+        return top
+    return replace(top, reason=NO_CERTIFICATE)
 
 
 def schatten4_of(fourth: float, relative: float) -> Value:
