@@ -11,6 +11,8 @@ from spectrank.experiments.le2022training.conservation import (
     steps,
     steps_questions,
     table,
+    watched,
+    watched_questions,
 )
 from spectrank.experiments.le2022training.conservation.followed import FollowedSize
 from spectrank.experiments.papers import Mode, Part
@@ -33,5 +35,6 @@ def parts(mode: Mode) -> tuple[Part, ...]:
         controls.part(FollowedSize(num)),
         clipping.part(steps.StepsSize(num)),
         decomposition.part(decomposition.DecompositionSize(num)),
+        watched_questions.part(watched.WatchedSize(num)),
         counts.part(counts.CountsSize(10 if mode == "full" else 3)),
     )

@@ -141,7 +141,7 @@ class FollowedSize:
     num_samples: int = 20
     num_inputs: int = 8
     step: float = 0.02
-    times: tuple[float, ...] = (1.2, 2.4, 3.6, 4.8)
+    times: tuple[float, ...] = (1.0, 2.0, 3.0, 4.0)
 
 
 def part(name: str, cases: Sequence[Case], size: FollowedSize) -> Part:
