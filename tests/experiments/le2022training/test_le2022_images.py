@@ -222,7 +222,7 @@ def good():
         (Quantity.RESIDUAL, 1, 1e-6, {"laws-explained-cnn"}),
         (Quantity.DRIFT, -1, 1e-9, {"laws-drift-cnn"}),
         (Quantity.EXCESS, 2, 0.1, {"certificate-cnn"}),
-        (Quantity.STABLE_RANK, -1, 3.0, {"rank-stays-cnn"}),
+        (Quantity.STABLE_RANK, -1, 2.0, {"rank-stays-cnn"}),
         (Quantity.MARGIN, -1, -5.0, {"margin-grows-cnn"}),
         (Quantity.SWITCHED, -1, 1.0, {"patterns-settle-cnn"}),
         (Quantity.SIGN_FLIPS, -1, 0.0, {"signs-not-stable-cnn"}),

@@ -223,10 +223,10 @@ def _tail(a: int, arm: Arm, ask: _Ask) -> list[Question]:
         ask(
             "rank-stays",
             "A short training from such a start brings no low rank: the stable rank of "
-            "the layer below the last keeps three quarters of what it was.",
+            "the layer below the last keeps half of what it was.",
             "stable_rank_over_that_at_the_start",
             "at_least",
-            0.75,
+            0.5,
             lambda y: (
                 y[:, a, -1, Quantity.STABLE_RANK] / y[:, a, 0, Quantity.STABLE_RANK]
             ),

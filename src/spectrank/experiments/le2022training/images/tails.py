@@ -8,7 +8,7 @@ R  seeds    A  arms    T  risks    Q  quantities, then S singular values
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import final
 
@@ -33,12 +33,13 @@ from spectrank.experiments.le2022training.images.networks import (
     draw_,
 )
 from spectrank.experiments.le2022training.images.training import labels_of
-from spectrank.experiments.le2022training.problems import Forward, Problem
+from spectrank.experiments.le2022training.limits.measuring import one
+from spectrank.experiments.le2022training.problems import Forward, Params, Problem
 from spectrank.experiments.papers import Tick
 from spectrank.experiments.seeds import derive_generator
-from spectrank.invariance import find
+from spectrank.invariance import Laws, find
 from spectrank.invariance.laws import evaluate_all
-from spectrank.model import graph
+from spectrank.model import Graph, graph
 
 NAME = "images-tail"
 RISKS = (1e-2, 1e-10, 1e-40)
@@ -124,11 +125,37 @@ def followed(arm: TailArm, size: TailSize, seed: int) -> np.ndarray:
     Returns:
         (R, T + 1, Q + S).
     """
+    problem, start, nets = problem_of(arm, size, seed)
+    targets = [math.log(risk) for risk in RISKS]
+    moments = [start, *scaled_flow(problem, start, targets, arm.pace)]
+    traced = graph(nets[0], problem.inputs[0, :2])
+    laws = find(traced, loss=None if arm.num_outputs == 1 else "cross_entropy")
+    found = []
+    for r, net in enumerate(nets):
+        batch = (problem.inputs[r], problem.labels[r])
+        own = [one(moment, r) for moment in moments]
+        found.append(_looked_at(net, traced, laws, batch, own))
+    return np.stack(found)
+
+
+def problem_of(
+    arm: TailArm, size: TailSize, seed: int
+) -> tuple[Problem, Params, list[nn.Module]]:
+    """Draw the networks of an arm, as single ones and as one batch on the data.
+
+    Args:
+        arm: Which.
+        size: Data and number of draws.
+        seed: Base seed.
+
+    Returns:
+        The batch on images of length 1, its parameters, and the R networks.
+    """
     data, num = size.images.train, size.num_seeds
     side = data.inputs.shape[-1]
     inputs = data.inputs.double() / side
     labels = [labels_of(arm.num_outputs, data.labels, r) for r in range(num)]
-    nets = []
+    nets: list[nn.Module] = []
     for r in range(num):
         net = build(arm.network, side, num_outputs=arm.num_outputs, bias=False)
         draw_(net, derive_generator(seed, KEY, NAME, arm.name, r))
@@ -142,14 +169,7 @@ def followed(arm: TailArm, size: TailSize, seed: int) -> np.ndarray:
         inputs.expand(num, *inputs.shape),
         torch.stack(labels),
     )
-    targets = [math.log(risk) for risk in RISKS]
-    moments = [start, *scaled_flow(problem, start, targets, arm.pace)]
-    return np.stack(
-        [
-            _looked_at(net, inputs, labels[r], [_one(m, r) for m in moments])
-            for r, net in enumerate(nets)
-        ]
-    )
+    return problem, start, nets
 
 
 def _forward(net: nn.Module, *, scalar: bool) -> Forward:
@@ -164,17 +184,15 @@ def _forward(net: nn.Module, *, scalar: bool) -> Forward:
     return forward
 
 
-def _one(params: Mapping[str, Tensor], draw: int) -> dict[str, Tensor]:
-    return {k: v[draw] for k, v in params.items()}
-
-
 def _looked_at(
-    net: nn.Module, inputs: Tensor, labels: Tensor, moments: list[dict[str, Tensor]]
+    net: nn.Module,
+    traced: Graph,
+    laws: Laws,
+    batch: tuple[Tensor, Tensor],
+    moments: Sequence[Params],
 ) -> np.ndarray:
-    """(T + 1, Q + S) of one draw."""
-    softmax = not labels.dtype.is_floating_point
-    traced = graph(net, inputs[:2])
-    laws = find(traced, loss="cross_entropy" if softmax else None)
+    """(T + 1, Q + S) of one draw, which is loaded into a network."""
+    softmax = not batch[1].dtype.is_floating_point
     start = moments[0]
     first = evaluate_all(laws, start)
     found = np.full((len(moments), NUM_NUMBERS), np.nan)
@@ -184,7 +202,7 @@ def _looked_at(
             break
         net.load_state_dict(now)
         numbers = tail_numbers(net, traced, laws, start, softmax=softmax)
-        seen, patterns = data_numbers(net, [(inputs, labels)], patterns)
+        seen, patterns = data_numbers(net, [batch], patterns)
         for quantity, value in (numbers | seen).items():
             found[t, quantity] = value
         found[t, Quantity.DRIFT] = max(
