@@ -100,7 +100,8 @@ def _linear(system: System, node: Node, given: Potential, fan_in: int) -> Potent
         # Fixed edges: all that they join is equal.
         out = system.merge(x, [-1])
     else:
-        out = _learned_product(system, node, x, fan_in, bias in system.frozen)
+        fixed = bias in system.frozen and node.id not in system.unseen
+        out = _learned_product(system, node, x, fan_in, fixed)
     out = _bias(system, node, out, bias)
     if _vector(node):
         return out.map(lambda a: a[..., 0])
@@ -201,16 +202,27 @@ def _bias(system: System, node: Node, out: Potential, name: str | None) -> Poten
     """A learned bias has the coefficient of its output; a fixed one makes it zero."""
     if name is None:
         return out
+    if name in system.frozen and node.id in system.unseen:
+        return out
     if name in system.frozen:
         system.vanish(out)
         return nothing(out.ndim)
     size = _outputs(node) if not _vector(node) else 1
     vector = out.map(lambda a: a.reshape(-1, a.shape[-1])[0])
+    if node.id in system.unseen:
+        vector = _unseen(system, node, size)
     facts = node.attributes.get("parts", {}).get("bias")
     entries = None if facts is None else strided(facts, (size,))
     parts = (part((size,), (0,), vector),)
     system.edges.append(Edge(name, node.id, "bias", (size,), parts, entries))
     return out
+
+
+def _unseen(system: System, node: Node, size: int) -> Potential:
+    """Coefficients of a bias that is subtracted again: those of its other uses."""
+    if system.unseen[node.id]:
+        return system.fresh((size,))
+    return nothing(1).spread((size,))
 
 
 # ---- convolutions -----------------------------------------------------------------
@@ -225,6 +237,8 @@ def _convolution(system: System, node: Node, given: Potential) -> Potential:
     outputs, inputs = _channels(system, node, groups)
     x = x.spread((inputs,)).map(lambda a: a.reshape(groups, -1))
     weight, bias = node.parameters["weight"], node.parameters.get("bias")
+    if bias in system.frozen and node.id in system.unseen:
+        bias = None
     positions = math.prod(kernel)
     if _directed(system, node):
         _direction(system, node)
@@ -252,7 +266,9 @@ def _convolution(system: System, node: Node, given: Potential) -> Potential:
         system.vanish(shaped)
         return nothing(rank)
     if bias is not None:
-        own_bias = (part((outputs,), (0,), out.flat()),)
+        hidden = node.id in system.unseen
+        inner = _unseen(system, node, outputs) if hidden else out.flat()
+        own_bias = (part((outputs,), (0,), inner),)
         system.edges.append(Edge(bias, node.id, "bias", (outputs,), own_bias))
     return shaped
 

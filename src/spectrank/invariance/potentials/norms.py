@@ -37,6 +37,9 @@ def norm(
     channel = -max(x.ndim - 1, 1) if before is not None else -x.ndim
     if node.op in {"layer_norm", "rms_norm"}:
         axes = list(range(-len(node.attributes["normalized_shape"]), 0))
+        if node.id in system.unseen and system.learned(node.parameters.get("weight")):
+            system.eps[node.id] = float(node.attributes.get("eps", 0.0))
+            return _undivided(system, node, x, axes)
         system.merge(x, axes)
     else:
         axes = [channel]
@@ -69,6 +72,25 @@ def _normalised(
         return
     alone = [-x.ndim] if node.op == "instance_norm" and before is not None else []
     system.merge(x, [axis for axis in others if axis not in alone])
+
+
+def _undivided(
+    system: System, node: Node, given: Potential, axes: list[int]
+) -> Potential:
+    """A norm whose division is not seen: its gain alone, from entry to entry."""
+    sizes = _sizes(system, node, axes)
+    others = [axis for axis in range(-given.ndim, 0) if axis not in axes]
+    out = system.fresh((*given.shape[: given.ndim - len(axes)], *sizes))
+    ends = out.first(others), given.first(others).times(-1)
+    # The coefficient out - in is the same at all positions.
+    system.vanish(out, given.times(-1), ends[0].times(-1), ends[1].times(-1))
+    name, inner = node.parameters["weight"], len(sizes)
+    parts = tuple(
+        part(sizes, range(inner), end.map(lambda a: a.reshape(a.shape[-inner:])))
+        for end in ends
+    )
+    system.edges.append(Edge(name, node.id, "weight", sizes, parts))
+    return out
 
 
 def _fixed(system: System, node: Node, given: Potential) -> Potential:

@@ -28,6 +28,7 @@ from spectrank.invariance.potentials.reduction import reduce
 from spectrank.invariance.potentials.sizes import fan_ins, parameter_shapes
 from spectrank.invariance.potentials.stored import Stored
 from spectrank.invariance.potentials.system import System
+from spectrank.invariance.potentials.unseen import unseen
 from spectrank.model.graph import Graph, Node
 
 Shape = tuple[int, ...]
@@ -185,7 +186,9 @@ def solve(
             "make it with an example_input"
         )
     known = {**parameter_shapes(graph), **(shapes or {})}
-    system = System(graph.frozen, known, fan_ins(graph), directed or {}, stored)
+    system = System(
+        graph.frozen, known, fan_ins(graph), directed or {}, stored, unseen(graph)
+    )
     nodes: dict[str, Potential] = {}
     for node in graph.nodes:
         nodes[node.id] = _step(system, graph, node, nodes)

@@ -21,6 +21,8 @@ class System:
         fan_in: Id of a flatten without traced sizes to the entries its reader takes.
         directed: Name of a weight of weight normalisation to its factors.
         stored: Id of a normalisation to its fixed mean, where that can be followed.
+        unseen: Ids of steps of which what reads them does not see the bias, or of a
+            norm the division; whether the parameter has a coefficient by another use.
         states: Id of a recurrent node to the potential of its last states.
         num_classes: Number of unknowns so far; number 0 is zero.
         edges: Uses of learned parameters.
@@ -38,12 +40,14 @@ class System:
         fan_in: Mapping[str, int],
         directed: Mapping[str, Directed],
         stored: Mapping[str, Stored] | None = None,
+        unseen: Mapping[str, bool] | None = None,
     ) -> None:
         self.frozen = frozenset(frozen)
         self.shapes = dict(shapes)
         self.fan_in = dict(fan_in)
         self.directed = dict(directed)
         self.stored = dict(stored or {})
+        self.unseen = dict(unseen or {})
         self.states: dict[str, Potential] = {}
         self.num_classes = 1
         self.edges: list[Edge] = []
