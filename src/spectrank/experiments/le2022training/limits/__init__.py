@@ -7,6 +7,7 @@ from spectrank.experiments.le2022training.limits import (
     classes,
     deep_linear,
     deep_linear_questions,
+    patterns,
     tails_questions,
     trunk,
 )
@@ -30,4 +31,5 @@ def parts(mode: Mode) -> tuple[Part, ...]:
         classes.part(classes.ClassesSize(num)),
         blocks.part(blocks.BlocksSize(num)),
         *tails_questions.parts(TailsSize(num)),
+        patterns.part(patterns.PatternsSize(num)),
     )
