@@ -251,3 +251,12 @@ def test_what_does_not_fit_is_refused_in_words():
         evaluate(_vertex(), _random(0, w=(3, 2)))
     with pytest.raises(ShapeError, match=r"shape \(5, 2\)"):
         evaluate(_vertex(), _random(0, w=(5, 2)))
+
+
+def test_sparse_gradients_are_read_like_dense_ones():
+    t, dense = _random(13, **SHAPES), _random(14, **SHAPES)
+    dense["w"][1] = 0.0
+    sparse = {**dense, "w": dense["w"].to_sparse()}
+    for law in (_vertex(), _gap()):
+        assert torch.equal(polar(law, t, sparse), polar(law, t, dense))
+        assert torch.equal(evaluate(law, sparse), evaluate(law, dense))

@@ -279,3 +279,15 @@ def test_a_traced_scalar_is_a_value_like_others():
     net = nn.Sequential(Halved(nn.Linear(3, 4)), nn.Linear(4, 2))
     (law,) = find(net, torch.zeros(2, 3), loss=None)
     assert (law.name, law.shape, law.count) == ("matrix 0.inner", (4, 4), 10)
+
+
+def test_a_table_that_is_written_to_in_place_has_no_law():
+    # Its rows are renormalised before they are looked up.
+    def build(max_norm):
+        return nn.Sequential(nn.Embedding(5, 3, max_norm=max_norm), nn.Linear(3, 2))
+
+    tokens = torch.tensor([[0, 1, 4]])
+    assert "0.weight" in find(build(None), tokens, loss=None).parameters
+    laws = find(build(1.0), tokens, loss=None)
+    assert "0.weight" not in laws.parameters
+    assert any("embedding_renorm" in item.reason for item in laws.skipped)

@@ -220,4 +220,6 @@ def _viewed(term: Term, tensors: Tensors) -> tuple[Tensor, list[int]]:
             f"shape {tuple(tensor.shape)}; find the laws of this model again"
         )
     summed = [axis for axis in range(len(term.view)) if axis not in term.axes]
-    return tensor.detach().reshape(term.view), summed
+    # Gradients of tables may be sparse.
+    dense = tensor.detach().to_dense() if tensor.is_sparse else tensor.detach()
+    return dense.reshape(term.view), summed

@@ -236,11 +236,12 @@ def _step(
         return products.matmul(system, node, inputs, shapes)
     if kind == "attention":
         return products.attention(system, node, inputs, shapes)
-    return _one_input(system, node, inputs, shapes)
+    return _one_input(system, graph, node, inputs, shapes)
 
 
 def _one_input(
     system: System,
+    graph: Graph,
     node: Node,
     inputs: list[Potential],
     shapes: list[Shape | None],
@@ -259,7 +260,8 @@ def _one_input(
         # A learned slope changes nothing: its edge is parallel to a fixed one.
         system.block(node.parameters.values(), f"slope of {node.op}")
         return maps.elementwise(system, node, inputs)
-    system.block(node.parameters.values(), f"used by {node.op}")
+    names = {*node.parameters.values(), *vectors.altered(graph, node)}
+    system.block(names, f"used by {node.op}")
     reason = f"{node.op} is not understood: {node.note}"
     return system.stop(node.id, reason, *inputs, rank=rank)
 

@@ -12,6 +12,7 @@ from spectrank.invariance.potentials.edges import Edge, Part, part
 from spectrank.invariance.potentials.maps import rank_of
 from spectrank.invariance.potentials.potential import Potential, nothing
 from spectrank.invariance.potentials.system import System
+from spectrank.model.graph import Graph
 from spectrank.model.graph.nodes import Node
 
 Shape = tuple[int, ...]
@@ -133,6 +134,27 @@ def parameter(system: System, node: Node) -> Potential:
     shown = made.map(lambda a: a[place.reshape(shape)])
     strides = node.attributes.get("strides", [1] * len(shape))
     return shown.first([i for i, stride in enumerate(strides) if stride == 0])
+
+
+def altered(graph: Graph, node: Node) -> tuple[str, ...]:
+    """Parameters that a step writes to in place, such as a table that it renormalises.
+
+    Args:
+        graph: Of the model.
+        node: A step that is not understood.
+
+    Returns:
+        Names; none of a step that returns a new value.
+    """
+    operator = str(node.attributes.get("aten", "..")).split(".")[1]
+    if not operator.endswith("_"):
+        return ()
+    # Torch detaches before it writes; a detached or reshaped value shares its memory.
+    reached = [graph[source] for source in node.inputs[:1]]
+    for before in reached:
+        if before.op == "detach" or before.kind == "reshape":
+            reached += [graph[source] for source in before.inputs]
+    return tuple(name for item in reached for name in item.parameters.values())
 
 
 def _at(potential: Potential, index: tuple[Any, ...]) -> Potential:
