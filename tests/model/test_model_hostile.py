@@ -246,9 +246,9 @@ def test_a_broken_link_a_pipe_and_another_format_are_errors(tmp_path: Path) -> N
     refused(tmp_path / "link.pt", "is neither")
     os.mkfifo(tmp_path / "pipe.safetensors")
     refused(tmp_path / "pipe.safetensors", "is neither")
-    (tmp_path / "w.gguf").write_bytes(b"GGUF" + b"\0" * 99)
-    refused(tmp_path / "w.gguf", "must end in .safetensors.*GGUF, which is not read")
-    with pytest.raises(CheckpointError, match=r"holds none but \.gguf"):
+    (tmp_path / "w.h5").write_bytes(b"\x89HDF\r\n" + b"\0" * 99)
+    refused(tmp_path / "w.h5", "must end in .safetensors.*HDF5, which is not read")
+    with pytest.raises(CheckpointError, match=r"holds none but w\.h5; give the folder"):
         iter_weights(tmp_path)
 
 

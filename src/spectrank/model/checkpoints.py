@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from spectrank.errors import CheckpointError
-from spectrank.model.paths import Plan, plan_path
+from spectrank.model.formats.ctranslate2_file import CTranslate2File, is_ctranslate2
+from spectrank.model.paths import FORMAT_SUFFIXES, Plan, plan_path
 from spectrank.model.pickle_file import PickleFile
 from spectrank.model.safetensors_file import SafetensorsFile
 from spectrank.model.weights import Entry, Kind, nothing_to_load
@@ -34,8 +35,8 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     """Read the headers of a checkpoint and check that it is whole.
 
     Args:
-        path: A ``.safetensors``, ``.pt``, ``.pth``, ``.bin``, ``.ckpt`` or
-            ``.index.json`` file, or a folder that holds such files.
+        path: A ``.safetensors``, ``.pt``, ``.pth``, ``.bin``, ``.ckpt``, ``.onnx``,
+            ``.gguf`` or ``.index.json`` file, or a folder that holds such files.
 
     Returns:
         Its entries; their values are read one by one, when asked for.
@@ -82,11 +83,26 @@ def _read_all(
 
 
 def _read(file: Path, window: Window) -> list[Entry]:
-    if file.suffix != ".safetensors":
-        # torch.save keeps the order of the modules.
-        return PickleFile(file, window).entries()
-    entries = SafetensorsFile(file, window).entries()
-    return sorted(entries, key=lambda entry: _natural(entry.name))
+    if file.suffix == ".safetensors":
+        entries = SafetensorsFile(file, window).entries()
+        return sorted(entries, key=lambda entry: _natural(entry.name))
+    if file.suffix in FORMAT_SUFFIXES:
+        return _format(file, window)
+    if is_ctranslate2(file):
+        return CTranslate2File(file, window).entries()
+    # torch.save keeps the order of the modules.
+    return PickleFile(file, window).entries()
+
+
+def _format(file: Path, window: Window) -> list[Entry]:
+    # Their packages take a second to import: only for those who need them.
+    if file.suffix == ".gguf":
+        from spectrank.model.formats.gguf_file import GGUFFile
+
+        return GGUFFile(file, window).entries()
+    from spectrank.model.formats.onnx_file import ONNXFile
+
+    return ONNXFile(file, window).entries()
 
 
 def _natural(name: str) -> list[str | int]:

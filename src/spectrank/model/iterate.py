@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
-from spectrank.errors import DomainError, ShapeError
+from spectrank.errors import DomainError
+from spectrank.model.adapters import paired
 from spectrank.model.checkpoints import open_checkpoint
+from spectrank.model.decide import Rules, decide_all
 from spectrank.model.flatten import Named, flatten_checkpoint
-from spectrank.model.infer import Shapes, dtype_reason, infer_view
-from spectrank.model.layouts import check_convention, parts_of
+from spectrank.model.layouts import check_convention
 from spectrank.model.modules import module_entries
+from spectrank.model.operators import VIEW as OPERATOR
+from spectrank.model.sizes import input_sizes
+from spectrank.model.views import VIEWS
 from spectrank.model.weights import (
     Entry,
     Kind,
     Skip,
     SourceInfo,
-    Verdict,
     WeightMatrix,
     known_shape,
     storage_key,
@@ -29,30 +33,39 @@ from spectrank.model.weights import (
 )
 
 Source = nn.Module | Mapping[str, Tensor] | str | Path
+Views = Mapping[str, str] | str | None
+
+# A configuration is a page of text; what is larger is none.
+_MOST_CONFIG_BYTES = 1 << 20
 
 
 def iter_weights(
     source: Source,
     *,
     select: str | Sequence[str] | None = None,
-    views: Mapping[str, str] | None = None,
+    views: Views = None,
     split: bool = True,
+    example_input: Any = None,
 ) -> Iterator[WeightMatrix | Skip]:
     """Every tensor of a source, each as its matrices or as one skip.
 
     A tensor that holds several matrices (packed query, key and value; gates; experts)
-    is yielded part by part: the same name with different views. Nothing
-    is loaded here: headers are read and checked at once, values only by
-    ``WeightMatrix.operand()``. A module is neither run nor changed. Of tied tensors
-    the first selected name carries the matrix.
+    is yielded part by part: the same name with different views. Two factors of a
+    low-rank adapter are two skips and their product. Nothing is loaded here: headers
+    are read and checked at once, values only by ``WeightMatrix.operand()``. A module is
+    left as it was, and run only for the sizes of ``conv-operator``. Of tied tensors the
+    first selected name carries the matrix.
 
     Args:
         source: Module, state dict, weights file or folder.
         select: Glob pattern or patterns of names; the rest is not yielded.
         views: Glob pattern to view name; the first match overrides layer types and
             inference. A layout such as ``qkv-interleaved:heads=12`` cuts the tensor.
+            One name alone holds for every tensor that it fits: ``conv-operator`` for
+            convolutions.
         split: Whether tensors are cut into their matrices and groups of a kernel are
             blocks; otherwise each is one matrix or one skip.
+        example_input: What the module takes, for the sizes of ``conv-operator``.
 
     Returns:
         Matrices and skips in the order of the source; a folder's unread files last.
@@ -60,23 +73,35 @@ def iter_weights(
     Raises:
         CheckpointError: A file or folder cannot be read as a checkpoint.
         UnknownNameError: ``views`` names a view that does not exist.
-        DomainError: The source is of none of these types.
+        DomainError: The source is of none of these types, or the model does not run
+            on the input.
     """  # noqa: DOC502 - raised by the functions called
-    overrides = dict(views or {})
-    for view in overrides.values():
-        check_convention(view)
+    everywhere, overrides = _requested(views)
     _, _, entries = _open(source)
-    shapes = {e.name: e.shape for e in entries if e.shape is not None}
+    entries = paired(entries) if split else entries
+    asked = [*overrides.values(), everywhere or ""]
+    sizes = {}
+    if example_input is not None and any(x.startswith(OPERATOR) for x in asked):
+        sizes = dict(input_sizes(source, example_input))  # type: ignore[arg-type]
+    rules = Rules(
+        views=overrides,
+        everywhere=everywhere,
+        shapes={e.name: e.shape for e in entries if e.shape is not None},
+        split=split,
+        config=_config_beside(source) if split else None,
+        sizes=sizes,
+    )
     chosen = [entry for entry in entries if _selected(entry.name, select)]
-    return _decide_all(chosen, _ties(entries), _Rules(overrides, shapes, split))
+    return decide_all(chosen, _ties(entries), rules)
 
 
 def iter_matrices(
     source: Source,
     *,
     select: str | Sequence[str] | None = None,
-    views: Mapping[str, str] | None = None,
+    views: Views = None,
     split: bool = True,
+    example_input: Any = None,
 ) -> Iterator[WeightMatrix]:
     """The matrices of ``iter_weights`` without the skips.
 
@@ -85,11 +110,14 @@ def iter_matrices(
         select: Glob pattern or patterns of names; the rest is not yielded.
         views: Glob pattern to view name, overrides layer types and inference.
         split: Whether tensors that hold several matrices are cut into them.
+        example_input: What the module takes, for the sizes of ``conv-operator``.
 
     Returns:
         Matrices in the order of the source.
     """
-    weights = iter_weights(source, select=select, views=views, split=split)
+    weights = iter_weights(
+        source, select=select, views=views, split=split, example_input=example_input
+    )
     return (weight for weight in weights if isinstance(weight, WeightMatrix))
 
 
@@ -131,7 +159,7 @@ def weight_names(source: Source) -> tuple[str, ...]:
     Returns:
         Names in the order of the source.
     """
-    return tuple(entry.name for entry in _open(source)[2])
+    return tuple(entry.name for entry in paired(_open(source)[2]))
 
 
 def unmatched_patterns(
@@ -152,6 +180,38 @@ def unmatched_patterns(
         for pattern in _patterns(patterns)
         if not any(fnmatchcase(name, pattern) for name in known)
     )
+
+
+def _requested(views: Views) -> tuple[str | None, dict[str, str]]:
+    """The view for all tensors and those by pattern, each checked."""
+    if isinstance(views, str):
+        check_convention(views)
+        if views not in VIEWS and not views.startswith(OPERATOR):
+            raise DomainError(
+                "a view for every tensor is one that a tensor takes as a whole, got "
+                f"the layout {views!r}; pass views={{'*.NAME.weight': {views!r}}}"
+            )
+        return views, {}
+    overrides = dict(views or {})
+    for view in overrides.values():
+        check_convention(view)
+    return None, overrides
+
+
+def _config_beside(source: Source) -> Mapping[str, Any] | None:
+    """``config.json`` beside a file or in a folder; None where there is none."""
+    if not isinstance(source, str | Path):
+        return None
+    path = Path(source)
+    file = (path if path.is_dir() else path.parent) / "config.json"
+    try:
+        if file.stat().st_size > _MOST_CONFIG_BYTES:
+            return None
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        # It only helps: without it the names alone decide.
+        return None
+    return config if isinstance(config, dict) else None
 
 
 def _open(source: Source) -> tuple[Kind, tuple[Path, ...], list[Entry]]:
@@ -200,99 +260,3 @@ def _ties(entries: Sequence[Entry]) -> dict[Hashable, tuple[str, ...]]:
         if entry.tie is not None:
             groups.setdefault(entry.tie, []).append(entry.name)
     return {key: tuple(names) for key, names in groups.items()}
-
-
-@dataclass(frozen=True)
-class _Rules:
-    """What decides beside the entry itself."""
-
-    overrides: Mapping[str, str]
-    shapes: Shapes
-    split: bool
-
-    def override(self, name: str) -> str | None:
-        matches = (v for glob, v in self.overrides.items() if fnmatchcase(name, glob))
-        return next(matches, None)
-
-
-def _decide_all(
-    entries: Sequence[Entry],
-    ties: Mapping[Hashable, tuple[str, ...]],
-    rules: _Rules,
-) -> Iterator[WeightMatrix | Skip]:
-    first: dict[Hashable, str] = {}
-    for entry in entries:
-        names = () if entry.tie is None else ties.get(entry.tie, ())
-        if names and first.setdefault(entry.tie, entry.name) != entry.name:
-            yield _skip(entry, f"tied to {first[entry.tie]}")
-            continue
-        others = tuple(name for name in names if name != entry.name)
-        yield from _decide(entry, others, rules)
-
-
-def _decide(
-    entry: Entry, tied_to: tuple[str, ...], rules: _Rules
-) -> Sequence[WeightMatrix | Skip]:
-    if entry.refusal is not None:
-        return [_skip(entry, entry.refusal)]
-    if entry.shape is None:
-        try:
-            value = entry.load()
-        except Exception as error:
-            reason = f"the parametrised weight cannot be computed: {error}"
-            return [_skip(entry, reason)]
-        entry = replace(entry, shape=tuple(value.shape), dtype=value.dtype)
-    assert entry.shape is not None
-    unfit = dtype_reason(entry.name, entry.dtype, len(entry.shape))
-    if unfit is not None:
-        return [_skip(entry, unfit)]
-    override = rules.override(entry.name)
-    if override is not None:
-        return _matrices(entry, override, tied_to, inferred=False)
-    verdict = Verdict(entry.view, entry.reason, entry.whole)
-    inferred = verdict.view is None and verdict.reason is None
-    if inferred:
-        verdict = infer_view(entry.name, entry.shape, entry.dtype, rules.shapes)
-    if not rules.split and verdict.whole is not None:
-        verdict = verdict.whole
-    if verdict.view is None:
-        assert verdict.reason is not None
-        return [_skip(entry, verdict.reason)]
-    return _matrices(entry, verdict.view, tied_to, inferred)
-
-
-def _matrices(
-    entry: Entry, view: str, tied_to: tuple[str, ...], inferred: bool
-) -> Sequence[WeightMatrix | Skip]:
-    assert entry.shape is not None
-    assert entry.dtype is not None
-    try:
-        parts = parts_of(view, entry.shape)
-    except ShapeError as error:
-        return [_skip(entry, str(error))]
-    return [
-        WeightMatrix(
-            name=entry.name,
-            view=part.view,
-            shape=part.shape,
-            dtype=entry.dtype,
-            layer_type=entry.layer_type,
-            tied_to=tied_to,
-            inferred=inferred,
-            load=entry.load,
-            take=part.take,
-            alone=len(parts) == 1,
-            stored=part.stored,
-        )
-        for part in parts
-    ]
-
-
-def _skip(entry: Entry, reason: str) -> Skip:
-    return Skip(
-        name=entry.name,
-        reason=reason,
-        shape=entry.shape or (),
-        dtype=entry.dtype,
-        layer_type=entry.layer_type,
-    )

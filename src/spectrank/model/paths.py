@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Literal
 
 from spectrank.errors import CheckpointError
+from spectrank.model.formats.ctranslate2_file import is_ctranslate2
 from spectrank.model.sniff import content_hint
 from spectrank.model.window import first_line
 
 PICKLE_SUFFIXES = frozenset({".pt", ".pth", ".bin", ".ckpt"})
+# Read by a package of their own, one file at a time.
+FORMAT_SUFFIXES = frozenset({".gguf", ".onnx"})
 _FOREIGN_SUFFIXES = frozenset(
     {".gguf", ".h5", ".keras", ".msgpack", ".npz", ".onnx", ".pb", ".tflite"}
 )
 _INDEX = ".index.json"
+# One of several files of one model, as gguf-split names them.
+_SPLIT = re.compile(r"-\d{5}-of-\d{5}\.gguf$")
 # 100,000 tensors take about 10 MB.
 _MAX_INDEX_BYTES = 100_000_000
 
@@ -35,7 +41,9 @@ class Plan:
         lenient: A file that cannot be read becomes a skip while others can be read.
     """
 
-    kind: Literal["safetensors", "sharded", "pickle", "folder"]
+    kind: Literal[
+        "safetensors", "sharded", "pickle", "folder", "ctranslate2", "gguf", "onnx"
+    ]
     files: tuple[Path, ...]
     left: tuple[tuple[str, str], ...] = ()
     weight_map: Mapping[str, Path] | None = None
@@ -83,10 +91,12 @@ def _plan_file(path: Path) -> Plan:
     if path.suffix == ".safetensors":
         return Plan("safetensors", (path,))
     if path.suffix in PICKLE_SUFFIXES:
-        return Plan("pickle", (path,))
+        return Plan("ctranslate2" if is_ctranslate2(path) else "pickle", (path,))
+    if path.suffix in FORMAT_SUFFIXES:
+        return Plan("gguf" if path.suffix == ".gguf" else "onnx", (path,))
     raise CheckpointError(
-        "a weights file must end in .safetensors, .pt, .pth, .bin, .ckpt or "
-        f"{_INDEX}, got {path}; {content_hint(path)}"
+        "a weights file must end in .safetensors, .pt, .pth, .bin, .ckpt, .onnx, .gguf "
+        f"or {_INDEX}, got {path}; {content_hint(path)}"
     )
 
 
@@ -95,6 +105,7 @@ def _plan_folder(folder: Path) -> Plan:
     by_name = {file.name: file for file in files}
     tensors = [f for f in files if f.suffix == ".safetensors"]
     pickles = [f for f in files if f.suffix in PICKLE_SUFFIXES]
+    ggufs, onnx = ([f for f in files if f.suffix == x] for x in (".gguf", ".onnx"))
     indexes = [f for f in files if f.name.endswith(".safetensors.index.json")]
     if "model.safetensors" in by_name:
         plan = Plan("folder", (by_name["model.safetensors"],))
@@ -108,6 +119,12 @@ def _plan_folder(folder: Path) -> Plan:
         plan = Plan("folder", tuple(tensors), lenient=True)
     elif pickles:
         plan = Plan("folder", tuple(pickles), lenient=True)
+    elif ggufs and (
+        len(ggufs) == 1 or all(map(_SPLIT.search, (f.name for f in ggufs)))
+    ):
+        plan = Plan("folder", tuple(ggufs))
+    elif len(onnx) == 1:
+        plan = Plan("folder", tuple(onnx))
     else:
         raise _no_weights(folder, files)
     chosen = {file.name for file in plan.files}
@@ -142,17 +159,19 @@ def _one_index(folder: Path, indexes: list[Path]) -> Path:
 
 
 def _no_weights(folder: Path, files: list[Path]) -> CheckpointError:
-    foreign = sorted({f.suffix for f in files if f.suffix in _FOREIGN_SUFFIXES})
-    also = f" but {', '.join(foreign)}" if foreign else ""
+    foreign = sorted(f for f in files if f.suffix in _FOREIGN_SUFFIXES)
+    also = f" but {', '.join(f.name for f in foreign[:5])}" if foreign else ""
     inside = sorted(
         file.parent.name
         for suffix in (".safetensors", *sorted(PICKLE_SUFFIXES))
         for file in folder.glob(f"*/*{suffix}")
     )
     hint = f"try its folder {inside[0]!r}" if inside else "give the folder that does"
+    if any(f.suffix in FORMAT_SUFFIXES for f in foreign):
+        hint = "give one of these files"
     return CheckpointError(
-        "a folder must hold .safetensors, .pt, .pth, .bin or .ckpt files, "
-        f"{folder} holds none{also}; {hint}"
+        "a folder must hold .safetensors, .pt, .pth, .bin or .ckpt files, or one model "
+        f"in .gguf or .onnx, {folder} holds none{also}; {hint}"
     )
 
 

@@ -9,7 +9,7 @@ _HINTS = (
         b"version https://git-lfs",
         "it is a git-lfs pointer, not the file itself: run `git lfs pull`",
     ),
-    (b"GGUF", "it looks like GGUF, which is not read yet"),
+    (b"GGUF", "it looks like GGUF: name it .gguf"),
     (b"\x89HDF\r\n", "it looks like HDF5, which is not read"),
     (b"<!DOCTYPE", "it is a web page: the download went wrong, fetch it again"),
     (b"<html", "it is a web page: the download went wrong, fetch it again"),

@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from spectrank.errors import CheckpointError
 from spectrank.linalg.implicit import Operand
+from spectrank.model.products import Product
 from spectrank.model.views import get_view
 
-Kind = Literal["module", "state_dict", "safetensors", "sharded", "pickle", "folder"]
+Kind = Literal[
+    "module",
+    "state_dict",
+    "safetensors",
+    "sharded",
+    "pickle",
+    "folder",
+    "ctranslate2",
+    "gguf",
+    "onnx",
+]
 
 
 @dataclass(frozen=True)
@@ -187,6 +198,11 @@ class Entry:
         whole: The same where a tensor is to stay one matrix; None for ``view``.
         reason: Why it is skipped unless the user names a view for it.
         refusal: Why it is skipped whatever the user asks.
+        note: What a reader of its numbers should know; None for nothing.
+        known: What its layer tells of a view: options of ``conv-operator``.
+        config: Configuration of the model that it is in.
+        scale: Of a factor of an adapter: what the product is multiplied by.
+        product: Makes the product of two factors, of which this is the right one.
         role: ``computed`` is the value of a parametrised weight, ``beside`` lies
             outside the weights of a checkpoint, ``file`` is a file not read.
     """
@@ -201,6 +217,11 @@ class Entry:
     whole: Verdict | None = None
     reason: str | None = None
     refusal: str | None = None
+    note: str | None = None
+    known: Mapping[str, str] | None = None
+    config: Mapping[str, Any] | None = field(default=None, repr=False)
+    scale: float | None = None
+    product: Product | None = None
     role: Literal["weight", "buffer", "computed", "beside", "file"] = "weight"
 
 
