@@ -72,9 +72,13 @@ def serve(
     # Ctrl-C reaches the whole group; the parent decides what becomes of it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
-    store = None if folder is None else Store(folder, settings)
-    weights = None if reading is None else reading.weights()
     with contextlib.suppress(EOFError, OSError):
+        try:
+            store = None if folder is None else Store(folder, settings)
+            weights = None if reading is None else reading.weights()
+        except Exception as error:
+            connection.send(Failure(portable(error)))
+            return
         connection.send(None)
         while (message := receive(connection)) is not None:
             job, values = message

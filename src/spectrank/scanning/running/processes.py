@@ -11,7 +11,7 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from spectrank.errors import SpectrankError
@@ -32,7 +32,7 @@ class WorkerError(SpectrankError, RuntimeError):
 
 @dataclass(eq=False)
 class _Worker:
-    process: SpawnProcess
+    process: BaseProcess
     connection: Connection
     job: Job | None = None
     ready: bool = False
@@ -48,6 +48,7 @@ class Processes:
         reading: Reading | None,
         folder: Path | None,
         memory: int | None,
+        context: str = "spawn",
     ) -> None:
         """Prepare; nothing is started yet.
 
@@ -56,11 +57,14 @@ class Processes:
             reading: How workers open the source; None to send them the matrices.
             folder: Of finished matrices.
             memory: Ceiling in bytes of the working memory of all jobs at once.
+            context: How processes start. A forked one inherits threads' locks and may
+                hang, so only what knows that it has no threads asks for it.
         """
         self._settings = settings
         self._reading = reading
         self._folder = folder
         self._memory = memory
+        self._context = multiprocessing.get_context(context)
         self._workers: list[_Worker] = []
         self._tries: dict[tuple[int, ...], int] = {}
 
@@ -100,10 +104,11 @@ class Processes:
         return [w.job for w in self._workers if w.job is not None]
 
     def _start(self) -> _Worker:
-        context = multiprocessing.get_context("spawn")
-        here, there = context.Pipe()
+        here, there = self._context.Pipe()
         arguments = (there, self._settings, self._reading, self._folder)
-        process = context.Process(target=serve, args=arguments, daemon=True)
+        process = self._context.Process(  # type: ignore[attr-defined]
+            target=serve, args=arguments, daemon=True
+        )
         process.start()
         # Else the end of the worker would never be seen.
         there.close()
@@ -139,13 +144,13 @@ class Processes:
             answer: Outcome | Failure | None = worker.connection.recv()
         except (EOFError, OSError):
             return self._bury(worker, pending)
+        if isinstance(answer, Failure):
+            raise answer.error
         if answer is None:
             worker.ready = True
             return None
         job, worker.job = worker.job, None
         assert job is not None
-        if isinstance(answer, Failure):
-            raise answer.error
         return job, answer
 
     def _bury(self, worker: _Worker, pending: list[Job]) -> tuple[Job, Outcome] | None:
