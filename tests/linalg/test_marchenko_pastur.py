@@ -6,12 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from matrices import with_spectrum
 from scipy import integrate
-from tolerances import FLOAT64, STANDARD_ERRORS
+from tolerances import FLOAT64
 
-from spectrank.errors import DomainError, ShapeError, UnknownNameError
-from spectrank.linalg.marchenko_pastur import MarchenkoPastur, noise_scale
+from spectrank.errors import DomainError
+from spectrank.linalg.marchenko_pastur import MarchenkoPastur
 
 GOLDEN = json.loads(
     Path(__file__).with_name("random_matrix_golden.json").read_text(encoding="utf-8")
@@ -110,50 +109,6 @@ def test_the_published_threshold_for_unknown_noise_comes_out():
     assert 4.0 / math.sqrt(3.0 * median) == pytest.approx(2.858, abs=5e-4)
 
 
-@pytest.mark.parametrize("shape", [(300, 150), (120, 120), (60, 400)])
-def test_the_scale_of_noise_is_found_by_every_fit(shape):
-    m, n = shape
-    for method in ("median", "bulk", "entries"):
-        found = []
-        for seed in range(12):
-            generator = torch.Generator().manual_seed(seed)
-            W = torch.randn(m, n, dtype=torch.float64, generator=generator)
-            found.append(noise_scale(torch.linalg.svdvals(0.3 * W), shape, method))
-        x = torch.tensor(found)
-        stderr = float(x.std()) / math.sqrt(len(x))
-        # The law is a limit: the median is off by a fraction of 1/k.
-        room = STANDARD_ERRORS * stderr + 0.3 * 0.5 / min(shape)
-        assert float(x.mean()) == pytest.approx(0.3, abs=room), method
-
-
-def test_spikes_move_the_entries_most_the_median_a_little_and_the_bulk_hardly():
-    shape, num = (400, 200), 20
-    generator = torch.Generator().manual_seed(0)
-    W = torch.randn(*shape, dtype=torch.float64, generator=generator)
-    spikes = torch.zeros(200, dtype=torch.float64)
-    spikes[:num] = 200.0
-    sigma = torch.linalg.svdvals(W + with_spectrum(spikes, *shape, seed=1))
-    error = {
-        method: abs(noise_scale(sigma, shape, method) - 1.0)
-        for method in ("median", "bulk", "entries")
-    }
-    assert error["bulk"] < 0.01
-    assert 0.02 < error["median"] < 0.1
-    assert error["entries"] > 1.0
-
-
-def test_a_spectrum_without_a_bulk_has_no_bulk_fit():
-    sigma = 2.0 ** -torch.arange(40, dtype=torch.float64)
-    assert noise_scale(sigma, (80, 40), "bulk") == math.inf
-
-
-def test_the_median_of_an_even_number_is_the_mean_of_the_two_in_the_middle():
-    sigma = torch.tensor([4.0, 2.0, 1.0, 1.0], dtype=torch.float64)
-    law = MarchenkoPastur(4 / 6)
-    truth = 1.5 / math.sqrt(6.0 * float(law.quantile(0.5)))
-    assert noise_scale(sigma, (4, 6)) == pytest.approx(truth)
-
-
 def test_nonsense_is_refused():
     with pytest.raises(DomainError, match=r"ratio must be positive .* got 0"):
         MarchenkoPastur(0.0)
@@ -161,7 +116,3 @@ def test_nonsense_is_refused():
         MarchenkoPastur(0.5, math.inf)
     with pytest.raises(DomainError, match=r"probabilities must lie in \[0, 1\]"):
         MarchenkoPastur(0.5).quantile(1.5)
-    with pytest.raises(ShapeError, match="has 3 singular values, got"):
-        noise_scale(torch.ones(4), (5, 3))
-    with pytest.raises(UnknownNameError, match="one of median, bulk, entries"):
-        noise_scale(torch.ones(3), (5, 3), "mean")

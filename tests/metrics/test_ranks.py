@@ -37,10 +37,40 @@ GOLDEN = [
     ("nuclear_norm", {}, 8.0),
     ("condition_number", {}, 4.0),
     ("spectral_gap", {}, 0.5),
+    ("schatten_norm", {}, 274**0.25),
+    ("schatten_norm", {"p": 1.0}, 8.0),
+    ("schatten_norm", {"p": 2.0}, math.sqrt(22)),
+    ("schatten_norm", {"p": 3.0}, 74 ** (1 / 3)),
+    ("schatten_norm", {"p": 0.5}, (4 + math.sqrt(2)) ** 2),
+    ("schatten_norm", {"p": math.inf}, 4.0),
+    ("spectral_entropy", {}, 1.75 * math.log(2.0)),
+    ("spectral_entropy", {"variant": "squared"}, math.log(2.2763215)),
+    # 4 is above the noise; 2, 1, 1 are noise in 5 x 3 dimensions: (6 / 15)^(1/2).
+    ("mp_sigma", {}, math.sqrt(0.4)),
+    # The median of the law of ratio 2/3 is 0.7723759763938683, by quadrature.
+    ("mp_sigma", {"variant": "median"}, 1.5 / math.sqrt(6 * 0.7723759763938683)),
+    ("mp_sigma", {"variant": "entries"}, math.sqrt(22 / 24)),
+    ("mp_edge", {}, math.sqrt(0.4) * (math.sqrt(6) + 2)),
+    ("mp_edge", {"end": "lower"}, math.sqrt(0.4) * (math.sqrt(6) - 2)),
+    ("mp_softrank", {}, 0.4 * (math.sqrt(6) + 2) ** 2 / 16),
+    # Noise of 6 x 4 exceeds 3.24 once in 100 times and 4.18 once in a million.
+    ("num_spikes", {}, 1),
+    ("num_spikes", {"level": 1e-6}, 0),
+    # Eigenvalues 16, 4, 1, 1: see tests/linalg/test_power_law.py.
+    ("ks_distance", {}, 0.25),
+    ("xmin", {}, 1.0),
+    ("num_tail", {}, 4),
     ("rankme", {}, math.exp(-sum(p * math.log(p) for p in RANKME_SHARES))),
 ]
 # Fits have a standard error and tests of their own.
-FITTED = {"alpha_req"}
+FITTED = {
+    "alpha_req",
+    "alpha",
+    "alpha_weighted",
+    "log_alpha_norm",
+    "mp_distance",
+    "tracy_widom_p",
+}
 
 
 @pytest.mark.parametrize(("name", "options", "truth"), GOLDEN)
@@ -112,7 +142,13 @@ def test_a_zero_matrix_has_norms_and_a_count_of_zero_and_no_other_rank():
     for metric in metrics.list_metrics():
         value = metric(zero)
         assert value.status == "degenerate"
-        has_zero = metric.name.endswith("_norm") or metric.name == "numerical_rank"
+        has_zero = metric.name in {
+            "spectral_norm",
+            "frobenius_norm",
+            "nuclear_norm",
+            "schatten_norm",
+            "numerical_rank",
+        }
         assert value.value == 0.0 if has_zero else math.isnan(value.value), metric.name
 
 

@@ -1,4 +1,4 @@
-r"""The Marchenko-Pastur law, and the scale of the noise that a spectrum shows.
+r"""The Marchenko-Pastur law: the bulk of the spectrum of noise.
 
 W (N, k) with independent entries of mean 0 and variance v: for large sizes the
 eigenvalues of :math:`W^T W / N` have the law below with ratio q = k/N. In terms of
@@ -11,17 +11,14 @@ elementary functions of phi in [0, pi], smooth up to both edges.
 
 from __future__ import annotations
 
-import functools
 import math
 from dataclasses import dataclass
-from typing import Literal, final, get_args
+from typing import final
 
 import torch
 from torch import Tensor
 
-from spectrank.errors import DomainError, ShapeError, UnknownNameError
-
-NoiseFit = Literal["median", "bulk", "entries"]
+from spectrank.errors import DomainError
 
 # Halvings of [0, pi] after which an angle is known to its last bit.
 _BISECTIONS = 56
@@ -164,73 +161,3 @@ class MarchenkoPastur:
         at_pi = (1.0 + q) * math.pi - abs(1.0 - q) * math.pi
         at_phi = (1.0 + q) * phi - 2.0 * r * phi.sin() - 2.0 * abs(1.0 - q) * turn
         return (at_pi - at_phi) / (2.0 * math.pi * q)
-
-
-def noise_scale(
-    sigma: Tensor, shape: tuple[int, int], method: NoiseFit = "median"
-) -> float:
-    r"""Standard deviation of the entries of the noise that a spectrum shows.
-
-    - ``median``: the median singular value over :math:`\sqrt{N\mu}`, with the median
-      :math:`\mu` of the law of ratio k/N. Breaks down when half of the values are
-      signal, and is biased upwards by about 1/k of itself for each spike.
-      Source (stated): Gavish & Donoho (2014), arXiv:1305.5870, who estimate an
-      unknown noise level from the median singular value.
-    - ``bulk``: the same of the values below the edge, as noise of shape (N - r, k - r)
-      when r are above, repeated until no further value is. Unbiased by spikes. Infinite
-      when more than half of the values end up above: there is no bulk.
-      Source (derived): tests/linalg/test_marchenko_pastur.py.
-    - ``entries``: :math:`\|W\|_F/\sqrt{mn}`, the root mean square of all entries; not
-      robust, a spike raises it.
-
-    Args:
-        sigma: (k,) singular values, descending.
-        shape: (m, n) of the matrix, k = min(m, n).
-        method: One of the three.
-
-    Returns:
-        The scale, in units of the entries; 0 when the median is.
-
-    Raises:
-        ShapeError: If there are not min(m, n) values.
-        UnknownNameError: If there is no such method.
-    """
-    k, N = min(shape), max(shape)
-    if sigma.shape != (k,) or k == 0:
-        raise ShapeError(
-            f"a {shape[0]} x {shape[1]} matrix has {k} singular values, "
-            f"got {tuple(sigma.shape)}; pass the full spectrum of a non-empty matrix"
-        )
-    if method not in get_args(NoiseFit):
-        raise UnknownNameError(
-            f"a noise fit is one of {', '.join(get_args(NoiseFit))}, got {method!r}; "
-            "'median' is the plain robust one"
-        )
-    if method == "entries":
-        top = float(sigma[0])
-        # Divide first: the square of 1e200 leaves float64.
-        norm = top * float(torch.linalg.vector_norm(sigma / top)) if top else 0.0
-        return norm / math.sqrt(N * k)
-    num_above = 0
-    while True:
-        rows, cols = N - num_above, k - num_above
-        scale = _median(sigma[num_above:]) / math.sqrt(rows * _law_median(cols / rows))
-        if method == "median":
-            return scale
-        found = int((sigma > scale * (math.sqrt(rows) + math.sqrt(cols))).sum())
-        if found <= num_above:
-            return scale
-        if 2 * found > k:
-            return math.inf
-        num_above = found
-
-
-def _median(sigma: Tensor) -> float:
-    k = len(sigma)
-    return 0.5 * float(sigma[(k - 1) // 2] + sigma[k // 2])
-
-
-@functools.lru_cache(maxsize=256)
-def _law_median(ratio: float) -> float:
-    # A pure number of the shape; models have few shapes and ask several times each.
-    return float(MarchenkoPastur(ratio).quantile(0.5))

@@ -131,9 +131,10 @@ def _log_cdf(s: float) -> float:
     length = (max(s, 0.0) ** 1.5 + _DECAY) ** (2.0 / 3.0) - s
     nodes, weights = _legendre()
     x, root = length * nodes, np.sqrt(length * weights)
-    kernel = special.airy(x[:, None] + x[None, :] + s)[0]
-    matrix = torch.from_numpy(root[:, None] * kernel * root[None, :])
+    i, j = np.triu_indices(_NODES)
+    upper = np.zeros((_NODES, _NODES))
+    upper[i, j] = root[i] * special.airy(x[i] + x[j] + s)[0] * root[j]
     # torch's: a second pool of BLAS threads gets into the way of the first.
-    eigenvalues = torch.linalg.eigvalsh(matrix)
+    eigenvalues = torch.linalg.eigvalsh(torch.from_numpy(upper), UPLO="U")
     # Rounding must not push F_1 out of [0, 1] where it is next to zero.
     return float(torch.log1p(-eigenvalues.clamp_max(1.0 - 1e-16)).sum())

@@ -1,9 +1,9 @@
 """What random matrix theory says of a spectrum: noise, its edge, and what sticks out.
 
 The noise is independent entries of one variance: the Marchenko-Pastur law. Its scale is
-fitted to the median singular value, which a few spikes do not move; variant ``bulk``
-leaves the spikes out and repeats, variant ``entries`` takes the root mean square of all
-entries. All of it is asymptotic: below a few dozen singular values it says little.
+fitted to the bulk, which is what is left without the values above it; variant
+``median`` takes the median singular value, variant ``entries`` the root mean square of
+all entries. All of it is asymptotic: below a few dozen values it says little.
 """
 
 from __future__ import annotations
@@ -16,20 +16,17 @@ import torch
 
 from spectrank.errors import DomainError, UnknownNameError
 from spectrank.linalg import Spectrum, Value
-from spectrank.linalg.marchenko_pastur import MarchenkoPastur, NoiseFit, noise_scale
-from spectrank.linalg.tracy_widom import (
-    largest_eigenvalue_law,
-    tracy_widom_isf,
-    tracy_widom_sf,
-)
+from spectrank.linalg.marchenko_pastur import MarchenkoPastur
+from spectrank.linalg.noise import NoiseFit, noise_scale, noise_threshold
+from spectrank.linalg.tracy_widom import largest_eigenvalue_law, tracy_widom_sf
 from spectrank.metrics.norms import sigma_of
 from spectrank.metrics.registry import register
 
 _ALL = ("scale", "transpose", "orthogonal")
 _NO_SCALE = ("transpose", "orthogonal")
 _FITS: Mapping[str | None, NoiseFit] = {
-    None: "median",
-    "bulk": "bulk",
+    None: "bulk",
+    "median": "median",
     "entries": "entries",
 }
 
@@ -37,8 +34,8 @@ _FITS: Mapping[str | None, NoiseFit] = {
 def _check_variant(options: Mapping[str, Any]) -> None:
     if options["variant"] not in _FITS:
         raise UnknownNameError(
-            "the noise is fitted by variant None (the median), 'bulk' or 'entries', "
-            f"got {options['variant']!r}; leave it out for the median"
+            "the noise is fitted by variant None (the bulk), 'median' or 'entries', "
+            f"got {options['variant']!r}; leave it out for the bulk"
         )
 
 
@@ -63,8 +60,8 @@ def _check_level(options: Mapping[str, Any]) -> None:
 
 @register(
     needs=["sigma"],
-    formula="s_med / (max(m, n) * mu)^(1/2), mu the median of the law of ratio k/max",
-    source="Gavish & Donoho (2014), arXiv:1305.5870; bulk, entries: variants",
+    formula="(sum_{i>r} s_i^2 / ((m - r)(n - r)))^(1/2), r = number of values above it",
+    source="derived: tests/linalg/test_noise.py; median: arXiv:1305.5870",
     range=lambda k: (0.0, math.inf),
     invariances=_NO_SCALE,
     check=_check_variant,
@@ -72,16 +69,17 @@ def _check_level(options: Mapping[str, Any]) -> None:
 def mp_sigma(s: Spectrum, variant: str | None = None) -> Value:
     r"""Standard deviation of the entries of the noise, by a Marchenko-Pastur fit.
 
-    In units of the weight, in [0, inf). Status ``degenerate`` when the median singular
-    value cannot be told from zero, or when more than half of the values lie above the
-    edge (variant ``bulk``). Not the root mean square of the entries, which is variant
-    ``entries`` and grows with every spike.
-    Source (stated): Gavish & Donoho (2014), arXiv:1305.5870, who estimate an unknown
-    noise level from the median singular value.
+    In units of the weight, in [0, inf). Fitted to the bulk: the root mean square of
+    what the values above the noise leave. Status ``degenerate`` when the median
+    singular value cannot be told from zero, or when more than half of the values lie
+    above. Not the root mean square of all entries, which is variant ``entries`` and
+    grows with every spike.
+    Source (derived): tests/linalg/test_noise.py; variant ``median`` (stated): Gavish &
+    Donoho (2014), arXiv:1305.5870.
 
     Args:
         s: Spectrum with all values.
-        variant: None for the median, ``bulk`` or ``entries``.
+        variant: None for the bulk, ``median`` or ``entries``.
 
     Returns:
         Value with the enclosure of the values it is made of.
@@ -98,7 +96,7 @@ def mp_sigma(s: Spectrum, variant: str | None = None) -> Value:
     low = noise_scale((sigma - error).clamp_min(0.0), s.shape, method)
     high = noise_scale(sigma + error, s.shape, method)
     if not all(map(math.isfinite, (value, low, high))):
-        reason = "more than half of the values lie above the edge: there is no bulk"
+        reason = "more than half of the values lie above the noise: there is no bulk"
         return Value.undefined("degenerate", reason)
     return Value(value, min(low, value), max(high, value))
 
@@ -231,8 +229,7 @@ def num_spikes(s: Spectrum, level: float = 0.01, variant: str | None = None) -> 
     if scale.status != "ok":
         return scale
     sigma, error = sigma_of(s)
-    centre, width = largest_eigenvalue_law(*s.shape)
-    factor = math.sqrt(max(centre + tracy_widom_isf(level) * width, 0.0))
+    factor = noise_threshold(s.shape, level)
     value = int((sigma > scale.value * factor).sum())
     lower = int((sigma - error > scale.upper * factor).sum())
     upper = int((sigma + error > scale.lower * factor).sum())
