@@ -9,6 +9,7 @@ from pathlib import Path
 
 from spectrank.errors import CheckpointError
 from spectrank.model.formats.ctranslate2_file import CTranslate2File, is_ctranslate2
+from spectrank.model.formats.scaled import decode_scaled
 from spectrank.model.paths import FORMAT_SUFFIXES, Plan, plan_path
 from spectrank.model.pickle_file import PickleFile
 from spectrank.model.safetensors_file import SafetensorsFile
@@ -60,7 +61,8 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         )
     window.fit(max(_num_bytes(entry) for entry in entries))
     left = [_unread_file(name, reason) for name, reason in (*unread, *plan.left)]
-    return Checkpoint(plan.kind, tuple(by_file), (*entries, *left))
+    decoded = decode_scaled(entries)
+    return Checkpoint(plan.kind, tuple(by_file), (*decoded, *left))
 
 
 def _read_all(

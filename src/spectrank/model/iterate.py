@@ -16,6 +16,7 @@ from spectrank.model.adapters import paired
 from spectrank.model.checkpoints import open_checkpoint
 from spectrank.model.decide import Rules, decide_all
 from spectrank.model.flatten import Named, flatten_checkpoint
+from spectrank.model.formats.scaled import decode_scaled
 from spectrank.model.layouts import check_convention
 from spectrank.model.modules import module_entries
 from spectrank.model.operators import VIEW as OPERATOR
@@ -218,7 +219,8 @@ def _open(source: Source) -> tuple[Kind, tuple[Path, ...], list[Entry]]:
     if isinstance(source, nn.Module):
         return "module", (), list(module_entries(source))
     if isinstance(source, Mapping):
-        return "state_dict", (), [_named(item) for item in flatten_checkpoint(source)]
+        named = [_named(item) for item in flatten_checkpoint(source)]
+        return "state_dict", (), decode_scaled(named)
     if isinstance(source, str | Path):
         checkpoint = open_checkpoint(source)
         return checkpoint.kind, checkpoint.files, list(checkpoint.entries)

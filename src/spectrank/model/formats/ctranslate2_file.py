@@ -14,7 +14,7 @@ import struct
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, final
+from typing import Any, BinaryIO, final
 
 import torch
 from torch import Tensor
@@ -145,8 +145,8 @@ class _Handle:
         variable = self._variables[name]
         values = torch.empty(variable.shape, dtype=variable.dtype)
         if values.numel():
-            raw = memoryview(values.view(-1).view(torch.uint8).numpy())
-            with self._path.open("rb", buffering=0) as file:
+            raw: Any = values.view(-1).view(torch.uint8).numpy()
+            with self._path.open("rb") as file:
                 file.seek(variable.offset)
                 read = file.readinto(raw)
             if read != variable.num_bytes:

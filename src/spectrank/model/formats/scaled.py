@@ -1,0 +1,129 @@
+"""Codes in 8 bits with their scales beside them, decoded: fp8 and int8 checkpoints.
+
+    N and N_scale_inv    DeepSeek: values times the scale of their block
+    N and N_scale        compressed-tensors: times one scale, or one a row
+    S.qweight, S.scale   times one scale a row
+
+Some subtract ``N_zero_point`` first. Other packings (GPTQ, AWQ, four bits) need their
+own libraries and stay skips.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from spectrank.model.weights import Entry
+
+_CODES = frozenset(
+    {torch.int8, torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz}
+)
+# The block of DeepSeek's checkpoints, the one in use without a word in config.json.
+_BLOCK = 128
+
+
+def decode_scaled(
+    entries: Sequence[Entry], block: tuple[int, int] | None = None
+) -> list[Entry]:
+    """Entries whose codes are multiplied by their scales when they are loaded.
+
+    Args:
+        entries: Of a source.
+        block: Rows and columns of a block, where a configuration tells.
+
+    Returns:
+        As many entries, in order; what is not understood is left as it was.
+    """
+    by_name = {entry.name: entry for entry in entries}
+    return [_decoded(entry, by_name, block) for entry in entries]
+
+
+def _decoded(
+    entry: Entry, by_name: Mapping[str, Entry], block: tuple[int, int] | None
+) -> Entry:
+    if entry.dtype not in _CODES or not entry.shape or len(entry.shape) < 2:
+        return entry
+    if entry.refusal is not None or entry.note is not None:
+        return entry
+    scale = _scale_of(entry, by_name)
+    if scale is None or scale.shape is None:
+        return entry
+    spread = _spreading(scale.shape, entry.shape, block)
+    if spread is None:
+        return entry
+    zero = by_name.get(f"{entry.name}_zero_point")
+    if zero is not None and zero.shape != scale.shape:
+        return entry
+    kind = str(entry.dtype).removeprefix("torch.")
+    sides = "x".join(map(str, scale.shape)) or "one"
+    return replace(
+        entry,
+        dtype=torch.float32,
+        load=partial(
+            _load, entry.load, scale.load, None if zero is None else zero.load, spread
+        ),
+        tie=None if entry.tie is None else ("decoded", entry.tie),
+        note=f"decoded from {kind} and its scales ({sides})",
+    )
+
+
+def _scale_of(entry: Entry, by_name: Mapping[str, Entry]) -> Entry | None:
+    names = [f"{entry.name}_scale_inv", f"{entry.name}_scale"]
+    if entry.name.endswith(".qweight"):
+        names.append(entry.name.removesuffix("qweight") + "scale")
+    found = (by_name[name] for name in names if name in by_name)
+    scale = next(found, None)
+    fits = scale is not None and scale.dtype is not None
+    return scale if fits and scale is not None and _is_real(scale.dtype) else None
+
+
+def _is_real(dtype: torch.dtype | None) -> bool:
+    # Powers of two (e8m0) scale other packings.
+    return dtype in {torch.float64, torch.float32, torch.float16, torch.bfloat16}
+
+
+_Spread = Callable[[Tensor], Tensor]
+
+
+def _spreading(
+    scale: tuple[int, ...], shape: tuple[int, ...], block: tuple[int, int] | None
+) -> _Spread | None:
+    """How scales are brought to the shape of the codes; None where that is unknown."""
+    if all(side == 1 for side in scale):
+        return partial(torch.reshape, shape=[1] * len(shape))
+    if scale == shape[:1]:
+        return partial(torch.reshape, shape=[-1] + [1] * (len(shape) - 1))
+    same = len(scale) == len(shape)
+    if same and all(a in {1, b} for a, b in zip(scale, shape, strict=True)):
+        return _as_it_is
+    rows, columns = block or (_BLOCK, _BLOCK)
+    if len(shape) == 2 and scale == (-(-shape[0] // rows), -(-shape[1] // columns)):
+        return partial(_blockwise, rows=rows, columns=columns, shape=shape)
+    return None
+
+
+def _as_it_is(scale: Tensor) -> Tensor:
+    return scale
+
+
+def _blockwise(
+    scale: Tensor, *, rows: int, columns: int, shape: tuple[int, int]
+) -> Tensor:
+    tall = scale.repeat_interleave(rows, dim=0)[: shape[0]]
+    return tall.repeat_interleave(columns, dim=1)[:, : shape[1]]
+
+
+def _load(
+    codes: Callable[[], Tensor],
+    scale: Callable[[], Tensor],
+    zero: Callable[[], Tensor] | None,
+    spread: _Spread,
+) -> Tensor:
+    values = codes().detach().to(torch.float32)
+    if zero is not None:
+        values = values - spread(zero().detach().to(torch.float32))
+    return values * spread(scale().detach().to(torch.float32))
