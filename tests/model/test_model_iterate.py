@@ -201,7 +201,7 @@ OVERRIDES = st.dictionaries(
 
 @settings(derandomize=True, deadline=None, max_examples=300)
 @given(spec=STATES, views=OVERRIDES)
-def test_every_tensor_is_one_matrix_or_one_skip_and_shapes_are_true(
+def test_every_tensor_is_its_matrices_or_one_skip_and_shapes_are_true(
     spec: Mapping[str, tuple[list[int], torch.dtype]], views: Mapping[str, str]
 ) -> None:
     state = {
@@ -209,7 +209,10 @@ def test_every_tensor_is_one_matrix_or_one_skip_and_shapes_are_true(
         for name, (shape, dtype) in spec.items()
     }
     rows = list(iter_weights(state, views=views))
-    assert [row.name for row in rows] == list(state)
+    # Parts of one tensor follow each other under its name.
+    assert list(dict.fromkeys(row.name for row in rows)) == list(state)
+    assert len({(row.name, getattr(row, "view", None)) for row in rows}) == len(rows)
+    covered: dict[str, int] = {}
     for row in rows:
         stored = state[row.name]
         assert row.dtype == stored.dtype
@@ -220,5 +223,6 @@ def test_every_tensor_is_one_matrix_or_one_skip_and_shapes_are_true(
             matrix = row.tensor()
             assert tuple(matrix.shape) == row.shape
             assert matrix.dtype == stored.dtype
-            assert matrix.numel() == stored.numel()
+            covered[row.name] = covered.get(row.name, 0) + matrix.numel()
             assert stored.is_floating_point()
+    assert covered == {name: state[name].numel() for name in covered}

@@ -107,14 +107,22 @@ def test_a_hook_on_a_recurrent_weight_names_its_factors() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         layer = nn.utils.weight_norm(nn.LSTM(3, 4), "weight_hh_l0")
-    found = by_name(nn.ModuleDict({"rnn": layer}))
+    model = nn.ModuleDict({"rnn": layer})
+    found = by_name(model)
     for factor in ("g", "v"):
         row = found[f"rnn.weight_hh_l0_{factor}"]
         assert isinstance(row, Skip)
         assert row.reason == "factor of the parametrised weight rnn.weight_hh_l0"
-    stack = found["rnn.weight_hh_l0"]
-    assert isinstance(stack, Skip)
-    assert stack.reason.startswith("recurrent gates stacked in one matrix")
+    with torch.no_grad():
+        layer.weight_hh_l0_g.mul_(2.0)
+    v = layer.weight_hh_l0_v.detach()
+    expected = layer.weight_hh_l0_g.detach() * v / v.norm(dim=1, keepdim=True)
+    gates = list(iter_weights(model, select="rnn.weight_hh_l0"))
+    assert [gate.key for gate in gates] == [
+        f"rnn.weight_hh_l0[lstm.gate.{x}]" for x in "ifgo"
+    ]
+    stack = torch.cat([gate.tensor() for gate in gates])
+    assert torch.allclose(stack, expected, rtol=1e-6, atol=1e-7)
 
 
 def test_factors_are_known_by_the_hook_not_by_their_name() -> None:

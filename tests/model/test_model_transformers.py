@@ -49,8 +49,8 @@ def test_module_and_folder_give_the_same_matrices(
 ) -> None:
     model.save_pretrained(tmp_path, max_shard_size=shard_size)
     assert (len(list(tmp_path.glob("*.safetensors"))) > 1) == (shard_size == "2KB")
-    by_module = {row.name: row for row in iter_matrices(model)}
-    by_file = {row.name: row for row in iter_matrices(tmp_path)}
+    by_module = {row.key: row for row in iter_matrices(model)}
+    by_file = {row.key: row for row in iter_matrices(tmp_path)}
     assert by_module.keys() == by_file.keys()
     for name, row in by_module.items():
         other = by_file[name]
@@ -61,8 +61,8 @@ def test_module_and_folder_give_the_same_matrices(
 
 
 def test_module_and_state_dict_give_the_same_matrices_and_ties(model: Any) -> None:
-    by_module = {row.name: row for row in iter_matrices(model)}
-    by_dict = {row.name: row for row in iter_matrices(model.state_dict())}
+    by_module = {row.key: row for row in iter_matrices(model)}
+    by_dict = {row.key: row for row in iter_matrices(model.state_dict())}
     assert by_module.keys() == by_dict.keys()
     for name, row in by_module.items():
         other = by_dict[name]
@@ -71,7 +71,7 @@ def test_module_and_state_dict_give_the_same_matrices_and_ties(model: Any) -> No
 
 
 def test_every_tensor_of_the_module_is_accounted_for(model: Any) -> None:
-    names = [row.name for row in iter_weights(model)]
+    names = list(dict.fromkeys(row.name for row in iter_weights(model)))
     expected = [n for n, _ in model.named_parameters(remove_duplicate=False)]
     expected += [n for n, _ in model.named_buffers(remove_duplicate=False)]
     assert sorted(names) == sorted(expected)
@@ -80,7 +80,7 @@ def test_every_tensor_of_the_module_is_accounted_for(model: Any) -> None:
 def test_gpt2_ties_its_head_and_stores_its_layers_transposed() -> None:
     torch.manual_seed(0)
     model: Any = gpt2()
-    rows = {row.name: row for row in iter_weights(model)}
+    rows = {row.name: row for row in iter_weights(model, split=False)}
     words = rows["transformer.wte.weight"]
     assert isinstance(words, WeightMatrix)
     assert (words.view, words.tied_to) == ("embedding", ("lm_head.weight",))

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 import torch
 
+from spectrank.model.families import Config, stacked_experts
 from spectrank.model.weights import Verdict
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -44,6 +45,7 @@ def infer_view(
     shape: tuple[int, ...],
     dtype: torch.dtype | None,
     shapes: Shapes,
+    config: Config | None = None,
 ) -> Verdict:
     """View of a tensor of unknown type, or the reason to skip it.
 
@@ -52,14 +54,20 @@ def infer_view(
         shape: Shape as stored.
         dtype: As stored; None where torch has no such dtype.
         shapes: Name to shape of every tensor of the source: neighbours tell
-            transformers' Conv1D from torch's Linear under the same names.
+            transformers' Conv1D from torch's Linear under the same names, and say
+            what a stack is made of.
+        config: Configuration of the model; None where there is none.
 
     Returns:
-        A view or a reason, never both.
+        A view or layout, or a reason, never both; with the verdict on the tensor as
+        one matrix where it is a stack.
     """
     reason = dtype_reason(name, dtype, len(shape)) or _skip_reason(name, shape, shapes)
     if reason is not None:
         return Verdict(reason=reason)
+    stack = _stack(name, shape, shapes, config)
+    if stack is not None:
+        return stack
     last = _last_part(name)
     # (1, positions, features) is no kernel with one output.
     table = len(shape) == 2 or (len(shape) == 3 and shape[0] == 1)
@@ -168,13 +176,42 @@ def _skip_reason(name: str, shape: tuple[int, ...], shapes: Shapes) -> str | Non
         return "mask, not a weight"
     if _SCALE.search(last):
         return "scales of a quantised weight, not a matrix"
-    if _RECURRENT.search(last):
-        return recurrent_reason(name)
-    if last == "in_proj_weight":
-        return packed_attention_reason(name)
-    if len(shape) >= 3 and "expert" in name:
-        return "weights of several experts stacked in one tensor, not split yet"
     return _scaled_reason(name, shapes)
+
+
+def _stack(
+    name: str, shape: tuple[int, ...], shapes: Shapes, config: Config | None
+) -> Verdict | None:
+    """Verdict on what name and shape say to be several matrices; None for the rest."""
+    last = name.rsplit(".", 1)[-1]
+    if _RECURRENT.search(last) and len(shape) == 2:
+        whole = Verdict(reason=recurrent_reason(name))
+        layout = _gates(name, shapes)
+        return whole if layout is None else Verdict(view=layout, whole=whole)
+    if last == "in_proj_weight":
+        whole = Verdict(reason=packed_attention_reason(name))
+        # torch keeps three matrices apart where keys have another width.
+        square = len(shape) == 2 and shape[0] == 3 * shape[1]
+        return Verdict(view="qkv", whole=whole) if square else whole
+    layout = stacked_experts(name, shape, shapes, config)
+    if layout is not None:
+        reason = "weights of several experts stacked in one tensor, not one matrix"
+        return Verdict(view=layout, whole=Verdict(reason=reason))
+    return None
+
+
+def _gates(name: str, shapes: Shapes) -> str | None:
+    """Layout of a recurrent weight, from the hidden size that its partner shows."""
+    inputs = shapes.get(name.replace("weight_hh", "weight_ih"))
+    hidden = shapes.get(name.replace("weight_ih", "weight_hh"))
+    if inputs is None or hidden is None or len(inputs) != 2 or len(hidden) != 2:
+        return None
+    stem = name.replace("weight_ih", "weight_hr").replace("weight_hh", "weight_hr")
+    projection = shapes.get(stem)
+    size = hidden[1] if projection is None else projection[-1]
+    if inputs[0] != hidden[0] or size == 0 or hidden[0] % size:
+        return None
+    return {4: "lstm", 3: "gru", 1: "linear"}.get(hidden[0] // size)
 
 
 def _scaled_reason(name: str, shapes: Shapes) -> str | None:

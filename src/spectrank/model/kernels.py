@@ -1,4 +1,4 @@
-"""Layouts of kernels: groups as blocks, and the operator on a grid."""
+"""Layouts of grouped kernels: one block per group."""
 
 from __future__ import annotations
 
@@ -62,24 +62,27 @@ class _Grouped:
         return (Part(self.view, shown, take, first * rest),)
 
 
-KERNELS: tuple[Layout, ...] = (
+GROUPS: tuple[Layout, ...] = (
     Layout(
         "conv-grouped",
         "a grouped kernel as a block-diagonal matrix, one block per group",
         ("groups",),
         _Grouped("conv-grouped"),
+        ("groups",),
     ),
     Layout(
         "conv-depthwise",
         "a kernel with one input channel per group, block-diagonal",
         ("groups",),
         _Grouped("conv-depthwise"),
+        ("groups",),
     ),
     Layout(
         "conv-transposed-grouped",
         "a grouped transposed kernel as a block-diagonal matrix",
         ("groups",),
         _Grouped("conv-transposed-grouped", transposed=True),
+        ("groups",),
     ),
 )
-"""Every layout of kernels."""
+"""Layouts of grouped kernels."""

@@ -11,14 +11,24 @@ from typing import final
 from torch import Tensor
 
 from spectrank.errors import DomainError, ShapeError, UnknownNameError
-from spectrank.model.kernels import KERNELS
-from spectrank.model.splits import STACKS, Layout, Part, Shape
+from spectrank.model.kernels import GROUPS
+from spectrank.model.operators import OPERATOR
+from spectrank.model.splits import (
+    Layout,
+    Options,
+    Part,
+    Shape,
+    count_option,
+)
+from spectrank.model.stacks import STACKS
 from spectrank.model.views import VIEWS, get_view
 
 LAYOUTS: Mapping[str, Layout] = MappingProxyType(
-    {layout.name: layout for layout in (*STACKS, *KERNELS)}
+    {layout.name: layout for layout in (*STACKS, *GROUPS, OPERATOR)}
 )
 """Every layout by name, read-only."""
+
+_COUNTS = frozenset(["heads", "kv_heads", "groups"])
 
 
 @final
@@ -52,18 +62,27 @@ def check_convention(text: str) -> None:
 
     Raises:
         UnknownNameError: No such view, layout or option; the message suggests one.
-        DomainError: An option is written wrongly.
-    """  # noqa: DOC502 - raised by the functions called
-    if text not in VIEWS:
-        _parse(text)
+        DomainError: An option is missing or written wrongly.
+    """  # noqa: DOC502 - some are raised by the functions called
+    if text in VIEWS:
+        return
+    layout, options = _parse(text)
+    for name in {*layout.needs, *(options.keys() & _COUNTS)}:
+        count_option(options, name)
+    if options.get("each", "head") != "head":
+        raise DomainError(
+            f"each must be 'head', got {options['each']!r} in {text!r}; leave it out "
+            "for whole query, key and value"
+        )
 
 
-def parts_of(text: str, shape: Shape) -> tuple[Part, ...]:
+def parts_of(text: str, shape: Shape, known: Options | None = None) -> tuple[Part, ...]:
     """The matrices that a view or layout makes of a tensor of some shape.
 
     Args:
         text: Such as ``linear`` or ``qkv-interleaved:heads=12``.
         shape: Of the tensor as stored.
+        known: Options that the layer of the tensor tells; what is written wins.
 
     Returns:
         One part or several.
@@ -76,7 +95,8 @@ def parts_of(text: str, shape: Shape) -> tuple[Part, ...]:
     view = VIEWS.get(text)
     if view is None:
         layout, options = _parse(text)
-        return layout.parts(shape, options)
+        told = {k: v for k, v in (known or {}).items() if k in layout.options}
+        return layout.parts(shape, {**told, **options})
     misfit = view.misfit(len(shape))
     if misfit is not None:
         raise ShapeError(misfit)
@@ -97,6 +117,8 @@ def _parse(text: str) -> tuple[Layout, dict[str, str]]:
     options: dict[str, str] = {}
     for item in written:
         key, equals, value = item.partition("=")
+        if layout.first is not None and not equals and not options:
+            key, equals, value = layout.first, "=", item
         if not equals or not value or key in options:
             raise DomainError(
                 f"options of a view are written name=value, once each, got {item!r} "

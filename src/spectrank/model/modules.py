@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 
 from torch import Tensor, nn
@@ -10,11 +11,14 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvTransposeNd
 from torch.nn.utils import parametrize
 
+from spectrank.model.around import Around
+from spectrank.model.families import Config
 from spectrank.model.infer import (
     factor_reason,
     packed_attention_reason,
     recurrent_reason,
 )
+from spectrank.model.operators import geometry
 from spectrank.model.parametrized import computed_weights, parametrized_prefixes
 from spectrank.model.weights import (
     Entry,
@@ -39,6 +43,7 @@ def module_entries(model: nn.Module) -> Iterator[Entry]:
         One Entry per name.
     """
     factor_of: dict[str, str] = {}
+    around = Around()
     for path, module in model.named_modules(remove_duplicate=False):
         prefix = f"{path}." if path else ""
         for local, name in parametrized_prefixes(module).items():
@@ -46,10 +51,14 @@ def module_entries(model: nn.Module) -> Iterator[Entry]:
         weight = next(
             (w for start, w in factor_of.items() if prefix.startswith(start)), None
         )
-        yield from _own_entries(module, prefix, weight)
+        around.enter(prefix, module)
+        for entry in _own_entries(module, prefix, weight, around.config(prefix)):
+            yield replace(entry, scale=around.scale(entry.name))
 
 
-def _own_entries(module: nn.Module, prefix: str, weight: str | None) -> Iterator[Entry]:
+def _own_entries(
+    module: nn.Module, prefix: str, weight: str | None, config: Config | None
+) -> Iterator[Entry]:
     layer_type = parametrize.type_before_parametrizations(module).__name__
     computed = computed_weights(module)
     factors = {factor: item.tensor_name for item in computed for factor in item.factors}
@@ -65,6 +74,8 @@ def _own_entries(module: nn.Module, prefix: str, weight: str | None) -> Iterator
             view=verdict.view,
             whole=verdict.whole,
             reason=verdict.reason,
+            known=geometry(module),
+            config=config,
             role="computed",
         )
     for local, parameter in module._parameters.items():
@@ -75,7 +86,8 @@ def _own_entries(module: nn.Module, prefix: str, weight: str | None) -> Iterator
             verdict = Verdict(reason=factor_reason(made))
         else:
             verdict = _by_type(module, local, prefix + local, parameter)
-        yield _entry(prefix + local, parameter, layer_type, verdict)
+        entry = _entry(prefix + local, parameter, layer_type, verdict)
+        yield replace(entry, known=geometry(module), config=config)
     for local, buffer in module._buffers.items():
         if buffer is not None:
             yield _buffer_entry(prefix + local, buffer, layer_type)

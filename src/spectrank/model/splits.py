@@ -103,12 +103,16 @@ class Layout:
         description: The convention in one line.
         options: Names of the options.
         parts: Shape and options to the parts; raises ShapeError where they do not fit.
+        needs: Those of the options that have to be written.
+        first: The option that may be written without its name; None for none.
     """
 
     name: str
     description: str
     options: tuple[str, ...]
     parts: Callable[[Shape, Options], tuple[Part, ...]]
+    needs: tuple[str, ...] = ()
+    first: str | None = None
 
 
 def count_option(options: Options, name: str) -> int:
@@ -141,7 +145,7 @@ def _divided(rows: int, by: int, what: str) -> int:
 
 @final
 @dataclass(frozen=True)
-class _Stack:
+class Stack:
     """Rows of a 2-D tensor, named, in order, repeated in groups."""
 
     prefix: str
@@ -150,6 +154,7 @@ class _Stack:
     interleaved: bool = False
 
     def __call__(self, shape: Shape, options: Options) -> tuple[Part, ...]:
+        """The parts of a tensor of some shape; ShapeError where it cannot be cut."""
         m, n = _sides(shape, self.transposed)
         height = _divided(m, len(self.names), f"parts ({', '.join(self.names)})")
         groups = height if self.interleaved else 1
@@ -171,7 +176,7 @@ class _Stack:
 
 @final
 @dataclass(frozen=True)
-class _Attention:
+class Attention:
     """Query, key and value, whole or head by head."""
 
     interleaved: bool
@@ -179,14 +184,11 @@ class _Attention:
     transposed: bool = False
 
     def __call__(self, shape: Shape, options: Options) -> tuple[Part, ...]:
+        """The parts of a tensor of some shape; ShapeError where it cannot be cut."""
         m, n = _sides(shape, self.transposed)
-        each = options.get("each")
-        if each not in {None, "head"}:
-            raise DomainError(
-                f"each must be 'head', got {each!r}; leave it out for whole q, k, v"
-            )
+        each = "each" in options
         if not (self.interleaved or self.grouped or each):
-            return _Stack("qkv.", ("q", "k", "v"), self.transposed)(shape, options)
+            return Stack("qkv.", ("q", "k", "v"), self.transposed)(shape, options)
         heads = count_option(options, "heads")
         kv_heads = count_option(options, "kv_heads") if self.grouped else heads
         if heads % kv_heads:
@@ -224,7 +226,17 @@ def _by_head(view: str, rows: Rows, size: int, d: int, n: int, m: int) -> list[P
     ]
 
 
-def _heads(columns: bool, transposed: bool) -> Callable[..., tuple[Part, ...]]:
+def heads_of(columns: bool, transposed: bool) -> Callable[..., tuple[Part, ...]]:
+    """The heads of one projection, by its outputs or by its inputs.
+
+    Args:
+        columns: Whether the heads are inputs.
+        transposed: The tensor is stored (inputs, outputs).
+
+    Returns:
+        Shape and options to the parts.
+    """
+
     def parts(shape: Shape, options: Options) -> tuple[Part, ...]:
         m, n = _sides(shape, transposed)
         heads = count_option(options, "heads")
@@ -244,7 +256,7 @@ def _heads(columns: bool, transposed: bool) -> Callable[..., tuple[Part, ...]]:
 
 @final
 @dataclass(frozen=True)
-class _Experts:
+class Experts:
     """Matrices of several experts along the first of three axes."""
 
     names: tuple[str, ...]
@@ -252,6 +264,7 @@ class _Experts:
     transposed: bool = False
 
     def __call__(self, shape: Shape, options: Options) -> tuple[Part, ...]:
+        """The parts of a tensor of some shape; ShapeError where it cannot be cut."""
         if len(shape) != 3:
             raise ShapeError(
                 f"experts are stacked along 3 axes, the tensor has {len(shape)}"
@@ -263,7 +276,7 @@ class _Experts:
                 Part(f"expert.{e}", (m, n), Rows(0, m, 1, e, self.transposed))
                 for e in range(number)
             )
-        stack = _Stack("", self.names, self.transposed, self.interleaved)
+        stack = Stack("", self.names, self.transposed, self.interleaved)
         inner = stack(tuple(sides), options)
         found = []
         for e in range(number):
@@ -280,104 +293,3 @@ def _sides(shape: Sequence[int], transposed: bool) -> tuple[int, int]:
         raise ShapeError(f"a stack of matrices has 2 axes, the tensor has {len(shape)}")
     first, second = shape
     return (second, first) if transposed else (first, second)
-
-
-def _both(
-    name: str,
-    description: str,
-    options: tuple[str, ...],
-    make: Callable[[bool], Callable[[Shape, Options], tuple[Part, ...]]],
-) -> list[Layout]:
-    return [
-        Layout(name, description, options, make(False)),
-        Layout(
-            f"{name}-transposed",
-            f"{description}; stored (inputs, outputs)",
-            options,
-            make(True),
-        ),
-    ]
-
-
-STACKS: tuple[Layout, ...] = (
-    *_both(
-        "qkv",
-        "query, key and value stacked",
-        ("heads", "each"),
-        lambda t: _Attention(False, False, t),
-    ),
-    *_both(
-        "qkv-interleaved",
-        "query, key and value of the first head, then of the second, ...",
-        ("heads", "each"),
-        lambda t: _Attention(True, False, t),
-    ),
-    *_both(
-        "qkv-grouped",
-        "all queries, then fewer keys, then as few values",
-        ("heads", "kv_heads", "each"),
-        lambda t: _Attention(False, True, t),
-    ),
-    *_both(
-        "qkv-grouped-interleaved",
-        "per key head its queries, the key and the value",
-        ("heads", "kv_heads", "each"),
-        lambda t: _Attention(True, True, t),
-    ),
-    *_both("kv", "key and value stacked", (), lambda t: _Stack("kv.", ("k", "v"), t)),
-    *_both(
-        "gate-up",
-        "gate and up projection stacked",
-        (),
-        lambda t: _Stack("gate-up.", ("gate", "up"), t),
-    ),
-    *_both(
-        "gate-up-interleaved",
-        "gate and up projection row by row",
-        (),
-        lambda t: _Stack("gate-up.", ("gate", "up"), t, interleaved=True),
-    ),
-    Layout(
-        "lstm",
-        "gates i, f, g, o stacked, as torch stores them",
-        (),
-        _Stack("lstm.gate.", ("i", "f", "g", "o")),
-    ),
-    Layout(
-        "gru",
-        "gates r, z, n stacked, as torch stores them",
-        (),
-        _Stack("gru.gate.", ("r", "z", "n")),
-    ),
-    *_both(
-        "heads",
-        "the outputs of each head of one projection",
-        ("heads",),
-        lambda t: _heads(False, t),
-    ),
-    *_both(
-        "heads-in",
-        "the inputs from each head of an output projection",
-        ("heads",),
-        lambda t: _heads(True, t),
-    ),
-    *_both(
-        "experts",
-        "one matrix per expert, (experts, outputs, inputs)",
-        (),
-        lambda t: _Experts((), transposed=t),
-    ),
-    *_both(
-        "experts-gate-up",
-        "gate and up stacked per expert",
-        (),
-        lambda t: _Experts(("gate", "up"), transposed=t),
-    ),
-    *_both(
-        "experts-gate-up-interleaved",
-        "gate and up row by row per expert",
-        (),
-        lambda t: _Experts(("gate", "up"), interleaved=True, transposed=t),
-    ),
-)
-"""Every layout of 2-D and 3-D stacks."""

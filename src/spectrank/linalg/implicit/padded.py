@@ -202,8 +202,8 @@ class PaddedConvolution(Implicit):
             return self._formed(settings)
         top = self._enclosed(settings)
         if top is None:
-            reason = "the steps of Lanczos lost their digits"
-            return without_values(self.shape, math.nan, "not_converged", reason)
+            lost = "the steps of Lanczos lost their digits"
+            return without_values(self.shape, math.nan, "not_converged", lost)
         reason: str | None = None
         if more:
             reason = (

@@ -1,0 +1,145 @@
+r"""Low-rank adapters: two factors in the source become one product, never formed.
+
+.. math:: \Delta W = \frac{\alpha}{r} B A
+
+with A (r, inputs) and B (outputs, r): peft's ``lora_A`` and ``lora_B``, kohya's and
+diffusers' ``lora_down`` and ``lora_up``. The scale comes of the configuration of the
+adapter, of the layer, or of a scalar ``alpha`` beside the factors; where none tells it
+is 1, which changes norms but no rank. Source (stated): Hu et al. (2021), LoRA,
+arXiv:2106.09685, section 4.1.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import final
+
+from torch import Tensor
+
+from spectrank.model.products import Product
+from spectrank.model.weights import Entry
+
+_FIRST = re.compile(
+    r"(?P<head>(^|.*[._])lora[_.](embedding_)?)(?P<side>A|down)(?P<tail>(\.[^.]+)*)$"
+)
+_OTHER = {"A": "B", "down": "up"}
+
+
+def paired(entries: Iterable[Entry]) -> list[Entry]:
+    """Entries with every pair of adapter factors followed by their product.
+
+    Args:
+        entries: Of a source.
+
+    Returns:
+        The entries in order; factors that have a partner are skipped with the name of
+        the product, which stands after the second of them.
+    """
+    listed = list(entries)
+    by_name = {entry.name: entry for entry in listed}
+    places = {entry.name: place for place, entry in enumerate(listed)}
+    products: dict[str, Entry] = {}
+    factor_of: dict[str, str] = {}
+    for right in listed:
+        left = _partner(right, by_name)
+        if left is None:
+            continue
+        product = _product(right, left, by_name)
+        factor_of |= {right.name: product.name, left.name: product.name}
+        last = max(right.name, left.name, key=places.__getitem__)
+        products[last] = product
+    return list(_with_products(listed, products, factor_of))
+
+
+def _with_products(
+    listed: Iterable[Entry],
+    products: Mapping[str, Entry],
+    factor_of: Mapping[str, str],
+) -> Iterator[Entry]:
+    for entry in listed:
+        if entry.name in factor_of:
+            reason = f"factor of the low-rank product {factor_of[entry.name]}"
+            yield replace(entry, view=None, whole=None, reason=reason)
+        else:
+            yield entry
+        if entry.name in products:
+            yield products[entry.name]
+
+
+def _partner(right: Entry, by_name: Mapping[str, Entry]) -> Entry | None:
+    match = _FIRST.match(right.name)
+    if match is None or right.refusal is not None or right.role != "weight":
+        return None
+    left = by_name.get(f"{match['head']}{_OTHER[match['side']]}{match['tail']}")
+    if left is None or left.refusal is not None or not _fit(left.shape, right.shape):
+        return None
+    floating = all(
+        side.dtype is not None and side.dtype.is_floating_point
+        for side in (left, right)
+    )
+    return left if floating else None
+
+
+def _fit(left: tuple[int, ...] | None, right: tuple[int, ...] | None) -> bool:
+    """B (m, r, 1, ...) and A (r, n, ...)."""
+    if left is None or right is None or len(left) != len(right) or len(left) < 2:
+        return False
+    return left[1] == right[0] and all(side == 1 for side in left[2:])
+
+
+def _product(right: Entry, left: Entry, by_name: Mapping[str, Entry]) -> Entry:
+    assert left.shape is not None
+    assert right.shape is not None
+    match = _FIRST.match(right.name)
+    assert match is not None
+    rank, *rest = right.shape
+    inputs = 1
+    for side in rest:
+        inputs *= side
+    known = left.scale if left.scale is not None else right.scale
+    alpha = by_name.get(f"{match['head'].rpartition('lora')[0]}alpha")
+    scale: Callable[[], float] = _Constant(1.0 if known is None else known)
+    note = None
+    if known is None and alpha is not None and alpha.shape == ():
+        scale = _Alpha(alpha.load, rank)
+    elif known is None:
+        note = "the scale alpha / r of the product is not in the source: taken as 1"
+    head = match["head"].rstrip("._").removesuffix("_embedding")
+    product = Product(
+        (left.shape[0], inputs),
+        left.shape[0] * rank + rank * inputs,
+        note is not None,
+        note,
+        left.load,
+        scale,
+    )
+    return Entry(
+        name=f"{head}{match['tail']}",
+        shape=right.shape,
+        dtype=right.dtype,
+        load=right.load,
+        layer_type=right.layer_type,
+        product=product,
+        role="computed",
+    )
+
+
+@final
+@dataclass(frozen=True)
+class _Constant:
+    value: float
+
+    def __call__(self) -> float:
+        return self.value
+
+
+@final
+@dataclass(frozen=True)
+class _Alpha:
+    load: Callable[[], Tensor] = field(repr=False)
+    rank: int
+
+    def __call__(self) -> float:
+        return float(self.load()) / self.rank
