@@ -1,0 +1,89 @@
+"""Tasks of a Ray cluster: the rows of one process, from a module and from a file."""
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import spectrank as sr
+from spectrank.errors import CheckpointError, DomainError
+from spectrank.extras import MissingExtraError
+from spectrank.scanning.measure import Settings
+from spectrank.scanning.running.child import Reading
+from spectrank.scanning.running.cluster import run_on_ray
+from spectrank.scanning.running.jobs import plan_jobs
+
+
+def source():
+    generator = torch.Generator().manual_seed(9)
+    return {
+        "a": torch.randn(140, 133, generator=generator),
+        "b": torch.randn(133, 150, generator=generator).T,
+        **{f"s{i}": torch.randn(9, 7, generator=generator) for i in range(4)},
+    }
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    ray = pytest.importorskip("ray", reason="install the ray extra")
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        ray.init(address="local", num_cpus=1, include_dashboard=False)
+    yield ray
+    ray.shutdown()
+
+
+@pytest.fixture
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("cluster", "one_thread")
+def test_a_cluster_gives_the_bits_of_one_process(tmp_path):
+    truth = sr.scan(source())
+    path = tmp_path / "m.safetensors"
+    save_file({k: W.contiguous() for k, W in source().items()}, path)
+    assert sr.scan(source(), ray="auto").frame.equals(truth.frame)
+    of_file = sr.scan(path, ray="auto", resume=tmp_path / "parts", memory=2_000_000)
+    assert of_file.frame.equals(sr.scan(path).frame)
+    # One part for each job: two large matrices and a batch.
+    assert len(list((tmp_path / "parts").iterdir())) == 3
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_cluster_that_was_there_stays(cluster):
+    sr.scan({"w": torch.eye(3)}, ray="auto")
+    assert cluster.is_initialized()
+
+
+@pytest.mark.usefixtures("cluster")
+def test_what_a_task_raises_is_raised_here(tmp_path):
+    jobs = plan_jobs(list(sr.model.iter_weights(source())), None)
+    route = run_on_ray(
+        jobs,
+        Settings.of("stable_rank"),
+        address="auto",
+        reading=Reading(str(tmp_path / "gone.safetensors"), {}),
+        folder=None,
+        memory=None,
+        started=lambda job: None,
+    )
+    with pytest.raises(CheckpointError, match=r"gone\.safetensors"):
+        list(route)
+
+
+def test_without_the_package_the_extra_is_named(monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'spectrank\[ray\]'"):
+        sr.scan({"w": torch.eye(3)}, ray="local")
+
+
+def test_a_cluster_has_its_own_workers():
+    with pytest.raises(DomainError, match=r"got workers=2 with ray='local'; leave"):
+        sr.scan({"w": torch.eye(3)}, ray="local", workers=2)
