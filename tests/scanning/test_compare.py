@@ -132,7 +132,7 @@ def test_what_did_not_move_is_identical_and_the_rest_is_ranked():
         {"a": A, "b": C, "c": B, "z": zero},
     )
     places = {
-        row["subject"]: row["index"] for row in table.where(metric="relative_change")
+        row["subject"]: row["place"] for row in table.where(metric="relative_change")
     }
     assert places == {"b": 1, "c": 2, "a": 3, "z": 4}
     for name in ("a", "z"):
@@ -208,8 +208,8 @@ def test_nan_is_a_status_and_moves_nothing_else():
     table = compare({"a": A, "n": torch.ones(3, 3)}, {"a": B, "n": nan})
     row = _row(table, "relative_change", subject="n")
     assert row["status"] == "nonfinite"
-    assert row["index"] is None
-    assert _row(table, "relative_change", subject="a")["index"] == 1
+    assert row["place"] is None
+    assert _row(table, "relative_change", subject="a")["place"] == 1
 
 
 def test_neither_source_is_changed():

@@ -158,7 +158,7 @@ def _layers(table: Table) -> list[dict[str, Any]]:
         metric, run = row["metric"], row["run"]
         if metric == "relative_change":
             layer |= {
-                "place": row["index"] or len(table),
+                "place": row["place"] or len(table),
                 "change": _number(row),
                 "same": row["value"] == 0.0,
                 "name": row["subject"],
@@ -225,6 +225,8 @@ def _lines(layers: list[dict[str, Any]], console: Console) -> RenderableType:
         lines.append(Text(name, style="bold"))
         lines.append(Text(f"  {layer['shape']}, moved {layer['change']}"))
         if ranks := _ranks(layer):
-            lines.append(Text(f"  stable rank {ranks}, of the change {layer['difference']}"))
+            lines.append(
+                Text(f"  stable rank {ranks}, of the change {layer['difference']}")
+            )
         lines.append(Text(f"  overlap {_overlap(layer)}"))
     return Group(*lines)

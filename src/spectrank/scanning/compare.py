@@ -52,7 +52,7 @@ def compare(
     One pair is in memory at a time. The column ``run`` tells ``before``, ``after``,
     ``change`` (after minus before) and ``difference`` (a number of the matrix
     :math:`D = W_{after} - W_{before}`). Beside the metrics each matrix has
-    ``relative_change`` :math:`\|D\|_F/\|W_{before}\|_F` (its ``index`` is the place
+    ``relative_change`` :math:`\|D\|_F/\|W_{before}\|_F` (``place`` is its place
     among all, 1 moved most), ``cosine`` of the two as vectors, ``subspace_overlap``
     (mean squared cosine of the leading ``top`` directions, ``left`` and ``right``,
     in [0, 1]; the ``random`` run is what two random subspaces have on average) with the
@@ -144,7 +144,7 @@ def compare(
     return Table.from_rows(rows, provenance=provenance, columns=_COLUMNS)
 
 
-_COLUMNS: Mapping[str, Any] = {**COLUMNS, "partner": pl.String}
+_COLUMNS: Mapping[str, Any] = {**COLUMNS, "partner": pl.String, "place": pl.Int64}
 
 
 def _pair_rows(pair: Pair, measure: Measure) -> list[dict[str, Any]]:
@@ -179,4 +179,4 @@ def _rank(rows: list[dict[str, Any]]) -> None:
     moved = [row for row in changes if row["value"] == row["value"]]
     moved.sort(key=lambda row: -row["value"])
     for place, row in enumerate(moved, 1):
-        row["index"] = place
+        row["place"] = place
