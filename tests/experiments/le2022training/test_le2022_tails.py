@@ -119,7 +119,7 @@ def good():
     y[..., Quantity.DRIFT] = 1e-4 * wobble
     y[..., Quantity.HOLDS] = 0.5 + 0.1 * t * wobble
     y[..., Quantity.STABLE_RANK] = 1.0 + 0.5**t * wobble
-    y[..., Quantity.ALIGNED] = 0.5 + 0.1 * t * wobble
+    y[..., Quantity.ALIGNED] = 0.65 + 0.1 * t * wobble
     y[..., Quantity.NORMALISED_MARGIN] = 2.0**t * wobble
     y[..., Quantity.KKT_COSINE] = 0.1 * t * wobble
     y[..., Quantity.SWITCHED] = 0.1 * 0.5**t * wobble
@@ -136,7 +136,7 @@ def good():
         (1, Quantity.HOLDS, -1, 0.1, "bounds-say-more-residual"),
         (1, Quantity.DRIFT, 2, 0.1, "laws-kept-residual"),
         (1, Quantity.STABLE_RANK, -1, 1.9, "rank-falls-residual"),
-        (3, Quantity.ALIGNED, 2, 0.1, "aligned-cnn"),
+        (3, Quantity.ALIGNED, -1, 0.1, "aligned-cnn"),
         (3, Quantity.NORMALISED_MARGIN, 2, 1.0, "margin-grows-cnn"),
         (0, Quantity.KKT_COSINE, 3, 0.0, "kkt-rises-mlp"),
         (0, Quantity.SWITCHED, -1, 0.9, "patterns-settle-mlp"),

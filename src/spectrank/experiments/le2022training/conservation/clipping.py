@@ -11,7 +11,6 @@ R  seeds    A  arms    E  step sizes
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from dataclasses import replace as replaced
 
 import numpy as np
@@ -31,6 +30,7 @@ from spectrank.experiments.le2022training.conservation.steps import (
 )
 from spectrank.experiments.le2022training.conservation.steps_questions import slopes
 from spectrank.experiments.le2022training.flows import moved
+from spectrank.experiments.le2022training.measured import measured_part
 from spectrank.experiments.le2022training.problems import (
     Params,
     Problem,
@@ -46,7 +46,6 @@ from spectrank.experiments.questions import (
     Estimates,
     Line,
     Question,
-    question_part,
 )
 
 NAME = "clipping"
@@ -77,22 +76,16 @@ def part(size: StepsSize) -> Part:
     Returns:
         The part.
     """
-
-    def record(seed: int, tick: Tick) -> np.ndarray:
-        return measure(size, seed, tick)
-
-    return question_part(
+    return measured_part(
         NAME,
+        measure,
+        size,
         questions(size),
-        record,
-        settings={
-            "size": asdict(size),
-            "widths": WIDTHS,
-            "time": TIME,
-            "rates": RATES,
-            "thresholds": [NORM, VALUE],
-        },
         num_steps=len(ARMS) * len(RATES),
+        widths=WIDTHS,
+        time=TIME,
+        rates=RATES,
+        thresholds=[NORM, VALUE],
     )
 
 

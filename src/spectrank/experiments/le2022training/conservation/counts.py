@@ -8,7 +8,7 @@ R  seeds    N  networks    Q  number of laws, of those that the finder knows
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import final
 
@@ -17,13 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from spectrank.experiments.le2022training.claims import KEY, claim
+from spectrank.experiments.le2022training.measured import measured_part
 from spectrank.experiments.papers import Part, Tick
 from spectrank.experiments.questions import (
     Axes,
     Estimates,
     Line,
     Question,
-    question_part,
 )
 from spectrank.experiments.seeds import derive_generator, derive_seed
 from spectrank.invariance import count_laws, find
@@ -191,21 +191,15 @@ def part(size: CountsSize) -> Part:
     Returns:
         The part.
     """
-
-    def record(seed: int, tick: Tick) -> np.ndarray:
-        return measure(size, seed, tick)
-
     nets = networks()
-    return question_part(
+    return measured_part(
         NAME,
+        measure,
+        size,
         questions(size),
-        record,
-        settings={
-            "size": asdict(size),
-            "networks": [[net.name, net.num_draws] for net in nets],
-            "samples": _SAMPLES,
-        },
         num_steps=len(nets),
+        networks=[[net.name, net.num_draws] for net in nets],
+        samples=_SAMPLES,
     )
 
 

@@ -9,7 +9,7 @@ R  seeds    G  graphs    Q  quantities
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import final
 
 import numpy as np
@@ -18,8 +18,9 @@ from torch import Tensor
 
 from spectrank.experiments.claims import Relation
 from spectrank.experiments.le2022training.claims import KEY, claim
+from spectrank.experiments.le2022training.measured import measured_part
 from spectrank.experiments.papers import Part, Tick
-from spectrank.experiments.questions import Axes, Line, Question, question_part
+from spectrank.experiments.questions import Axes, Line, Question
 from spectrank.experiments.seeds import derive_generator
 from spectrank.invariance import (
     Dag,
@@ -63,16 +64,14 @@ def part(size: DecompositionSize) -> Part:
     Returns:
         The part.
     """
-
-    def record(seed: int, tick: Tick) -> np.ndarray:
-        return measure(size, seed, tick)
-
-    return question_part(
+    return measured_part(
         NAME,
+        measure,
+        size,
         questions(size),
-        record,
-        settings={"size": asdict(size), "slopes": _SLOPES, "samples": _SAMPLES},
         num_steps=size.num_seeds,
+        slopes=_SLOPES,
+        samples=_SAMPLES,
     )
 
 

@@ -6,8 +6,9 @@ R  seeds    K  quantities    T  times
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from dataclasses import replace as replaced
+from functools import partial
 from typing import final
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from spectrank.experiments.le2022training.claims import claim
 from spectrank.experiments.le2022training.flows import flow
+from spectrank.experiments.le2022training.measured import measured_part
 from spectrank.experiments.le2022training.problems import (
     Forward,
     Params,
@@ -28,7 +30,6 @@ from spectrank.experiments.questions import (
     Estimates,
     Line,
     Question,
-    question_part,
 )
 
 SMOOTH, KINKS, BROKEN = -5.0, -3.0, -2.5
@@ -155,16 +156,13 @@ def part(name: str, cases: Sequence[Case], size: FollowedSize) -> Part:
     Returns:
         The part.
     """
-
-    def record(seed: int, tick: Tick) -> np.ndarray:
-        return measure(name, cases, size, seed, tick)
-
-    return question_part(
+    return measured_part(
         name,
+        partial(measure, name, cases),
+        size,
         questions(name, cases, size),
-        record,
-        settings={"size": asdict(size), "networks": [case.words for case in cases]},
         num_steps=len(cases),
+        networks=[case.words for case in cases],
     )
 
 

@@ -6,7 +6,6 @@ R  seeds    A  arms    E  step sizes
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
 
 import numpy as np
 
@@ -33,8 +32,9 @@ from spectrank.experiments.le2022training.conservation.steps import (
     StepsSize,
     measure,
 )
-from spectrank.experiments.papers import Part, Tick
-from spectrank.experiments.questions import Axes, Line, Question, question_part
+from spectrank.experiments.le2022training.measured import measured_part
+from spectrank.experiments.papers import Part
+from spectrank.experiments.questions import Axes, Line, Question
 
 
 def part(size: StepsSize) -> Part:
@@ -46,24 +46,18 @@ def part(size: StepsSize) -> Part:
     Returns:
         The part.
     """
-
-    def record(seed: int, tick: Tick) -> np.ndarray:
-        return measure(size, seed, tick)
-
-    return question_part(
+    return measured_part(
         NAME,
+        measure,
+        size,
         questions(size),
-        record,
-        settings={
-            "size": asdict(size),
-            "widths": WIDTHS,
-            "time": TIME,
-            "rates": RATES,
-            "decay": DECAY,
-            "batch": BATCH,
-            "arms": [arm.name for arm in ARMS],
-        },
         num_steps=len(ARMS) * len(RATES),
+        widths=WIDTHS,
+        time=TIME,
+        rates=RATES,
+        decay=DECAY,
+        batch=BATCH,
+        arms=[arm.name for arm in ARMS],
     )
 
 

@@ -6,7 +6,7 @@ R  seeds    J  junctions    U  kinds of units    E  diagonal, off-diagonal    T 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from dataclasses import replace as replaced
 from typing import final
 
@@ -23,6 +23,7 @@ from spectrank.experiments.le2022training.conservation.networks import (
     networks,
 )
 from spectrank.experiments.le2022training.flows import flow
+from spectrank.experiments.le2022training.measured import measured_part
 from spectrank.experiments.le2022training.problems import gaussian, separable
 from spectrank.experiments.papers import Part, Tick
 from spectrank.experiments.questions import (
@@ -30,7 +31,6 @@ from spectrank.experiments.questions import (
     Estimates,
     Line,
     Question,
-    question_part,
 )
 
 NAME = "matrix-laws"
@@ -84,16 +84,13 @@ def part(size: TableSize) -> Part:
     Returns:
         The part.
     """
-
-    def record(seed: int, tick: Tick) -> np.ndarray:
-        return measure(size, seed, tick)
-
-    return question_part(
+    return measured_part(
         NAME,
+        measure,
+        size,
         questions(size),
-        record,
-        settings={"size": asdict(size), "networks": [net.words for net in networks()]},
         num_steps=len(networks()),
+        networks=[net.words for net in networks()],
     )
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from spectrank.experiments.figures import listed
 from spectrank.experiments.le2022training.claims import KEY, claim
 from spectrank.experiments.le2022training.flows import Pace, moved, scaled_flow
+from spectrank.experiments.le2022training.measured import measured_part
 from spectrank.experiments.le2022training.problems import (
     Params,
     Problem,
@@ -30,7 +31,7 @@ from spectrank.experiments.le2022training.problems import (
     slope,
 )
 from spectrank.experiments.papers import Part, Tick
-from spectrank.experiments.questions import Axes, Line, Question, question_part
+from spectrank.experiments.questions import Axes, Line, Question
 from spectrank.experiments.seeds import derive_generator
 
 NAME = "relu-layers"
@@ -68,22 +69,16 @@ def part(size: BlocksSize) -> Part:
     Returns:
         The part.
     """
-
-    def record(seed: int, tick: Tick) -> np.ndarray:
-        return measure(size, seed, tick)
-
-    return question_part(
+    return measured_part(
         NAME,
+        measure,
+        size,
         questions(size),
-        record,
-        settings={
-            "size": asdict(size),
-            "widths": [_PAIRS_WIDTHS, _BLOCK_WIDTHS],
-            "step": _STEP,
-            "risks": _RISKS,
-            "pace": asdict(Pace(1)),
-        },
         num_steps=2,
+        widths=[_PAIRS_WIDTHS, _BLOCK_WIDTHS],
+        step=_STEP,
+        risks=_RISKS,
+        pace=asdict(Pace(1)),
     )
 
 

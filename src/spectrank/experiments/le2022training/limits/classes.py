@@ -20,6 +20,7 @@ from spectrank.experiments.le2022training.limits.measuring import (
     certificates,
     singular_values,
 )
+from spectrank.experiments.le2022training.measured import measured_part
 from spectrank.experiments.le2022training.problems import (
     Problem,
     chain,
@@ -32,7 +33,6 @@ from spectrank.experiments.questions import (
     Estimates,
     Line,
     Question,
-    question_part,
 )
 from spectrank.experiments.seeds import derive_generator
 
@@ -68,23 +68,17 @@ def part(size: ClassesSize) -> Part:
     Returns:
         The part.
     """
-
-    def record(seed: int, tick: Tick) -> np.ndarray:
-        return measure(size, seed, tick)
-
-    return question_part(
+    return measured_part(
         NAME,
+        measure,
+        size,
         questions(size),
-        record,
-        settings={
-            "size": asdict(size),
-            "network": asdict(_NET),
-            "risks": _RISKS,
-            "per_class": _PER_CLASS,
-            "noise": _NOISE,
-            "pace": asdict(Pace(1)),
-        },
         num_steps=1,
+        network=asdict(_NET),
+        risks=_RISKS,
+        per_class=_PER_CLASS,
+        noise=_NOISE,
+        pace=asdict(Pace(1)),
     )
 
 

@@ -33,13 +33,13 @@ from spectrank.experiments.le2022training.limits.deep_linear import (
     DeepSize,
     measure,
 )
-from spectrank.experiments.papers import Part, Tick
+from spectrank.experiments.le2022training.measured import measured_part
+from spectrank.experiments.papers import Part
 from spectrank.experiments.questions import (
     Axes,
     Estimates,
     Line,
     Question,
-    question_part,
 )
 
 RANKS = Axes("log10 of 1 / risk", "largest stable rank", "stable_rank", "log")
@@ -54,22 +54,16 @@ def part(size: DeepSize) -> Part:
     Returns:
         The part.
     """
-
-    def record(seed: int, tick: Tick) -> np.ndarray:
-        return measure(size, seed, tick)
-
-    return question_part(
+    return measured_part(
         NAME,
+        measure,
+        size,
         questions(size),
-        record,
-        settings={
-            "size": asdict(size),
-            "configurations": CONFIGURATIONS,
-            "risks": RISKS,
-            "width": WIDTH,
-            "pace": asdict(Pace(1, stiff=STIFF)),
-        },
         num_steps=len(CONFIGURATIONS),
+        configurations=CONFIGURATIONS,
+        risks=RISKS,
+        width=WIDTH,
+        pace=asdict(Pace(1, stiff=STIFF)),
     )
 
 

@@ -21,6 +21,7 @@ from spectrank.experiments.figures import listed
 from spectrank.experiments.le2022training.claims import claim
 from spectrank.experiments.le2022training.flows import Pace, scaled_flow
 from spectrank.experiments.le2022training.limits.measuring import one
+from spectrank.experiments.le2022training.measured import measured_part
 from spectrank.experiments.le2022training.problems import (
     chain,
     chain_forward,
@@ -28,7 +29,7 @@ from spectrank.experiments.le2022training.problems import (
     separable,
 )
 from spectrank.experiments.papers import Part, Tick
-from spectrank.experiments.questions import Axes, Line, Question, question_part
+from spectrank.experiments.questions import Axes, Line, Question
 from spectrank.invariance import ActivationPatterns, activation_patterns
 
 NAME = "patterns"
@@ -62,21 +63,15 @@ def part(size: PatternsSize) -> Part:
     Returns:
         The part.
     """
-
-    def record(seed: int, tick: Tick) -> np.ndarray:
-        return measure(size, seed, tick)
-
-    return question_part(
+    return measured_part(
         NAME,
+        measure,
+        size,
         questions(size),
-        record,
-        settings={
-            "size": asdict(size),
-            "widths": _WIDTHS,
-            "risks": _RISKS,
-            "pace": asdict(_pace()),
-        },
         num_steps=1,
+        widths=_WIDTHS,
+        risks=_RISKS,
+        pace=asdict(_pace()),
     )
 
 

@@ -6,6 +6,7 @@ R  seeds    T  risks    S  levels of the tail, the lowest first    Q  quantities
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 
 import numpy as np
 
@@ -24,13 +25,13 @@ from spectrank.experiments.le2022training.limits.tails import (
     networks,
     pace,
 )
-from spectrank.experiments.papers import Part, Tick
+from spectrank.experiments.le2022training.measured import measured_part
+from spectrank.experiments.papers import Part
 from spectrank.experiments.questions import (
     Axes,
     Estimates,
     Line,
     Question,
-    question_part,
 )
 
 NAME = "tails"
@@ -51,21 +52,16 @@ def parts(size: TailsSize) -> tuple[Part, ...]:
 
 
 def _part(net: TailNet, size: TailsSize) -> Part:
-    def record(seed: int, tick: Tick) -> np.ndarray:
-        return measure(net, size, seed, tick)
-
-    return question_part(
+    return measured_part(
         f"{NAME}-{net.name}",
+        partial(measure, net),
+        size,
         questions(net, size),
-        record,
-        settings={
-            "size": asdict(size),
-            "network": net.words,
-            "limits": net.limits,
-            "risks": RISKS,
-            "pace": asdict(pace(net)),
-        },
         num_steps=1,
+        network=net.words,
+        limits=net.limits,
+        risks=RISKS,
+        pace=asdict(pace(net)),
     )
 
 

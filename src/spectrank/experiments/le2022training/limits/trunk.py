@@ -25,6 +25,7 @@ from spectrank.experiments.le2022training.limits.measuring import (
     singular_values,
     stable_ranks,
 )
+from spectrank.experiments.le2022training.measured import measured_part
 from spectrank.experiments.le2022training.problems import (
     Loss,
     chain,
@@ -38,7 +39,6 @@ from spectrank.experiments.questions import (
     Estimates,
     Line,
     Question,
-    question_part,
 )
 
 NAME = "linear-tail"
@@ -76,22 +76,16 @@ def part(size: TrunkSize) -> Part:
     Returns:
         The part.
     """
-
-    def record(seed: int, tick: Tick) -> np.ndarray:
-        return measure(size, seed, tick)
-
-    return question_part(
+    return measured_part(
         NAME,
+        measure,
+        size,
         questions(size),
-        record,
-        settings={
-            "size": asdict(size),
-            "network": asdict(_NET),
-            "scale": _SCALE,
-            "risks": _RISKS,
-            "pace": asdict(Pace(1)),
-        },
         num_steps=len(_LOSSES),
+        network=asdict(_NET),
+        scale=_SCALE,
+        risks=_RISKS,
+        pace=asdict(Pace(1)),
     )
 
 
