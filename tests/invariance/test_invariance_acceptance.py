@@ -46,11 +46,13 @@ def test_the_span_is_that_of_brute_force(name):
 
 
 def check_random(case):
-    space = brute_force(case).homogeneous()
-    result = compare(case, found(case), space=space)
+    """All laws of one degree; of the mixed ones, those of x + W x, not of constants."""
+    space, laws = brute_force(case), found(case)
+    result = compare(case, laws, space=space.homogeneous())
     assert not result.wrong, str(result)
     assert not result.missing, str(result)
-    assert result.claimed == result.brute
+    mixed = any(law.offsets for law in laws)
+    assert result.brute <= result.claimed <= (space.count if mixed else result.brute)
 
 
 # No shrinking: it would take minutes, and the names of the cases are short.

@@ -24,6 +24,7 @@ from spectrank.invariance.potentials import (
     stored_means,
 )
 from spectrank.invariance.potentials import cuts as cut_laws
+from spectrank.invariance.skips import without_skips
 from spectrank.model.graph import Graph, graph
 
 
@@ -62,7 +63,7 @@ def find(
         ArgumentTypeError: It is neither a module nor a graph.
         DomainError: The model cannot be traced, or the graph has stated links only.
     """  # noqa: DOC502 - raised by the functions called
-    potentials = _potentials(model_or_graph, example_input, kwargs)
+    potentials = _potentials(model_or_graph, example_input, kwargs, skips=False)
     blocks = matrix_laws(potentials)
     inside = [block.solutions for block in blocks]
     diagonal = families(
@@ -113,9 +114,15 @@ def _potentials(
     model_or_graph: nn.Module | Graph,
     example_input: Any,
     kwargs: Mapping[str, Any] | None,
+    *,
+    skips: bool = True,
 ) -> Potentials:
+    """Solve; unless ``skips`` are kept, x + W x is one learned map I + W."""
     if isinstance(model_or_graph, Graph):
-        return solve(model_or_graph)
+        found, offsets = (
+            (model_or_graph, {}) if skips else without_skips(model_or_graph)
+        )
+        return replace(solve(found), offsets=offsets)
     if isinstance(model_or_graph, nn.Module):
         if example_input is None and kwargs is None:
             example_input = fitting_input(model_or_graph)
@@ -124,12 +131,11 @@ def _potentials(
             name: tuple(parameter.shape)
             for name, parameter in model_or_graph.named_parameters()
         }
-        return solve(
-            found,
-            shapes=shapes,
-            directed=directed_weights(model_or_graph),
-            stored=stored_means(found, model_or_graph),
-        )
+        stored = stored_means(found, model_or_graph)
+        found, offsets = (found, {}) if skips else without_skips(found)
+        directed = directed_weights(model_or_graph)
+        solved = solve(found, shapes=shapes, directed=directed, stored=stored)
+        return replace(solved, offsets={**solved.offsets, **offsets})
     raise ArgumentTypeError(
         "laws are found in a torch.nn.Module or its graph, got "
         f"{type(model_or_graph).__name__}; pass the model and an example input"

@@ -8,7 +8,7 @@ from typing import final
 
 import numpy as np
 
-from spectrank.invariance.laws import GramTerm, Law, LawKind
+from spectrank.invariance.laws import GramTerm, Law, LawKind, Offset
 from spectrank.invariance.matrices.assembly import block_terms
 from spectrank.invariance.matrices.steps import Reading
 from spectrank.invariance.pairs import matrix_count
@@ -77,15 +77,21 @@ def matrix_laws(potentials: Potentials, *, coactive: bool = False) -> tuple[Bloc
     ]
     total, seen = Counter(names), Counter[str]()
     blocks = []
+    every = tuple(potentials.offsets.values())
     for name, kind, (_, terms, order) in zip(names, kinds, found, strict=True):
         part = "head" if kind == "attention" else "block"
         full = name if total[name] == 1 else f"{name} {part} {seen[name]}"
         seen[name] += 1
-        blocks.append(Block(_law(full, kind, terms), order))
+        blocks.append(Block(_law(full, kind, terms, every), order))
     return tuple(blocks)
 
 
-def _law(name: str, kind: LawKind, terms: tuple[GramTerm, ...]) -> Law:
+def _law(
+    name: str,
+    kind: LawKind,
+    terms: tuple[GramTerm, ...],
+    offsets: tuple[Offset, ...],
+) -> Law:
     n = terms[0].num_features
     count = matrix_count(n, sum(term.num_columns for term in terms))
     return Law(
@@ -97,6 +103,8 @@ def _law(name: str, kind: LawKind, terms: tuple[GramTerm, ...]) -> Law:
         count=count,
         condition=_CONDITIONS[kind],
         source=_SOURCES[kind],
+        # Those of other parameters are dropped.
+        offsets=offsets,
     )
 
 
