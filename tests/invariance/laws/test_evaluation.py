@@ -222,6 +222,22 @@ def test_rows_name_what_enters_and_what_leaves():
     assert (skip["kind"], skip["metric"], skip["reason"]) == ("skip", "vertex", "GELU")
 
 
+def test_rows_and_text_tell_parts_of_a_parameter_apart():
+    rows = (np.array([2, 3]), np.array([5, 4]), np.array([0, 3]))
+    q, k, some = (GramTerm("qkv", (6, 2), (0,), own, 1.0) for own in rows)
+    minus = GramTerm("qkv", (6, 2), (0,), rows[1], -1.0)
+    laws = Laws((_law("gram", [q, minus], (2, 2)),))
+    (row,) = laws.table()
+    assert (row["axis_in"], row["axis_out"]) == (["6x2:0[2:4]"], ["6x2:0[4:6]"])
+    assert "qkv[2:4]; minus qkv[4:6]" in str(laws)
+    (row,) = Laws((_law("gram", [some, k], (2, 2)),)).table()
+    assert row["axis_in"] == ["6x2:0[2 of 6]", "6x2:0[4:6]"]
+    # Of a diagonal law the entries of each sign by themselves.
+    square = SquareTerm("w", (3, 2), (0,), [0, 0], [1, 2], [1.0, -1.0])
+    (row,) = Laws((_law("squares", [square], (1,)),)).table()
+    assert (row["axis_in"], row["axis_out"]) == (["3x2:0[1:2]"], ["3x2:0[2:3]"])
+
+
 def test_laws_are_found_by_name_kind_and_parameter():
     laws = Laws((_vertex(), _gap()))
     assert laws["gap"] is laws[1]

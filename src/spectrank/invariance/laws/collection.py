@@ -223,5 +223,14 @@ def _headline(laws: Laws) -> str:
 
 def _formula(law: Law) -> str:
     row = law_row(law)
-    entering, leaving = ", ".join(row["params_in"]), ", ".join(row["params_out"])
+    entering, leaving = (
+        ", ".join(
+            # Rows of a shared parameter are told apart, as of one for q, k and v.
+            name + axis[axis.index("[") :] if "[" in axis else name
+            for name, axis in zip(
+                row[f"params_{side}"], row[f"axis_{side}"], strict=True
+            )
+        )
+        for side in ("in", "out")
+    )
     return "; minus ".join(part for part in (entering, leaving) if part)

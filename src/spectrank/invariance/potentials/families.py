@@ -148,7 +148,7 @@ def _family(
         shape=(len(own),),
         count=len(own),
         condition=_condition(here, kind, padded, fixed=bool(offsets)),
-        source=_SOURCES[kind],
+        source=_source(potentials, kind, members),
         exact=not here["rounded"],
         offsets=offsets,
     )
@@ -224,9 +224,23 @@ def _condition(
     return "; ".join(parts)
 
 
+def _source(potentials: Potentials, kind: LawKind, members: _Members) -> str:
+    """The paper's own case is that of plain linear layers without biases."""
+    graph = potentials.graph
+    stated = all(
+        graph[item.edge.node].op == "linear"
+        and item.edge.role == "weight"
+        and (np.abs(factors) == 1).all()
+        for item, factors in members
+    )
+    if kind == "vertex" and stated:
+        return "Le & Jegelka 2022, Lemma 2 (stated)"
+    return _SOURCES[kind]
+
+
 _SOURCES: dict[LawKind, str] = {
-    "vertex": "Le & Jegelka 2022, Lemma 2 (stated); other degrees of homogeneity "
-    "derived: the complete rule for potentials",
+    "vertex": "derived: the complete rule for potentials, of which Le & Jegelka 2022, "
+    "Lemma 2 (stated) is the case without biases and of degree one",
     "channel": "derived: the complete rule for potentials, one potential per channel "
     "at all positions",
     "stream": "derived: the complete rule for potentials, terms of a sum equal",
