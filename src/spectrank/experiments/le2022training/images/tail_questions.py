@@ -153,17 +153,6 @@ def _bounds(a: int, arm: TailArm, ask: _Ask) -> list[Question]:
             source="constants of the bounds, and more than one output, ours",
         ),
         ask(
-            "bounds-say-more",
-            "More of the bounds say something at the last risk than at the start.",
-            "share_of_bounds_that_say_something",
-            "increasing",
-            None,
-            lambda y: y[:, a, [0, -1], Quantity.HOLDS],
-            share,
-            lines,
-            source="derived: bounds stay while norms diverge",
-        ),
-        ask(
             "laws-kept",
             "The flow conserves the laws that the finder reports.",
             "largest_drift_over_a_family_s_largest_value",
@@ -182,6 +171,17 @@ def _one_output(a: int, arm: TailArm, ask: _Ask) -> list[Question]:
     place = "Corollary 1" if arm.network == "mlp" else "Theorem 2"
     return [
         ask(
+            "bounds-say-more",
+            "More of the bounds say something at the last risk than at the start.",
+            "share_of_bounds_that_say_something",
+            "increasing",
+            None,
+            lambda y: y[:, a, [0, -1], Quantity.HOLDS],
+            _axes("share", "share"),
+            (_line(a, "bounds that say something", Quantity.HOLDS),),
+            source="derived: bounds stay while norms diverge",
+        ),
+        ask(
             "rank-falls",
             "The excess over 1 of the stable rank of the layer below the last falls "
             "with the risk.",
@@ -199,11 +199,11 @@ def _one_output(a: int, arm: TailArm, ask: _Ask) -> list[Question]:
         ),
         ask(
             "aligned",
-            "The layers of the tail align as the risk falls.",
+            "At the last risk the layers of the tail are near alignment.",
             "smallest_alignment",
-            "increasing",
-            None,
-            lambda y: y[:, a, 1:, Quantity.ALIGNED],
+            "at_least",
+            0.9,
+            lambda y: y[:, a, -1, Quantity.ALIGNED],
             _axes("cosine", "alignment"),
             (_line(a, "smallest alignment", Quantity.ALIGNED),),
             place=place,
@@ -262,11 +262,12 @@ def _margins(a: int, ask: _Ask) -> list[Question]:
         ),
         ask(
             "kkt-rises",
-            "The parameters turn towards the negative gradient.",
+            "The parameters turn towards the negative gradient from the first risk to "
+            "the last.",
             "kkt_cosine",
             "increasing",
             None,
-            lambda y: y[:, a, 1:, Quantity.KKT_COSINE],
+            lambda y: y[:, a, [1, -1], Quantity.KKT_COSINE],
             _axes("cosine", "kkt_cosine"),
             (_line(a, "of parameters and negative gradient", Quantity.KKT_COSINE),),
             source=_LYU_LI,
