@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 from invariance_oracles import Case, Layout, brute_force, compare, law_vectors, rates
-from invariance_oracles.case import features
+from invariance_oracles.case import features, randomised
 from torch import nn
 
-from spectrank.invariance import balance_, find
+from spectrank.invariance import Watch, balance_, find
 from spectrank.invariance.laws import evaluate
 
 
@@ -153,6 +153,29 @@ def test_shifted_weights_are_not_rescaled():
     assert all("shifted" in reason for reason in rows)
     for p, old in zip(model.parameters(), before, strict=True):
         assert torch.equal(p, old)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_a_watch_explains_the_drift_of_a_shifted_matrix_law(momentum):
+    generator = torch.Generator().manual_seed(3)
+    model = randomised(Skips(PLAIN["x - W x / 2"], sizes=(3, 4, 2)).double(), generator)
+    x, y = (torch.randn(20, n, generator=generator).double() for n in (3, 2))
+    laws = find(model, x, loss=None)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=momentum)
+    start = [evaluate(law, dict(model.named_parameters())) for law in laws]
+    with Watch(model, laws, optimizer=optimizer, every=10) as watch:
+        for _ in range(20):
+            optimizer.zero_grad()
+            (model(x) - y).square().mean().backward()
+            optimizer.step()
+    rows = watch.table().where(step=20).frame.to_dicts()
+    assert [row["subject"] for row in rows] == ["matrix a", "matrix w"]
+    for law, before, row in zip(laws, start, rows, strict=True):
+        drift = evaluate(law, dict(model.named_parameters())) - before
+        assert row["verdict"] == "explained"
+        # Of the entry that is worst; no other has moved further than the largest.
+        assert 1e-5 < abs(row["drift"]) <= float(drift.abs().max()) * (1 + 1e-9)
+        assert abs(row["residual"]) < 1e-11
 
 
 def test_vectors_of_shifted_laws_differ_from_those_without():

@@ -141,7 +141,7 @@ class Reader:
             return Reading(parts, ())
         sizes = tuple(
             {
-                name: self._scattered(part, sums) + found[name].abs()
+                name: self._scattered(part, sums) + _rows(found[name]).abs()
                 if law[name].offsets
                 # Squares times one factor: their size is their absolute value.
                 else found[name].abs()
@@ -222,6 +222,11 @@ class Reader:
             if isinstance(term, SquareTerm):
                 views = self._keys.setdefault(term.parameter, {})
                 views.setdefault(term.view, set()).add(term.axes)
+
+
+def _rows(value: Tensor) -> Tensor:
+    """Of a matrix of features its diagonal, the squared norms of their rows."""
+    return value.diagonal() if value.dim() == 2 else value
 
 
 def size_law(law: Law) -> Law:
