@@ -12,9 +12,8 @@ from spectrank.linalg.enclosure import gram_product, start_vector, with_rounding
 from spectrank.linalg.lanczos import lanczos
 from spectrank.linalg.measure import spectrum
 from spectrank.linalg.operand import Operand, make_operand
-from spectrank.linalg.routes import times
 from spectrank.linalg.shapes import Matrix
-from spectrank.linalg.spectrum import Spectrum
+from spectrank.linalg.spectrum import Spectrum, rescaled
 from spectrank.linalg.value import Value
 
 # Below this relative width the rounding of float32 products would show.
@@ -85,12 +84,13 @@ def enclose(
 def _norms(
     W: Tensor, operand: Operand, top: Value, frobenius: Value, dtype: torch.dtype
 ) -> Spectrum:
-    return Spectrum(
+    scaled = Spectrum(
         shape=(W.shape[0], W.shape[1]),
-        frobenius=times(frobenius, operand),
-        sigma_max=times(top, operand),
+        frobenius=frobenius,
+        sigma_max=top,
         schatten4=None,
         sigma=None,
         sigma_error=None,
         route=f"lanczos-{str(dtype).removeprefix('torch.')}",
     )
+    return rescaled(scaled, operand.exponent)
