@@ -24,26 +24,29 @@ def seeded(seed):
     return torch.Generator().manual_seed(seed)
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    "dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float8_e4m3fn]
+)
 @pytest.mark.parametrize("piece", [1 << 18, 1000])
 def test_a_permutation_keeps_the_entries_and_nothing_else(monkeypatch, dtype, piece):
     monkeypatch.setattr(null, "_SHUFFLED", piece)
     W = torch.randn(70, 55, generator=seeded(0)).to(dtype)
-    before, state = W.clone(), torch.get_rng_state()
+    before, state = W.double(), torch.get_rng_state()
     twin = permuted(W.T, generator=seeded(1))
-    assert torch.equal(W, before)
+    assert torch.equal(W.double(), before)
     assert torch.equal(torch.get_rng_state(), state)
     assert (twin.shape, twin.dtype) == ((55, 70), dtype)
-    assert torch.equal(twin.flatten().sort().values, W.flatten().sort().values)
-    assert float((twin == W.T).double().mean()) < 0.05
-    assert torch.equal(twin, permuted(W.T, generator=seeded(1)))
-    assert not torch.equal(twin, permuted(W.T, generator=seeded(2)))
+    x = twin.double()
+    assert torch.equal(x.flatten().sort().values, before.flatten().sort().values)
+    assert float((x == before.T).double().mean()) < 0.1
+    assert torch.equal(x, permuted(W.T, generator=seeded(1)).double())
+    assert not torch.equal(x, permuted(W.T, generator=seeded(2)).double())
 
 
 @pytest.mark.parametrize(("shape", "piece"), [((2, 2), 8), ((2, 2), 2), ((1, 4), 3)])
 def test_every_permutation_is_equally_likely(monkeypatch, shape, piece):
     monkeypatch.setattr(null, "_SHUFFLED", piece)
-    W, generator, num = torch.arange(4.0).reshape(shape), seeded(3), 3000
+    W, generator, num = torch.arange(4.0).reshape(shape), seeded(3), 1500
     counts = Counter(
         tuple(permuted(W, generator=generator).flatten().tolist()) for _ in range(num)
     )

@@ -81,10 +81,10 @@ def test_the_rate_of_false_alarms_is_the_level():
         p_values.append(metrics.tracy_widom_p(s).value)
     stderr = math.sqrt(level * (1.0 - level) / num)
     assert alarms / num == pytest.approx(level, abs=STANDARD_ERRORS * stderr)
-    # The edge itself is no test: noise is above it one time in six or so.
+    # The edge itself is no test: noise is above it one time in eight here.
     centre, width = largest_eigenvalue_law(m, n)
     truth = tracy_widom_sf(((math.sqrt(m) + math.sqrt(n)) ** 2 - centre) / width)
-    assert truth > 0.15
+    assert truth > 0.12
     stderr = math.sqrt(truth * (1.0 - truth) / num)
     assert above_edge / num == pytest.approx(truth, abs=STANDARD_ERRORS * stderr)
     # p-values of noise are uniform: their mean is 1/2.

@@ -36,6 +36,7 @@ NULLS: tuple[Null, ...] = get_args(Null)
 # random permutation of a larger array misses it with every entry and costs several
 # times as much.
 _SHUFFLED = 1 << 18
+_WHOLE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def permuted(W: Tensor, *, generator: torch.Generator) -> Tensor:
@@ -53,7 +54,9 @@ def permuted(W: Tensor, *, generator: torch.Generator) -> Tensor:
     Returns:
         A copy, (m, n) of the same dtype, on the same device, contiguous.
     """
-    flat = W.detach().reshape(-1).to("cpu", copy=True)
+    # As whole numbers of the same width: quarter precision cannot be gathered.
+    whole = _WHOLE[W.element_size()]
+    flat = W.detach().reshape(-1).to("cpu", copy=True).view(whole)
     if flat.numel() > _SHUFFLED:
         sizes = _random_sizes(flat.numel(), generator)
         _shuffle_pieces_(flat, [_SHUFFLED] * (len(sizes) - 1), generator)
@@ -66,7 +69,7 @@ def permuted(W: Tensor, *, generator: torch.Generator) -> Tensor:
         )
     else:
         _shuffle_pieces_(flat, [], generator)
-    return flat.reshape(W.shape).to(W.device)
+    return flat.view(W.dtype).reshape(W.shape).to(W.device)
 
 
 def _random_sizes(total: int, generator: torch.Generator) -> list[list[int]]:

@@ -212,7 +212,7 @@ def num_spikes(s: Spectrum, level: float = 0.01, variant: str | None = None) -> 
     r"""Number of singular values above the noise.
 
     A count in [0, k]. The threshold is the value that the largest of pure noise exceeds
-    with probability ``level``; the edge alone is exceeded by one noise matrix in six.
+    with probability ``level``; one noise matrix in six or so exceeds the edge itself.
     Counts what sticks out of *this* fit of the noise: a heavy tail has many.
     Source (stated): Ma (2012), arXiv:1203.0839, for the law of the largest value;
     (derived) for its rate of false alarms: tests/metrics/test_random_matrix.py.
