@@ -18,7 +18,7 @@ def parts(mode: Mode) -> tuple[Part, ...]:
     Returns:
         The parts.
     """
-    few, some = (Images("digits", n, 10, spatial=True) for n in (100, 300))
+    least, few, some = (Images("digits", n, 10, spatial=True) for n in (60, 100, 300))
     if mode == "quick":
         return (
             questions.part(ImagesSize(some, 3)),
@@ -29,6 +29,6 @@ def parts(mode: Mode) -> tuple[Part, ...]:
         questions.part(ImagesSize(some, 10)),
         questions.part(ImagesSize(many, 10)),
         tail_questions.part(TailSize(some, 10)),
-        tail_questions.part(TailSize(few, 10, CNN)),
+        tail_questions.part(TailSize(least, 5, CNN)),
         tail_questions.part(TailSize(mnist, 5)),
     )

@@ -56,6 +56,7 @@ class TailArm:
         degree: Largest number of layers on a path.
         homogeneous: Whether all paths have that many.
         num_outputs: 1 for a digit against the rest, 10 for all classes.
+        fall: By how much a step lowers the log of the risk, about.
     """
 
     name: str
@@ -63,11 +64,13 @@ class TailArm:
     degree: int
     homogeneous: bool = True
     num_outputs: int = 1
+    # Kinks of many units ask for small steps.
+    fall: float = 0.15
 
     @property
     def pace(self) -> Pace:
-        """Of its flow; kinks of many units ask for small steps."""
-        return Pace(self.degree, fall=0.15)
+        """Of its flow."""
+        return Pace(self.degree, fall=self.fall)
 
 
 DENSE = (
@@ -75,7 +78,7 @@ DENSE = (
     TailArm("residual", "residual", 7, homogeneous=False),
     TailArm("ten-classes", "mlp", 5, num_outputs=10),
 )
-CNN = (TailArm("cnn", "cnn", 4),)
+CNN = (TailArm("cnn", "cnn", 4, fall=0.5),)
 
 
 @final
