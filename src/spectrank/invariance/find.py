@@ -131,6 +131,7 @@ def _potentials(
             name: tuple(parameter.shape)
             for name, parameter in model_or_graph.named_parameters()
         }
+        found = replace(found, frozen=(*found.frozen, *_by_counts(model_or_graph)))
         stored = stored_means(found, model_or_graph)
         found, offsets = (found, {}) if skips else without_skips(found)
         directed = directed_weights(model_or_graph)
@@ -139,6 +140,21 @@ def _potentials(
     raise ArgumentTypeError(
         "laws are found in a torch.nn.Module or its graph, got "
         f"{type(model_or_graph).__name__}; pass the model and an example input"
+    )
+
+
+def _by_counts(model: nn.Module) -> tuple[str, ...]:
+    """Tables in no law: their gradient, divided by counts, is that of no risk."""
+    own = {
+        id(module.weight)
+        for module in model.modules()
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag)
+        and module.scale_grad_by_freq
+    }
+    return tuple(
+        name
+        for name, parameter in model.named_parameters()
+        if id(parameter) in own and parameter.requires_grad
     )
 
 
