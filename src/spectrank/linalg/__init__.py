@@ -11,6 +11,12 @@ from spectrank.linalg.ensembles import conv_kernel as conv_kernel
 from spectrank.linalg.ensembles import ensemble as ensemble
 from spectrank.linalg.haar import haar as haar
 from spectrank.linalg.haar import haar_moments as haar_moments
+from spectrank.linalg.implicit import BlockDiagonal as BlockDiagonal
+from spectrank.linalg.implicit import CircularConvolution as CircularConvolution
+from spectrank.linalg.implicit import FactorProduct as FactorProduct
+from spectrank.linalg.implicit import Implicit as Implicit
+from spectrank.linalg.implicit import Operand as Operand
+from spectrank.linalg.implicit import PaddedConvolution as PaddedConvolution
 from spectrank.linalg.measure import (
     DEFAULT_FAILURE_PROBABILITY as DEFAULT_FAILURE_PROBABILITY,
 )

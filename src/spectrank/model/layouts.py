@@ -67,7 +67,9 @@ def check_convention(text: str) -> None:
     if text in VIEWS:
         return
     layout, options = _parse(text)
-    for name in {*layout.needs, *(options.keys() & _COUNTS)}:
+    # A cut by heads has to know how many there are.
+    by_head = {"heads"} if "each" in options else set()
+    for name in sorted({*layout.needs, *(options.keys() & _COUNTS), *by_head}):
         count_option(options, name)
     if options.get("each", "head") != "head":
         raise DomainError(

@@ -45,7 +45,7 @@ STACKS: tuple[Layout, ...] = (
     ),
     *_both(
         "qkv-interleaved",
-        "query, key and value of the first head, then of the second, ...",
+        "query, key and value of one head after the other",
         ("heads", "each"),
         ("heads",),
         lambda t: Attention(True, False, t),

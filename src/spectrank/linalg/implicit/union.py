@@ -69,9 +69,8 @@ def block_values(
     factor = 4.0 if blocks.is_complex() else 1.0
     sigma, error = singular_values_of(eigenvalues, factor * gram_error(rows, cols))
     # Squares of small entries beside entries of one underflow.
-    lost = math.sqrt(rows * cols) * _UNDERFLOW * (tall != 0).any(-1).any(-1)
-    slack = slack + lost[:, None]
-    error = error + slack
+    filled = (tall != 0).any(-1).any(-1).to(sigma)[:, None]
+    error = error + slack + math.sqrt(rows * cols) * _UNDERFLOW * filled
     if not (small_end and bool((error > RESOLVED * sigma).any())):
         return sigma, error, fourth, False
     sigma = torch.linalg.svdvals(tall)
