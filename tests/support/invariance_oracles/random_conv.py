@@ -81,7 +81,7 @@ def build(steps):
 def conv_nets(draw, most=40):
     """A case without a count; at most so many parameters."""
     # One channel through a 1 x 1 kernel into a norm would leave its weights a sign.
-    channels, size, steps, normalised = 2, 3, [], False
+    channels, size, steps = 2, 3, []
     for _ in range(draw(st.integers(1, 5))):
         op = draw(
             st.sampled_from(
@@ -122,13 +122,15 @@ def conv_nets(draw, most=40):
         elif op == "dropout":
             steps.append((op, draw(st.booleans())))
         elif op.endswith("norm"):
-            # What is normalised needs several values that differ (after a ReLU or a
-            # max-pool they may all be one), and a norm of a norm has laws of its own.
-            # A shared bias that the norm subtracts in one of its uses is free there.
-            flat = {"relu", "maxpool", "twice"} & {step[0] for step in steps}
-            if normalised or size < 2 or channels < 2 or flat:
+            # What is normalised needs several values that differ: after a ReLU or a
+            # max-pool they may all be one.
+            flat = {"relu", "maxpool"} & {step[0] for step in steps}
+            # The gain of a channel that is normalised again is constant by itself,
+            # which its square and that of its shift, constant too, say as well.
+            kept = [s[0] for s in steps if s[0] not in {"avgpool", "dropout"}]
+            again = {"batchnorm", "instancenorm"} >= {op, *kept[-1:]} and bool(kept)
+            if size < 2 or channels < 2 or flat or again:
                 continue
-            normalised = True
             steps.append((op, channels))
         else:
             steps.append((op,))

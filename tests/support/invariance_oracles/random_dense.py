@@ -160,9 +160,8 @@ def dense_nets(draw, most=34):
                 push(steps[k][3], "again", s, k)
         elif op in {"layernorm", "rmsnorm"}:
             # Two features have one direction left, or none: special laws. So has a norm
-            # of a norm, which hides the first, and one of units that are all dead.
-            before = [step[0] for step in steps]
-            if widths[s] >= 3 and not {"layernorm", "rmsnorm", "relu"} & set(before):
+            # of units that are all dead.
+            if widths[s] >= 3 and "relu" not in [step[0] for step in steps]:
                 push(widths[s], op, s, widths[s])
         elif op == "negate" and {"relu", "abs", "square"} & {k[0] for k in steps}:
             continue  # units that are never positive are dead for all data
