@@ -70,7 +70,15 @@ def test_drifts_are_those_of_a_loop_of_small_euler_steps():
         forward,
         (
             of("kept", "", lambda p: followed.squares(p, ["a.weight"]), True, 0.0),
-            of("moved", "", lambda p: p["a.weight"] * p["b.weight"], True, 0.0),
+            of(
+                "moved",
+                "",
+                lambda p: torch.cat(
+                    [p["a.weight"] * p["b.weight"], 0 * p["a.weight"]], 2
+                ),
+                True,
+                0.0,
+            ),
         ),
     )
     size = FollowedSize(2, num_samples=1, num_inputs=1, step=0.01, times=(0.5, 1.0))

@@ -23,7 +23,7 @@ from spectrank.experiments.le2022training.conservation.followed import (
     fails,
     holds,
 )
-from spectrank.experiments.le2022training.conservation.networks import (
+from spectrank.experiments.le2022training.conservation.junctions import (
     Activation,
     layer_shapes,
 )

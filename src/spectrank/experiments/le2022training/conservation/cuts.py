@@ -24,9 +24,11 @@ from spectrank.experiments.le2022training.conservation.followed import (
     Quantity,
     squares,
 )
-from spectrank.experiments.le2022training.conservation.networks import (
+from spectrank.experiments.le2022training.conservation.junctions import (
     Activation,
     Network,
+)
+from spectrank.experiments.le2022training.conservation.networks import (
     networks,
 )
 from spectrank.experiments.le2022training.problems import (

@@ -15,11 +15,13 @@ import torch
 from torch import Tensor
 
 from spectrank.experiments.le2022training.claims import claim
-from spectrank.experiments.le2022training.conservation.networks import (
-    NUM_INPUTS,
+from spectrank.experiments.le2022training.conservation.junctions import (
     Activation,
     Junction,
     Network,
+)
+from spectrank.experiments.le2022training.conservation.networks import (
+    NUM_INPUTS,
     networks,
 )
 from spectrank.experiments.le2022training.flows import flow

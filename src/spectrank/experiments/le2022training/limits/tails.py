@@ -19,7 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from spectrank.experiments.le2022training.conservation.networks import convolve
+from spectrank.experiments.le2022training.conservation.junctions import (
+    convolve,
+)
 from spectrank.experiments.le2022training.flows import Pace, scaled_flow
 from spectrank.experiments.le2022training.limits.measuring import certificates, one
 from spectrank.experiments.le2022training.problems import (
