@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -28,8 +30,8 @@ def scan_command(
         str | None,
         typer.Option(
             help="Comma-separated names, options after a colon: "
-            "stable_rank,energy_rank:q=0.9. Norms and stable ranks alone are the "
-            "fast way. Default: all.",
+            "stable_rank,energy_rank:q=0.9; 'all' for every one. Norms and stable "
+            "ranks alone are the fast way. Default: all ranks and norms.",
         ),
     ] = None,
     select: Select = None,
@@ -52,6 +54,41 @@ def scan_command(
     spectra: Annotated[
         bool, typer.Option(help="Keep the full spectra in the table.")
     ] = True,
+    null: Annotated[
+        str | None,
+        typer.Option(
+            help="Compare with random matrices: permuted (the same entries in other "
+            "places) or gaussian."
+        ),
+    ] = None,
+    num_null: Annotated[int, typer.Option(help="Draws of the random matrix.")] = 1,
+    compat: Annotated[
+        str | None,
+        typer.Option(help="Add another tool's columns under its names: weightwatcher."),
+    ] = None,
+    workers: Annotated[
+        int, typer.Option(help="Processes at a time, each with one thread.")
+    ] = 1,
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder that keeps finished matrices: a killed scan goes on there."
+        ),
+    ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(help="Address of a Ray cluster; 'local' for this machine."),
+    ] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            help="Ceiling of what measuring takes beside the programs, e.g. 4GB."
+        ),
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(help="Where to measure, e.g. cuda: one shape at a time."),
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Measure every weight matrix of a checkpoint.
@@ -66,6 +103,7 @@ def scan_command(
     # Mistakes in the options cost a second, not a scan.
     gates = [Gate.parse(text) for text in fail_if or []]
     views = dict(parse_view(text) for text in view or [])
+    ceiling = None if memory is None else parse_bytes(memory)
     check_targets(out or [], html, source=source)
     errors = Console(stderr=True)
     with _ProgressBar(errors, hidden=quiet) as bar:
@@ -78,6 +116,14 @@ def scan_command(
             certify=certify,  # type: ignore[arg-type]
             seed=seed,
             spectra=spectra,
+            null=null,  # type: ignore[arg-type]
+            num_null=num_null,
+            compat=compat,  # type: ignore[arg-type]
+            workers=workers,
+            resume=resume,
+            ray=ray,
+            memory=ceiling,
+            device=device,
             progress=bar.update,
         )
     table = with_command(table)
@@ -89,6 +135,34 @@ def scan_command(
         typer.secho(line, fg="red", err=True)
     if failures:
         raise typer.Exit(1)
+
+
+def parse_bytes(text: str) -> int:
+    """Read a number of bytes such as ``4GB``, ``512 MiB`` or ``1e9``.
+
+    Args:
+        text: As given; without a unit it is bytes.
+
+    Returns:
+        Bytes.
+
+    Raises:
+        DomainError: It does not read so.
+    """
+    from spectrank.errors import DomainError
+
+    match = re.fullmatch(r"([0-9.]+(?:e[0-9]+)?)\s*(?:([kMGT])(i?))?B?", text.strip())
+    try:
+        number = float(match[1]) if match else 0.0
+    except ValueError:
+        number = 0.0
+    if match is None or number < 1.0:
+        raise DomainError(
+            f"memory is a number of bytes with or without a unit, got {text!r}; "
+            "e.g. 4GB or 512MiB"
+        )
+    base = 1024 if match[3] else 1000
+    return int(number * base ** (" kMGT".index(match[2]) if match[2] else 0))
 
 
 def _failed(gate: Gate, table: Table) -> list[str]:
