@@ -23,6 +23,9 @@ _FUSED = re.compile(
 )
 _QKV = re.compile(r"(^|\.)(attn|attention|self_attn|self_attention)\.qkv\.weight$")
 _GATE_UP = re.compile(r"(^|\.)(gate_up_proj|gate_up_projs)(\.weight)?$")
+_GATE_UP_EXPERTS = re.compile(r"(gate_up_proj|input_linear)(\.weight)?$")
+# Shapes that tell nothing.
+_ALONE = (0, 0, 1)
 _EXPERT = re.compile(r"expert|(^|[._])moe([._]|$)")
 _C_ATTN = re.compile(r"(^|\.)c_attn\.weight$")
 
@@ -104,7 +107,8 @@ def _by_shape(
 ) -> Verdict:
     """What name and shape prove without a configuration."""
     c_attn = _C_ATTN.search(name) is not None
-    if c_attn and rows == 3 * columns:
+    # Stored (outputs, inputs) it may be nanoGPT's, stacked, or GPT-BigCode's, per head.
+    if c_attn and swap and rows == 3 * columns:
         return Verdict(view=f"qkv{swap}")
     # GPT-2's cross attention: its query has a layer of its own.
     if c_attn and rows == 2 * columns:
@@ -199,23 +203,28 @@ def stacked_experts(
     """
     if len(shape) != 3 or not _EXPERT.search(name):
         return None
-    down = next((shapes[x] for x in _down_names(name) if x in shapes), ())
-    if len(down) != 3:
-        return "experts"
-    _, first, second = shape
+    up, down = _pair(name, shape, shapes)
     # (E, inputs, 2 I) beside (E, I, outputs), else (E, 2 I, inputs) beside (E, out, I).
-    transposed = second == 2 * down[1] and first == down[2]
-    plain = first == 2 * down[2] and second == down[1]
+    transposed = up[2] == 2 * down[1] and up[1] == down[2]
+    plain = up[1] == 2 * down[2] and up[2] == down[1]
+    swap = "-transposed" if transposed and not plain else ""
     kinds = [own.get("model_type") for own in _configs(config)]
-    biased = f"{name}_bias" in shapes
-    if transposed == plain or (biased and not kinds):
-        return "experts"
+    if transposed == plain or _GATE_UP_EXPERTS.search(name) is None:
+        return f"experts{swap}"
+    if f"{name}_bias" in shapes and not kinds:
+        return f"experts{swap}"
     order = "-interleaved" if "gpt_oss" in kinds else ""
-    return f"experts-gate-up{order}{'-transposed' if transposed else ''}"
+    return f"experts-gate-up{order}{swap}"
 
 
-def _down_names(name: str) -> Iterator[str]:
+def _pair(
+    name: str, shape: tuple[int, ...], shapes: Shapes
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Shapes of the gate and up projection and of the down projection of experts."""
     for ours, theirs in (("gate_up_proj", "down_proj"), ("input_", "output_")):
-        head, found, tail = name.rpartition(ours)
-        if found and tail in {"", ".weight", "linear.weight"}:
-            yield f"{head}{theirs}{tail}"
+        for own, other, first in ((ours, theirs, True), (theirs, ours, False)):
+            head, found, tail = name.rpartition(own)
+            beside = shapes.get(f"{head}{other}{tail}", ())
+            if found and len(beside) == 3:
+                return (shape, beside) if first else (beside, shape)
+    return _ALONE, _ALONE
