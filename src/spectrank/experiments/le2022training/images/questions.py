@@ -5,13 +5,11 @@ R  seeds    A  arms    T  checkpoints    Q  quantities, then S singular values
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict
 
 import numpy as np
 
-from spectrank.experiments.claims import Relation
-from spectrank.experiments.le2022training.claims import claim
+from spectrank.experiments.le2022training.images.asking import Ask, asker
 from spectrank.experiments.le2022training.images.measuring import Quantity
 from spectrank.experiments.le2022training.images.networks import NUM_VALUES, WORDS
 from spectrank.experiments.le2022training.images.training import (
@@ -28,7 +26,6 @@ from spectrank.experiments.le2022training.images.training import (
 from spectrank.experiments.papers import Part, Tick
 from spectrank.experiments.questions import (
     Axes,
-    Estimates,
     Line,
     Question,
     question_part,
@@ -36,7 +33,6 @@ from spectrank.experiments.questions import (
 
 _AT = [STEPS // CHECKPOINTS * t for t in range(CHECKPOINTS + 1)]
 NUMBERS = list(range(1, NUM_VALUES + 1))
-_Ask = Callable[..., Question]
 
 
 def part(size: ImagesSize) -> Part:
@@ -81,11 +77,14 @@ def questions(size: ImagesSize) -> list[Question]:
     found = []
     for a, arm in enumerate(ARMS):
         ask = _asker(size, arm)
-        found += _laws(a, arm, ask) + _tail(a, arm, ask) + _patterns(a, arm, ask)
+        adam = arm.recipe == "adam"
+        found += _laws_under_adam(a, ask) if adam else _laws(a, ask)
+        found += [*_tail(a, arm, ask), _margin(a, ask)]
+        found += _patterns(a, ask) if arm.recipe == "sgd" else []
     return found
 
 
-def _asker(size: ImagesSize, arm: Arm) -> _Ask:
+def _asker(size: ImagesSize, arm: Arm) -> Ask:
     data = size.images.data
     task = "cross-entropy of ten digits"
     if arm.num_outputs == 1:
@@ -96,34 +95,7 @@ def _asker(size: ImagesSize, arm: Arm) -> _Ask:
         f"{size.num_seeds} draws; {STEPS} steps of {RECIPES[arm.recipe]} on {BATCH} "
         f"images, float64, {CHECKPOINTS} checkpoints; all laws that the finder reports"
     )
-
-    def ask(
-        name: str,
-        statement: str,
-        quantity: str,
-        relation: Relation,
-        expected: float | None,
-        estimates: Estimates,
-        axes: Axes,
-        lines: tuple[Line, ...],
-        *,
-        place: str = "",
-        source: str = "derived",
-    ) -> Question:
-        asked = claim(
-            f"{NAME}.{name}-{arm.name}",
-            statement,
-            protocol=protocol,
-            quantity=quantity,
-            relation=relation,
-            expected=expected,
-            place=place,
-            source=source,
-            data=data,
-        )
-        return Question(asked, estimates, axes, lines)
-
-    return ask
+    return asker(NAME, arm.name, protocol=protocol, data=data)
 
 
 def _line(a: int, words: str, quantity: Quantity, first: int = 0) -> Line:
@@ -132,33 +104,40 @@ def _line(a: int, words: str, quantity: Quantity, first: int = 0) -> Line:
     )
 
 
-def _laws(a: int, arm: Arm, ask: _Ask) -> list[Question]:
+def _drift(a: int) -> tuple[Axes, Line]:
     axes = Axes("step", "largest relative change of a law", "drift", "linear", "log")
-    drift = _line(a, "drift", Quantity.DRIFT, 1)
-    if arm.recipe == "adam":
-        return [
-            ask(
-                "watch-silent",
-                "Under Adam no quadratic law is called conserved or explained.",
-                "share_of_families_without_a_prediction",
-                "at_least",
-                1.0,
-                lambda y: y[:, a, 1:, Quantity.SILENT].min(1),
-                axes,
-                (drift,),
-            ),
-            ask(
-                "structure",
-                "Yet the gradient that Adam is given obeys all laws.",
-                "largest_b_of_w_and_g_over_its_rounding",
-                "at_most",
-                1.0,
-                lambda y: y[:, a, 1:, Quantity.STRUCTURE].max(1),
-                axes,
-                (drift,),
-                source="derived: B(w, grad R) = 0 at every w",
-            ),
-        ]
+    return axes, _line(a, "drift", Quantity.DRIFT, 1)
+
+
+def _laws_under_adam(a: int, ask: Ask) -> list[Question]:
+    axes, drift = _drift(a)
+    return [
+        ask(
+            "watch-silent",
+            "Under Adam no quadratic law is called conserved or explained.",
+            "share_of_families_without_a_prediction",
+            "at_least",
+            1.0,
+            lambda y: y[:, a, 1:, Quantity.SILENT].min(1),
+            axes,
+            (drift,),
+        ),
+        ask(
+            "structure",
+            "Yet the gradient that Adam is given obeys all laws.",
+            "largest_b_of_w_and_g_over_its_rounding",
+            "at_most",
+            1.0,
+            lambda y: y[:, a, 1:, Quantity.STRUCTURE].max(1),
+            axes,
+            (drift,),
+            source="derived: B(w, grad R) = 0 at every w",
+        ),
+    ]
+
+
+def _laws(a: int, ask: Ask) -> list[Question]:
+    axes, drift = _drift(a)
     lines = (_line(a, "distance to the prediction", Quantity.RESIDUAL, 1), drift)
     return [
         ask(
@@ -197,7 +176,7 @@ def _laws(a: int, arm: Arm, ask: _Ask) -> list[Question]:
     ]
 
 
-def _tail(a: int, arm: Arm, ask: _Ask) -> list[Question]:
+def _tail(a: int, arm: Arm, ask: Ask) -> list[Question]:
     ranks = Axes("number of a singular value", "singular value", "singular_value")
     spectra = tuple(
         Line(f"step {step}", NUMBERS, lambda y, t=t: y[:, a, t, len(Quantity) :], None)  # type: ignore[misc]
@@ -235,26 +214,27 @@ def _tail(a: int, arm: Arm, ask: _Ask) -> list[Question]:
             source="derived: the excess over the limit falls with a power of the log "
             "of the risk",
         ),
-        ask(
-            "margin-grows",
-            "The smallest margin of a training image grows.",
-            "margin",
-            "increasing",
-            None,
-            lambda y: y[:, a, [0, -1], Quantity.MARGIN],
-            Axes("step", "margin, log of the loss", "margin"),
-            (
-                _line(a, "smallest margin", Quantity.MARGIN),
-                _line(a, "log of the mean loss", Quantity.LOG_LOSS),
-            ),
-            source="ours: says that the training is one",
-        ),
     ]
 
 
-def _patterns(a: int, arm: Arm, ask: _Ask) -> list[Question]:
-    if arm.recipe != "sgd":
-        return []
+def _margin(a: int, ask: Ask) -> Question:
+    return ask(
+        "margin-grows",
+        "The smallest margin of a training image grows.",
+        "margin",
+        "increasing",
+        None,
+        lambda y: y[:, a, [0, -1], Quantity.MARGIN],
+        Axes("step", "margin, log of the loss", "margin"),
+        (
+            _line(a, "smallest margin", Quantity.MARGIN),
+            _line(a, "log of the mean loss", Quantity.LOG_LOSS),
+        ),
+        source="ours: says that the training is one",
+    )
+
+
+def _patterns(a: int, ask: Ask) -> list[Question]:
     switched = Axes("step", "share that switched", "share", "linear", "log")
     lines = (
         _line(a, "units on images, since the checkpoint before", Quantity.SWITCHED, 1),

@@ -6,13 +6,11 @@ R  seeds    A  arms    T  risks    Q  quantities, then S singular values
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 
-from spectrank.experiments.claims import Relation
 from spectrank.experiments.figures import listed
-from spectrank.experiments.le2022training.claims import claim
+from spectrank.experiments.le2022training.images.asking import Ask, asker
 from spectrank.experiments.le2022training.images.measuring import Quantity
 from spectrank.experiments.le2022training.images.networks import NUM_VALUES, WORDS
 from spectrank.experiments.le2022training.images.tails import (
@@ -26,7 +24,6 @@ from spectrank.experiments.le2022training.images.tails import (
 from spectrank.experiments.papers import Part, Tick
 from spectrank.experiments.questions import (
     Axes,
-    Estimates,
     Line,
     Question,
     question_part,
@@ -35,7 +32,6 @@ from spectrank.experiments.questions import (
 _DIGITS = tuple(-math.log10(risk) for risk in RISKS)
 _NUMBERS = list(range(1, NUM_VALUES + 1))
 _TOP, _SECOND, _TENTH = (len(Quantity) + i for i in (0, 1, 9))
-_Ask = Callable[..., Question]
 _LYU_LI = "Lyu & Li 2020 on homogeneous networks"
 
 
@@ -83,7 +79,7 @@ def questions(size: TailSize) -> list[Question]:
     return found
 
 
-def _asker(size: TailSize, arm: TailArm) -> _Ask:
+def _asker(size: TailSize, arm: TailArm) -> Ask:
     data = size.images.data
     task = "softmax cross-entropy of ten digits"
     if arm.num_outputs == 1:
@@ -94,34 +90,7 @@ def _asker(size: TailSize, arm: TailArm) -> _Ask:
         f"{task}; {size.num_seeds} draws of He's weights; flow of the log of the risk "
         f"to {listed(RISKS)}"
     )
-
-    def ask(
-        name: str,
-        statement: str,
-        quantity: str,
-        relation: Relation,
-        expected: float | None,
-        estimates: Estimates,
-        axes: Axes,
-        lines: tuple[Line, ...],
-        *,
-        place: str = "",
-        source: str = "derived",
-    ) -> Question:
-        asked = claim(
-            f"{NAME}.{name}-{arm.name}",
-            statement,
-            protocol=protocol,
-            quantity=quantity,
-            relation=relation,
-            expected=expected,
-            place=place,
-            source=source,
-            data=data,
-        )
-        return Question(asked, estimates, axes, lines)
-
-    return ask
+    return asker(NAME, arm.name, protocol=protocol, data=data)
 
 
 def _line(a: int, words: str, quantity: int) -> Line:
@@ -132,7 +101,7 @@ def _axes(y: str, metric: str, scale: str = "linear") -> Axes:
     return Axes("log10 of 1 / risk", y, metric, "log", scale)
 
 
-def _bounds(a: int, arm: TailArm, ask: _Ask) -> list[Question]:
+def _bounds(a: int, arm: TailArm, ask: Ask) -> list[Question]:
     share = _axes("share or cosine", "share")
     lines = (
         _line(a, "bounds that say something", Quantity.HOLDS),
@@ -167,7 +136,7 @@ def _bounds(a: int, arm: TailArm, ask: _Ask) -> list[Question]:
     ]
 
 
-def _one_output(a: int, arm: TailArm, ask: _Ask) -> list[Question]:
+def _one_output(a: int, arm: TailArm, ask: Ask) -> list[Question]:
     place = "Corollary 1" if arm.network == "mlp" else "Theorem 2"
     return [
         ask(
@@ -212,7 +181,7 @@ def _one_output(a: int, arm: TailArm, ask: _Ask) -> list[Question]:
     ]
 
 
-def _ten(a: int, ask: _Ask) -> list[Question]:
+def _ten(a: int, ask: Ask) -> list[Question]:
     axes = Axes("number of a singular value", "singular value", "singular_value")
     words = ["start", *(f"risk {risk:g}" for risk in RISKS)]
     lines = tuple(
@@ -247,7 +216,7 @@ def _ten(a: int, ask: _Ask) -> list[Question]:
     ]
 
 
-def _margins(a: int, ask: _Ask) -> list[Question]:
+def _margins(a: int, ask: Ask) -> list[Question]:
     return [
         ask(
             "margin-grows",
@@ -275,7 +244,7 @@ def _margins(a: int, ask: _Ask) -> list[Question]:
     ]
 
 
-def _patterns(a: int, ask: _Ask) -> list[Question]:
+def _patterns(a: int, ask: Ask) -> list[Question]:
     flips = (_line(a, "since the risk before", Quantity.SIGN_FLIPS),)
     return [
         ask(
