@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from spectrank.invariance import Watch, find
-from spectrank.invariance.laws import evaluate
+from spectrank.invariance.laws import Laws, evaluate
 
 
 def _stored() -> nn.Sequential:
@@ -118,3 +118,26 @@ def test_a_mean_that_moves_breaks_its_law_and_decay_is_not_explained() -> None:
     rows = {r["subject"]: r for r in watch.table().where(step=1).frame.to_dicts()}
     assert rows[law.name]["verdict"] == "not_applicable"
     assert "centred elsewhere" in rows[law.name]["reason"]
+
+
+@pytest.mark.parametrize("options", [{}, {"momentum": 0.9}])
+def test_decay_of_the_weights_alone_is_explained(options) -> None:
+    model, x = _made("stored")
+    law = _named(find(model, x), "stored")
+    matrices = [p for p in model.parameters() if p.ndim > 1]
+    others = [p for p in model.parameters() if p.ndim == 1]
+    optimizer = torch.optim.SGD(
+        [{"params": matrices, "weight_decay": 0.5}, {"params": others}],
+        lr=0.1,
+        **options,
+    )
+    with Watch(model, Laws((law,)), optimizer=optimizer) as watch:
+        for _ in range(4):
+            optimizer.zero_grad()
+            _loss(model, x).backward()
+            optimizer.step()
+    (row,) = watch.table().where(step=4).frame.to_dicts()
+    assert row["verdict"] == "explained"
+    # The centred bias is not decayed: what it adds is read off at every step.
+    assert row["largest_drift"] > 1e-2
+    assert abs(row["residual"]) <= 1e-13
