@@ -203,6 +203,29 @@ def test_ratios_of_random_convolutional_blocks_never_exceed_their_bound(biases):
     assert tight > 30
 
 
+def test_the_inner_gap_counts_as_often_as_the_kernel_of_u_has_values():
+    generator = torch.Generator().manual_seed(9)
+    y, z = (torch.randn(n, 8, generator=generator).double() for n in (3, 8))
+    u = torch.randn(8, 3, 2, generator=generator).double()
+    w = torch.randn(8, 8, generator=generator).double()
+    top = torch.randn(1, 8, generator=generator).double()
+    none = [torch.zeros(n, 0).double() for n in (8, 3, 1)]
+    inner = Inner(y, none[1], _by_hand(u), 2)
+    block = Level(torch.cat([u.flatten(1), z], 1), none[0], torch.cat([y, z]), 2, inner)
+    levels = [Level(w, none[0], w), block, Level(top, none[2], top)]
+    found = tail_bounds(levels)[0]
+    # kappa is 2 max(2 * 1, 1); gaps at the top, in the block and below it.
+    above = top.mT @ top - block.entering @ block.entering.mT
+    own = _by_hand(u).mT @ _by_hand(u) - y @ y.mT
+    below = block.leaving.mT @ block.leaving - w @ w.mT
+    expected = 0.0
+    for factor, matrix in ((1, above), (2, own), (4, below)):
+        values = torch.linalg.eigvalsh(matrix)
+        expected += factor * float(values[-1]) - float(values.sum())
+    assert found.kappa == 4
+    assert found.excess == pytest.approx(expected, rel=1e-12)
+
+
 @pytest.mark.parametrize(
     ("layer", "shape", "word"),
     [

@@ -60,18 +60,18 @@ def test_directions_of_several_outputs_are_never_certified_beyond_the_truth(
     assert certified >= 10
 
 
-def test_the_bound_on_directions_is_reached_to_first_order():
-    """A small gap between axes i <= r and j > r: sin^2 and its bound by hand."""
-    exact, e = torch.float64, 1e-3
+def test_the_bound_on_directions_is_the_spread_of_the_gap_over_distance():
+    """Small gaps between axes 1 and 3 and between 2 and 4, by hand."""
+    exact, e, f = torch.float64, 1e-3, 2e-3
     net = nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(4, 2, bias=False))
     net = net.double()
     net[0].weight.data = torch.diag(torch.tensor([3.0, 2.0, 0.0, 0.0], dtype=exact))
-    net[1].weight.data = torch.tensor([[3, 0, 0, 0], [0, 2, 2 * e, 0]], dtype=exact)
+    net[1].weight.data = torch.tensor([[3, 0, 2 * e, 0], [0, 2, 0, 2 * f]], dtype=exact)
     (row,) = _rows(certify(net, start=net))
-    # D = [[0, 4 e], [4 e, 4 e^2]] on axes 2 and 3, zero elsewhere: of its eigenvalues
-    # 2 e^2 +- 4 e only one is positive and one negative, and E is that positive one.
-    root = math.hypot(2 * e * e, 4 * e)
-    excess = 2 * e * e + root - 4 * e * e
-    spread = 2 * root
-    assert row["bound"] ** 2 == pytest.approx(1 - spread / (4 - excess), rel=1e-9)
-    assert row["value"] == pytest.approx(1 / math.hypot(1, e), rel=1e-12)
+    # D = [[0, 6 e], [6 e, 4 e^2]] and [[0, 4 f], [4 f, 4 f^2]]: eigenvalues m +- r.
+    means = 2 * e**2, 2 * f**2
+    roots = math.hypot(2 * e**2, 6 * e), math.hypot(2 * f**2, 4 * f)
+    excess = sum(roots) - sum(means)
+    expected = 1 - 2 * sum(roots) / (4 - excess)
+    assert row["bound"] ** 2 == pytest.approx(expected, rel=1e-9)
+    assert row["value"] == pytest.approx(1 / math.hypot(1, f), rel=1e-12)
