@@ -78,7 +78,7 @@ DENSE = (
     TailArm("residual", "residual", 7, homogeneous=False),
     TailArm("ten-classes", "mlp", 5, num_outputs=10),
 )
-CNN = (TailArm("cnn", "cnn", 4, fall=0.5),)
+CNN = (TailArm("cnn", "cnn", 4),)
 
 
 @final
