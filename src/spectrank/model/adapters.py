@@ -107,13 +107,16 @@ def _product(right: Entry, left: Entry, by_name: Mapping[str, Entry]) -> Entry:
     elif known is None:
         note = "the scale alpha / r of the product is not in the source: taken as 1"
     head = match["head"].rstrip("._").removesuffix("_embedding")
+    table = "embedding" in match["head"].rpartition("lora")[2]
+    sides = (left.shape[0], inputs)
     product = Product(
-        (left.shape[0], inputs),
+        sides[::-1] if table else sides,
         left.shape[0] * rank + rank * inputs,
         note is not None,
         note,
         left.load,
         scale,
+        table,
     )
     return Entry(
         name=f"{head}{match['tail']}",

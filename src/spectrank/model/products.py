@@ -23,6 +23,7 @@ class Product:
         note: What is to be said of the scale.
         left: Gives the left factor as stored.
         scale: Gives the scale.
+        table: The product is that of an embedding, shown with one row per entry.
     """
 
     shape: tuple[int, int]
@@ -31,6 +32,7 @@ class Product:
     note: str | None
     left: Callable[[], Tensor] = field(repr=False)
     scale: Callable[[], float] = field(repr=False)
+    table: bool = False
 
     def __call__(self, weight: Tensor) -> FactorProduct:
         """The product of both factors.
@@ -42,4 +44,7 @@ class Product:
             It, not formed.
         """
         left = self.left().detach().flatten(1)
-        return FactorProduct(left, weight.flatten(1), self.scale())
+        right, scale = weight.flatten(1), self.scale()
+        if self.table:
+            return FactorProduct(right.mT, left.mT, scale)
+        return FactorProduct(left, right, scale)
