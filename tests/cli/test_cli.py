@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import save_file
 
 import spectrank as sr
-from spectrank.cli.scan import scan_command
+from spectrank.cli.scan import parse_bytes, scan_command
+from spectrank.errors import DomainError
 
 
 def run(*arguments, cwd=None, columns="100"):
@@ -97,6 +98,45 @@ def test_the_command_is_in_the_provenance(checkpoint, tmp_path):
     assert str(out) in command
 
 
+def test_limits_and_a_folder_to_resume_from_reach_the_scan(checkpoint, tmp_path):
+    out, parts = tmp_path / "t.json", tmp_path / "parts"
+    options = ("--resume", parts, "--memory", "1 kB", "--null", "gaussian")
+    result = run("scan", checkpoint, *options, "--num-null", "2", "--out", out)
+    assert result.returncode == 0, result.stderr
+    table = sr.Table.read(out)
+    assert "ceiling is 0.0 MB" in table.where(subject="fc1.weight").frame["reason"][0]
+    assert list(parts.iterdir()) == []
+    settings = table.provenance["settings"]
+    assert (settings["null"], settings["num_null"]) == ("gaussian", 2)
+    options = ("--resume", parts, "--workers", "2", "--compat", "weightwatcher")
+    result = run("scan", checkpoint, *options, "--out", out)
+    assert result.returncode == 0, result.stderr
+    truth = sr.scan(checkpoint, compat="weightwatcher")
+    assert sr.Table.read(out).frame.equals(truth.frame)
+    assert len(list(parts.iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("4GB", 4_000_000_000),
+        ("512 MiB", 512 * 2**20),
+        ("1e9", 1_000_000_000),
+        ("1.5kB", 1500),
+        ("2T", 2_000_000_000_000),
+        ("100", 100),
+    ],
+)
+def test_a_number_of_bytes_reads_as_people_write_it(text, number):
+    assert parse_bytes(text) == number
+
+
+@pytest.mark.parametrize("text", ["", "GB", "4XB", "-1", "0", "1.2.3", "4GB more"])
+def test_what_is_no_number_of_bytes_is_refused(text):
+    with pytest.raises(DomainError, match=r"number of bytes.*e\.g\. 4GB"):
+        parse_bytes(text)
+
+
 @pytest.mark.parametrize(
     ("gate", "code"),
     [("stable_rank<2", 1), ("stable_rank<0.5", 0), ("condition_number>1e6", 1)],
@@ -125,7 +165,8 @@ def test_a_gate_adds_its_metric(checkpoint):
 def test_the_defaults_of_the_command_are_the_librarys():
     options = inspect.signature(scan_command).parameters
     library = inspect.signature(sr.scan).parameters
-    for name in ("rtol", "certify", "seed", "spectra"):
+    names = ("rtol", "certify", "seed", "spectra", "num_null", "workers")
+    for name in names:
         assert options[name].default == library[name].default, name
 
 
@@ -154,6 +195,10 @@ MISTAKES = [
     (["scan", "CHECKPOINT", "--rtol", "0"], "rtol must lie in (0, 1)"),
     (["scan", "CHECKPOINT", "--certify", "maybe"], "deterministic"),
     (["scan", "CHECKPOINT", "--nonsense"], "No such option"),
+    (["scan", "CHECKPOINT", "--workers", "0"], "workers is at least 1"),
+    (["scan", "CHECKPOINT", "--memory", "some"], "e.g. 4GB"),
+    (["scan", "CHECKPOINT", "--null", "shuffled"], "permuted, gaussian"),
+    (["scan", "CHECKPOINT", "--device", "abacus"], "one that torch can use"),
 ]
 
 

@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, Literal, final, get_args
 
+import torch
+
 from spectrank.errors import (
     ArgumentTypeError,
     CheckpointError,
@@ -29,8 +31,10 @@ from spectrank.linalg.implicit import Operand
 from spectrank.linalg.null import Null
 from spectrank.metrics import Metric
 from spectrank.model import WeightMatrix
+from spectrank.scanning.null_rows import NULL_NEEDS, null_rows
 from spectrank.scanning.requests import MetricRequest, parse_metrics
-from spectrank.scanning.rows import matrix_rows, unread_row
+from spectrank.scanning.rows import matrix_key, matrix_rows, unread_row
+from spectrank.scanning.weightwatcher import WEIGHTWATCHER_NEEDS, weightwatcher_rows
 
 Rows = list[dict[str, Any]]
 Compat = Literal["weightwatcher"]
@@ -99,6 +103,8 @@ class Settings:
         made = cls(tuple(request.text for request in requests), **settings)
         # A metric that was handed over need not be the registered one of its name.
         made.__dict__["requests"] = requests
+        # Refuses options out of range here, before anything is read.
+        spectrum(torch.zeros(1, 1), made.needs, **made.of_spectra)
         return made
 
     @cached_property
@@ -108,8 +114,23 @@ class Settings:
 
     @cached_property
     def needs(self) -> frozenset[Need]:
-        """What the metrics together read of a spectrum."""
-        return frozenset[Need]().union(*(r.needs for r in self.requests))
+        """What all that is asked for reads of a spectrum."""
+        needs = frozenset[Need]().union(*(r.needs for r in self.requests))
+        if self.null is not None:
+            needs |= frozenset(NULL_NEEDS)
+        if self.compat is not None:
+            needs |= frozenset(WEIGHTWATCHER_NEEDS)
+        return needs
+
+    @property
+    def of_spectra(self) -> dict[str, Any]:
+        """Options of `spectrank.linalg.spectrum`."""
+        return {
+            "rtol": self.rtol,
+            "certify": self.certify,
+            "failure_probability": self.failure_probability,
+            "seed": self.seed,
+        }
 
     def as_dict(self) -> dict[str, Any]:
         """Return the attributes as plain JSON."""
@@ -156,14 +177,7 @@ def operand_rows(weight: WeightMatrix, operand: Operand, settings: Settings) -> 
     Returns:
         Rows for `Table.from_rows`.
     """
-    s = spectrum(
-        operand,
-        settings.needs,
-        rtol=settings.rtol,
-        certify=settings.certify,
-        failure_probability=settings.failure_probability,
-        seed=settings.seed,
-    )
+    s = spectrum(operand, settings.needs, **settings.of_spectra)
     return spectrum_rows(weight, operand, s, settings)
 
 
@@ -181,4 +195,9 @@ def spectrum_rows(
     Returns:
         Rows for `Table.from_rows`.
     """
-    return matrix_rows(weight, s, settings.requests, settings.spectra)
+    rows = matrix_rows(weight, s, settings.requests, settings.spectra)
+    if settings.null is not None:
+        rows += null_rows(matrix_key(weight), operand, s, settings)
+    if settings.compat is not None:
+        rows += weightwatcher_rows(matrix_key(weight), s)
+    return rows

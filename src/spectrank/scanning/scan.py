@@ -30,6 +30,7 @@ from spectrank.scanning.measure import (
     Rows,
     Settings,
 )
+from spectrank.scanning.null_rows import NULL_METRICS
 from spectrank.scanning.patterns import check_patterns, check_types
 from spectrank.scanning.provenance import (
     InputHash,
@@ -41,6 +42,7 @@ from spectrank.scanning.rows import COLUMNS
 from spectrank.scanning.running.child import Reading
 from spectrank.scanning.running.run import Progress as Progress
 from spectrank.scanning.running.run import Resources, run_all
+from spectrank.scanning.weightwatcher import COLUMNS as WEIGHTWATCHER_COLUMNS
 from spectrank.table import Table
 
 
@@ -84,9 +86,11 @@ def scan(
         failure_probability: Of each probabilistic upper end.
         seed: Of the random starts.
         spectra: Whether full spectra, where computed, become rows.
-        null: Random matrix to compare each one with: ``permuted`` or ``gaussian``.
+        null: Random matrix to compare each one with: ``permuted`` or ``gaussian``. As
+            the next two, it asks for all singular values.
         num_null: Draws of it.
-        compat: ``weightwatcher`` adds that tool's columns, under its names.
+        compat: ``weightwatcher`` adds that tool's columns, under its names, as variant
+            ``weightwatcher``.
         example_input: What the module takes: a tensor, a tuple of arguments or a dict
             of keyword arguments. With it the table also carries which layer feeds
             which, and the page draws it.
@@ -140,7 +144,7 @@ def scan(
     device_name = str(device) if device is not None else _device(source)
     provenance |= {
         **described(info, digest.result(), device_name),
-        **defined(settings.requests),
+        **_defined(settings),
         **wiring,
         "seed": seed,
         "settings": {
@@ -175,6 +179,21 @@ def _device(source: Source) -> str:
         tensors = source.values()
     devices = {str(t.device) for t in tensors if isinstance(t, Tensor)}
     return ", ".join(sorted(devices)) or "cpu"
+
+
+def _defined(settings: Settings) -> dict[str, Any]:
+    """Formulas of all that was asked for, so that a table explains itself."""
+    found = defined(settings.requests)
+    if settings.null is not None:
+        source = "spectrank.scanning.null_rows"
+        found["definitions"] |= {
+            name: {"formula": formula, "source": source}
+            for name, formula in NULL_METRICS.items()
+        }
+    if settings.compat is not None:
+        # Its names are ours for other things: they are told apart by the variant.
+        found["compat_definitions"] = dict(WEIGHTWATCHER_COLUMNS)
+    return found
 
 
 def _reading(

@@ -44,10 +44,14 @@ def _matrix_bytes(weight: WeightMatrix, settings: Settings) -> int:
     if settings.null is not None:
         # A second matrix of the same size, in float64, and its values.
         read += 8 * entries
-    if needs & {"sigma", "small_end"} or settings.null is not None:
-        dense = 20 * entries if "small_end" in needs else 0
+    dense = 20 * entries if "small_end" in needs else 0
+    if settings.certify == "deterministic":
+        # The matrix that Cholesky proves positive, its factor, and one more Gram
+        # matrix made whole for the vector of the lower end.
+        return read + max(7 * square + blocks + vectors, dense)
+    if needs & {"sigma", "small_end"}:
         return read + max(3 * square + blocks, dense)
-    if "schatten4" in needs or settings.certify == "deterministic":
+    if "schatten4" in needs:
         return read + 4 * square + blocks + vectors
     # Small matrices take all values after all.
     return read + max(4 * entries + vectors, min(3 * square, 1 << 26) + blocks)
