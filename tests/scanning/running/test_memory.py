@@ -25,7 +25,7 @@ CASES = [
 
 # Peak of the resident memory while a matrix is measured, beside what was there.
 CHILD = """
-import json, pathlib, sys, torch
+import json, os, pathlib, sys, torch
 torch.set_num_threads(1)
 from spectrank.model import iter_weights
 from spectrank.scanning.measure import Settings, measure_matrix
@@ -38,8 +38,8 @@ m, n, cases = json.loads(sys.argv[1])
 generator = torch.Generator().manual_seed(0)
 small = {"w": torch.randn(300, 200, generator=generator)}
 large = {"w": torch.randn(m, n, generator=generator)}
-peaks = []
-for case in cases:
+
+def peak(case):
     settings = Settings.of(spectra=False, **case)
     for weight in iter_weights(small):
         measure_matrix(weight, settings)
@@ -48,7 +48,17 @@ for case in cases:
     pathlib.Path("/proc/self/clear_refs").write_text("5")
     before = status("VmRSS")
     measure_matrix(weight, settings)
-    peaks.append(status("VmHWM") - before)
+    return status("VmHWM") - before
+
+peaks = []
+for case in cases:
+    # In a process of its own: freed memory of the last one would be used again.
+    here, there = os.pipe()
+    if not os.fork():
+        os.write(there, str(peak(case)).encode())
+        os._exit(0)
+    os.close(there)
+    peaks.append(int(os.read(here, 64)))
 print(json.dumps(peaks))
 """
 
