@@ -93,10 +93,19 @@ def test_large_matrices_are_watched_on_some_features_and_cost_is_told() -> None:
     gap = nets.by_hand(dict(model.named_parameters()))["matrix 4"].reshape(4, 4)
     entry = gap[[0, 3]][:, [0, 3]].flatten()[row["index"]]
     assert row["value"] == pytest.approx(float(entry), rel=1e-12)
-    # 2 x 2 entries, 4 + 1 + 3 columns; 24 + 4 + 16 + 4 + 12 numbers of 8 bytes.
-    assert watch.cost.multiplications == 4 * 8
+    assert "entries of 2 of 4 features" in row["reason"]
+    # 2 x 2 entries, 4 + 1 + 3 columns; rows of the signed sum are read twice. Then
+    # 24 + 4 + 16 + 4 + 12 numbers of 8 bytes.
+    assert watch.cost.multiplications == 4 * 8 + 2 * 4 * 8
+    assert watch.cost.num_narrowed == 1
+    assert "1 matrix law followed on some" in str(watch.cost)
+    assert repr(watch) == (
+        "Watch(2 laws of Sequential, step 3: 2 explained; 1 in part)"
+    )
     assert watching_cost(model, laws, features=2) == watch.cost
-    assert watching_cost(model, laws, features="all").multiplications == 16 * 8
+    whole = watching_cost(model, laws, features="all")
+    assert whole.multiplications == 16 * 8
+    assert "some" not in str(whole)
     assert watch.cost.read_bytes == 8 * (24 + 4 + 16 + 4 + 12)
 
 

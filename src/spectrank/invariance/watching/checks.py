@@ -1,21 +1,15 @@
-"""What a watch refuses, and which features of large matrices it takes."""
+"""What a watch refuses."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
-from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from spectrank.errors import ArgumentTypeError, DomainError, UnknownNameError
-from spectrank.invariance.laws import Law, Laws
-from spectrank.invariance.pairs import restrict
-
-Features = int | Literal["all"]
+from spectrank.invariance.laws import Laws
 
 
 def check_optimizers(given: object, held_by_model: set[int]) -> tuple[Optimizer, ...]:
@@ -112,28 +106,3 @@ def check_options(**numbers: int) -> None:
             raise DomainError(
                 f"{name} is at least 1, got {value}; leave it out for the default"
             )
-
-
-def narrowed(laws: Laws, features: Features) -> Laws:
-    """Matrix laws of many features, restricted to some of them.
-
-    Args:
-        laws: All.
-        features: Largest number that is kept of a matrix law, spread evenly; ``all``.
-
-    Returns:
-        The laws, those restricted with a word about it in their condition.
-    """
-    if features == "all":
-        return laws
-    return Laws(tuple(_narrow(law, features) for law in laws), laws.skipped)
-
-
-def _narrow(law: Law, features: int) -> Law:
-    n = law.shape[0]
-    if law.form != "gram" or n <= features:
-        return law
-    units = np.unique(np.linspace(0, n - 1, features).round().astype(np.int64))
-    said = f"watched on {len(units)} of {n} features"
-    condition = f"{law.condition}; {said}" if law.condition else said
-    return replace(restrict(law, units), condition=condition)

@@ -9,7 +9,8 @@ from typing import final
 from torch import nn
 
 from spectrank.invariance.laws import GramTerm, Laws
-from spectrank.invariance.watching.checks import Features, check_laws, narrowed
+from spectrank.invariance.watching.checks import check_laws
+from spectrank.invariance.watching.narrowing import Features, Narrowed, narrowed
 
 
 @final
@@ -23,18 +24,27 @@ class Cost:
         multiplications: At each step, and again at each evaluation, for matrix laws:
             about one multiplication and addition in float64 per entry and column.
         state_bytes: Kept between steps.
+        num_narrowed: Matrix laws that are followed in part, as told in their rows.
     """
 
     read_bytes: int
     multiplications: int
     state_bytes: int
+    num_narrowed: int = 0
 
     def __str__(self) -> str:
         return (
             f"{self.read_bytes / 1e6:.1f} MB read and "
             f"{self.multiplications / 1e6:.1f} million multiplications for matrices "
             f"at each step and at each evaluation; {self.state_bytes / 1e6:.1f} MB kept"
+            f"{self._narrowed}"
         )
+
+    @property
+    def _narrowed(self) -> str:
+        num = self.num_narrowed
+        laws = "1 matrix law" if num == 1 else f"{num} matrix laws"
+        return f"; {laws} followed on some of the features only" if num else ""
 
 
 def watching_cost(model: nn.Module, laws: Laws, *, features: Features = 32) -> Cost:
@@ -71,29 +81,25 @@ def watching_cost(model: nn.Module, laws: Laws, *, features: Features = 32) -> C
     return cost_of(narrowed(check_laws(laws, parameters), features), parameters)
 
 
-def cost_of(laws: Laws, parameters: dict[str, nn.Parameter]) -> Cost:
-    """Cost of laws as they are.
+def cost_of(followed: Narrowed, parameters: dict[str, nn.Parameter]) -> Cost:
+    """Cost of families as they are.
 
     Args:
-        laws: Restricted already.
+        followed: The families.
         parameters: Of the model.
 
     Returns:
         The cost.
     """
+    laws = followed.laws
     read = sum(parameters[p].numel() * parameters[p].itemsize for p in laws.parameters)
     products = 0
     for law in laws:
         for term in law.terms:
             if isinstance(term, GramTerm):
-                products += law.shape[0] ** 2 * _columns(term)
+                rows = term.num_rows if term.summed else law.shape[0] ** 2
+                products += rows * term.num_columns
     entries = sum(math.prod(law.shape) for law in laws)
     # Start, two predictions, two carried forms, sizes, tolerance and travel.
-    return Cost(read, products, 8 * 8 * entries)
-
-
-def _columns(term: GramTerm) -> int:
-    if term.columns is not None:
-        return len(term.columns)
-    kept = math.prod(term.view[axis] for axis in term.axes)
-    return math.prod(term.view) // max(kept, 1)
+    partly = sum(said is not None for said in followed.partly)
+    return Cost(read, products, 8 * 8 * entries, partly)

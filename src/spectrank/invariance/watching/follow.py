@@ -34,6 +34,10 @@ _SUM = 64 * 2.0**-53
 # Rounding of a gradient, in units of the precision, relative to its norm: sums over
 # a batch that cancel lose more than one unit.
 GRADIENT_ROUNDINGS = 2.0**10
+# In half precision a thousand units are more than any step moves to first order, and a
+# verdict from them would say nothing. Measured under autocast: half a unit.
+_HALF_ROUNDINGS = 4.0
+_HALF = 2.0**-12
 
 
 @final
@@ -143,9 +147,13 @@ class Rounding:
         self._linear = law.form == "linear"
         self._entries = num_entries(law) if self._linear else None
         self._unit = weight_unit + 2.0**-53
-        self.relative = GRADIENT_ROUNDINGS * gradient_unit
-        if not law.exact:
-            self.relative += inexact
+        rounds = GRADIENT_ROUNDINGS if gradient_unit < _HALF else _HALF_ROUNDINGS
+        slack = 0.0 if law.exact else inexact
+        self.relative = rounds * gradient_unit + slack
+        # |B(w, g)| is at most the product of both sizes.
+        self.largest = max(
+            min(GRADIENT_ROUNDINGS * gradient_unit + slack, 1.0), self.relative
+        )
         # Sums of float32 squares have an error of their own.
         self._coarse = COARSE if weight_unit > 2.0**-53 else 0.0
         self._steps = 0
@@ -165,7 +173,7 @@ class Rounding:
             lasting = 2.0 / max(1.0 - momentum, 1e-3)
             self._squares = self._squares + sizes * lasting
 
-    def take(self, sizes: Tensor) -> Tensor:
+    def take(self, sizes: Tensor) -> tuple[Tensor, Tensor]:
         r"""Tolerance since the last call, and start again.
 
         4 u k A + 2 rel sqrt(A) sum sqrt(A_step), with A the size of the weights, u
@@ -177,20 +185,23 @@ class Rounding:
             sizes: Of the weights, in the shape of the law.
 
         Returns:
-            Tolerance, in the shape of the law.
+            Tolerance, in the shape of the law, and what gradients in half precision
+            may add where sums over a batch cancel; the same in others.
         """
         root = sizes.sqrt()
         if self._entries is not None:
             root = self._entries.to(root.device).sqrt()
-            steps = 2.0 * self._unit * self._steps * root * sizes.sqrt()
-            allowed = steps + self.relative * root * self._travel
-            allowed = allowed + _SUM * root * sizes.sqrt()
+            other = 2.0 * self._unit * self._steps * root * sizes.sqrt()
+            other = other + _SUM * root * sizes.sqrt()
+            steps = root * self._travel
         else:
-            allowed = 4.0 * self._unit * self._steps * sizes
-            allowed = allowed + 2.0 * self.relative * root * self._travel
-            allowed = allowed + _SUM * sizes + self._coarse * self._squares
+            other = 4.0 * self._unit * self._steps * sizes
+            other = other + _SUM * sizes + self._coarse * self._squares
+            steps = 2.0 * root * self._travel
         self._steps, self._travel, self._squares = 0, 0.0, 0.0
-        return allowed
+        allowed = other + self.relative * steps
+        same = self.largest == self.relative
+        return allowed, allowed if same else other + self.largest * steps
 
 
 def weighted(parts: Parts, rule: Rule, like: Tensor) -> Tensor:

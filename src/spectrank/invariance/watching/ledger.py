@@ -6,9 +6,11 @@ from typing import final
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from spectrank.invariance.laws import Law, Laws
 from spectrank.invariance.watching.follow import Rounding, sized, unit_roundoff
+from spectrank.invariance.watching.marks import Marks, held_by
 from spectrank.invariance.watching.rules import DecayForm, Rule, rule_of, same_ratios
 from spectrank.invariance.watching.state import Evaluation, Family
 from spectrank.invariance.watching.steps import Displacement, Training
@@ -48,6 +50,7 @@ class Ledger:
         self._settings: dict[str, ParameterSettings] = {}
         self._read: list[Rule] = []
         self._constants = any(law.kind == "constant" for law in laws)
+        self._marks: Marks | None = None
 
     def start(self, step: int) -> None:
         """Compare with the present weights from now on.
@@ -65,12 +68,14 @@ class Ledger:
                 rule = _equal(family.law)
             family.start(rule, now.parts[k], now.sizes[k], step)
 
-    def open(self, step: int, *, structure: bool) -> None:
+    def open(self, step: int, *, due: bool, closure: bool) -> None:
         """Read how the step to come will move the weights.
 
         Args:
             step: Its number.
-            structure: Whether to test B(w, g) = 0.
+            due: Whether to test B(w, g) = 0; also where a law has just left its
+                prediction.
+            closure: Whether gradients are computed inside the step only.
         """
         settings = self._training.settings()
         self._rules = {}
@@ -88,8 +93,30 @@ class Ledger:
                 self._rules[k] = rule
         self._settle(step)
         self._take_up()
-        if structure:
+        if not closure and (due or any(f.questioned for f in self.families)):
             self._test(step)
+        if len(self._training.optimizers) > 1:
+            self._marks = Marks(self._training.parameters, self._reader.parameters)
+
+    def go_on(self, optimizer: Optimizer, step: int) -> None:
+        """Doubt families whose gradients changed between steps of two optimizers.
+
+        They may be those of other weights: of a second backward after the first step.
+
+        Args:
+            optimizer: About to step, not the first one.
+            step: Number of the step.
+        """
+        assert self._marks is not None
+        changed, held = self._marks.changed(optimizer), held_by(optimizer)
+        for family in self.families:
+            names = family.law.parameters
+            alone = all(id(self._training.parameters[p]) in held for p in names)
+            if not alone and changed.intersection(names):
+                family.doubt = (
+                    f"in step {step} gradients changed between the steps of two "
+                    "optimizers: they may be of other weights"
+                )
 
     def close(self, step: int) -> None:
         """Predict what the finished step did.

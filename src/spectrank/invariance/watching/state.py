@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, final
 
 import torch
@@ -20,6 +20,9 @@ from spectrank.invariance.watching.rules import Rule
 from spectrank.invariance.watching.sums import Parts
 
 Verdict = Literal["conserved", "explained", "broken", "not_applicable"]
+_HALF_PRECISION = (
+    "and gradients in half precision may do that where sums over a batch cancel"
+)
 
 
 @final
@@ -32,12 +35,14 @@ class Break:
         since: Last step at which it was still right.
         entries: Flat indices of the laws that left it.
         text: What was seen.
+        by: ``structure`` where the gradient itself changes the law.
     """
 
     step: int
     since: int
     entries: tuple[int, ...]
     text: str
+    by: Literal["drift", "structure"] = "drift"
 
 
 @final
@@ -74,6 +79,7 @@ class Family:
         rounding: How far rounding may have moved it.
         rule: Of the last step; None before the first.
         lost: Why there is no prediction any more.
+        doubt: Why there may have been none since the last evaluation; None.
         moved: Whether a step has moved the weights since the start.
         broken: Where it first left its prediction.
         structure: Largest |B(w, g)| relative to the sizes, at the last look; None.
@@ -84,6 +90,7 @@ class Family:
     rounding: Rounding
     rule: Rule | None = None
     lost: str | None = None
+    doubt: str | None = None
     moved: bool = False
     broken: Break | None = None
     structure: float | None = None
@@ -93,6 +100,7 @@ class Family:
     _start: Tensor | None = None
     _sizes: Tensor | None = None
     _tolerance: Tensor | float = 0.0
+    _possible: Tensor | float = 0.0
     _last_rate: float = 0.0
     _since: int = field(default=0)
 
@@ -108,7 +116,7 @@ class Family:
         like = torch.zeros(self.law.shape, dtype=torch.float64, device=_device(parts))
         value = weighted(parts, rule, like)
         self.rule, self.moved, self._since = rule, False, step
-        self._start, self._tolerance = value, 0.0
+        self._start, self._tolerance, self._possible = value, 0.0, 0.0
         self._sizes = sized(sizes, rule, self.law, like)
         self._whole = Chain(self.law, value, like)
         self._local = Chain(self.law, value, like)
@@ -176,11 +184,12 @@ class Family:
             return Evaluation(
                 step, value.flatten(), drift, None, None, "not_applicable", nan
             )
+        if self.lost is None:
+            self._compare(value, sized(sizes, self.rule, self.law, value), step)
         if self.lost is not None:
             verdict, said = self._unpredicted()
             return Evaluation(step, value.flatten(), drift, None, None, verdict, said)
         assert self._whole is not None
-        self._compare(value, sized(sizes, self.rule, self.law, value), step)
         explained = (self._whole.predicted - self._start).flatten()
         tolerance = torch.as_tensor(self._tolerance).flatten()
         verdict, reason = self._judged(drift, tolerance)
@@ -192,16 +201,27 @@ class Family:
         assert self._whole is not None
         assert self._local is not None
         assert self._sizes is not None
-        allowed = self.rounding.take(torch.maximum(sizes, self._sizes))
+        allowed, possible = self.rounding.take(torch.maximum(sizes, self._sizes))
         self._tolerance = self._tolerance + allowed
-        for chain, most in ((self._local, allowed), (self._whole, self._tolerance)):
+        self._possible = self._possible + possible
+        for chain, most, could in (
+            (self._local, allowed, possible),
+            (self._whole, self._tolerance, self._possible),
+        ):
             residual = (value - chain.predicted).abs()
             # Also where a residual is NaN.
             over = ~(residual <= most)
-            if self.broken is None and bool(over.any()):
-                self.broken = _break(residual, most, over, self._since, step)
+            if self.broken is not None or not bool(over.any()):
+                continue
+            found = _break(residual, most, over, self._since, step)
+            if self.doubt is not None:
+                self.lose(self.doubt)
+            elif bool((residual <= could).all()):
+                self.lose(f"it {found.text}, {_HALF_PRECISION}")
+            else:
+                self.broken = found
         self._local.predicted = value.clone()
-        self._sizes, self._since = sizes, step
+        self._sizes, self._since, self.doubt = sizes, step, None
 
     @property
     def structure_tolerance(self) -> float:
@@ -216,12 +236,31 @@ class Family:
             step: Of the gradient.
         """
         self.structure, self.structure_step = structure, step
-        if self.broken is None and not structure <= self.structure_tolerance:
-            text = (
-                f"the gradient of step {step} changes it to first order: relative rate "
-                f"{structure:.1e}, rounding allows {self.structure_tolerance:.1e}"
-            )
-            self.broken = Break(step, step - 1, (), text)
+        if structure <= self.structure_tolerance:
+            return
+        text = (
+            f"the gradient of step {step} changes it to first order: relative rate "
+            f"{structure:.1e}, rounding allows {self.structure_tolerance:.1e}"
+        )
+        # Rates are at most one: in half precision there is no telling.
+        if structure <= 1.0 and self.rounding.largest > self.rounding.relative:
+            self.lose(f"{text}, {_HALF_PRECISION}")
+            return
+        if self.law.condition:
+            text = f"{text}; it needs: {self.law.condition}"
+        if self.broken is None:
+            self.broken = Break(step, step - 1, (), text, "structure")
+        elif self.broken.by == "drift":
+            # No edit did this: the law was not one of these gradients.
+            both = f"{self.broken.text}; {text}"
+            self.broken = replace(self.broken, text=both, by="structure")
+
+    @property
+    def questioned(self) -> bool:
+        """Whether it left its prediction and no gradient was looked at since."""
+        if self.broken is None or self.broken.by == "structure":
+            return False
+        return (self.structure_step or 0) <= self.broken.step
 
     def _unpredicted(self) -> tuple[Verdict, str]:
         assert self.lost is not None

@@ -13,6 +13,7 @@ prediction, which is known for gradient descent with or without momentum and dec
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self, final
@@ -24,15 +25,14 @@ from torch.optim import Optimizer
 from spectrank.errors import ArgumentTypeError
 from spectrank.invariance.laws import Laws
 from spectrank.invariance.watching.checks import (
-    Features,
     check_laws,
     check_optimizers,
     check_options,
-    narrowed,
 )
 from spectrank.invariance.watching.cost import Cost, cost_of
 from spectrank.invariance.watching.ledger import Ledger
-from spectrank.invariance.watching.rows import COLUMNS, suspects, watched_row
+from spectrank.invariance.watching.narrowing import Features, narrowed
+from spectrank.invariance.watching.rows import COLUMNS, suspects, told, watched_row
 from spectrank.invariance.watching.rules import DecayForm
 from spectrank.invariance.watching.steps import Training
 from spectrank.scanning.provenance import environment
@@ -61,7 +61,15 @@ class Watch:
 
     What rounding may add is bounded at every step and stated as ``bound``: 4 u per step
     of the size of a law, with u the unit roundoff of the weights, and 2^10 units of the
-    gradient. The verdict is of each family; its row tells of the worst entry.
+    gradient. A change from outside is seen where it is larger than what rounding may
+    have added since the last evaluation, so a watch sees the less the larger ``every``
+    is: of float32 weights about 1e-2 of a law every 500 steps, 1e-4 every 10. Gradients
+    in half precision are allowed 4 units, and between these and 2^10 the verdict is
+    ``not_applicable``. The verdict is of each family; its row tells of the worst entry.
+
+    A matrix law of more than ``features`` features is followed in the entries between
+    some of them, in the norms of all and in one sum of all with random signs; it is
+    ``broken`` where one of the three is, and ``reason`` says how much is followed.
 
     Cost: at each step one pass over the gradients (or momentum buffers) of all
     parameters with laws, at each evaluation one over the weights, twice as slow. On one
@@ -74,8 +82,8 @@ class Watch:
         optimizer: That trains it; several where they step together.
         every: Steps between two evaluations.
         structure_every: Steps between two tests of the structure; also at the first.
-        features: Largest number of features of a matrix law that is watched, spread
-            evenly over all of them; ``all``.
+        features: Largest number of features of a matrix law between which all entries
+            are followed, spread evenly; ``all``.
         computed_in: Where gradients are computed in another dtype than that of the
             weights, as under autocast.
         inexact: Relative violation allowed to laws that hold for eps = 0 only.
@@ -139,12 +147,14 @@ class Watch:
         held = {id(p) for p in model.parameters()}
         optimizers = check_optimizers(optimizer, held)
         self._training = Training(model, optimizers, as_type)
-        self._laws = narrowed(check_laws(laws, self._training.parameters), features)
+        self._laws = check_laws(laws, self._training.parameters)
+        self._followed = narrowed(self._laws, features)
+        self._label = type(model).__name__
         self._settings = {**numbers, "inexact": inexact, "decay": decay}
         self._every, self._structure_every = every, structure_every
         self._run = run
         self._ledger = Ledger(
-            self._laws,
+            self._followed.laws,
             self._training,
             computed_in=computed_in,
             inexact=inexact,
@@ -154,6 +164,7 @@ class Watch:
         self._step = self._evaluated = 0
         self._done: set[int] = set()
         self._calls = Calls()
+        self._removed = False
         self.rebase()
         self._hooks = [
             hook
@@ -172,15 +183,18 @@ class Watch:
     @property
     def cost(self) -> Cost:
         """What a step and an evaluation read and compute."""
-        return cost_of(self._laws, self._training.parameters)
+        return cost_of(self._followed, self._training.parameters)
 
     def rebase(self) -> None:
         """Compare with the present weights from now on; earlier rows are kept.
 
-        A watch that was removed and is told to rebase does not listen again.
+        A watch that was removed and is told to rebase does not listen again: it tells
+        values, and has no prediction of them.
         """
         with torch.no_grad():
             self._ledger.start(self._step)
+        if self._removed:
+            self._ledger.lose("the watch was removed: steps are not seen")
         self.evaluate()
 
     def evaluate(self) -> None:
@@ -189,16 +203,26 @@ class Watch:
             found = self._ledger.evaluate(self._step)
         self._evaluated = self._step
         families = self._ledger.families
-        suspected = suspects(families)
-        self._rows += [
-            watched_row(
-                family,
-                one,
+        groups = [[families[k] for k in group] for group in self._followed.groups]
+        suspected = suspects(groups)
+        for law, group, numbers, partly in zip(
+            self._laws,
+            groups,
+            self._followed.groups,
+            self._followed.partly,
+            strict=True,
+        ):
+            own = [found[k] for k in numbers]
+            chosen = told(group, own)
+            row = watched_row(
+                group[chosen],
+                own[chosen],
+                subject=law.name,
                 run=self._run,
-                suspects=family.broken and suspected[family.broken.step],
+                partly=partly,
+                suspects=suspected,
             )
-            for family, one in zip(families, found, strict=True)
-        ]
+            self._rows.append(row)
 
     def remove(self) -> None:
         """Evaluate the last step and stop listening; later steps are not seen."""
@@ -208,6 +232,7 @@ class Watch:
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
+        self._removed = True
 
     def table(self) -> Table:
         """Rows so far, of kind ``law``: one per family of laws and evaluation.
@@ -219,6 +244,14 @@ class Watch:
         settings = dict(self._settings)
         provenance = {**environment(), "settings": settings, "steps": self._step}
         return Table.from_rows(self._rows, columns=COLUMNS, provenance=provenance)
+
+    def __repr__(self) -> str:
+        last = Counter(row["verdict"] for row in self._rows[-len(self._laws) :])
+        told = ", ".join(f"{num} {verdict}" for verdict, num in sorted(last.items()))
+        partly = sum(said is not None for said in self._followed.partly)
+        share = f"; {partly} in part" if partly else ""
+        where = f"{self._label}, step {self._evaluated}"
+        return f"Watch({len(self._laws)} laws of {where}: {told}{share})"
 
     def __enter__(self) -> Self:
         return self
@@ -233,14 +266,17 @@ class Watch:
 
     def _before(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         frame = sys._getframe(1)
-        if self._calls.nested(optimizer, frame) or self._done:
+        if self._calls.nested(optimizer, frame):
             return
         coming = self._step + 1
+        if self._done:
+            self._ledger.go_on(optimizer, coming)
+            return
         # A closure computes the gradients inside the step.
         closure = (args[1] if len(args) > 1 else None) or kwargs.get("closure")
         due = coming == 1 or coming % self._structure_every == 0
         with torch.no_grad():
-            self._ledger.open(coming, structure=due and closure is None)
+            self._ledger.open(coming, due=due, closure=closure is not None)
 
     def _after(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if not self._calls.over(optimizer, sys._getframe(1)):
