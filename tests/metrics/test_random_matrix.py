@@ -10,6 +10,7 @@ from tolerances import STANDARD_ERRORS
 from spectrank import metrics
 from spectrank.errors import DomainError, UnknownNameError
 from spectrank.linalg import Value, spectrum
+from spectrank.linalg.implicit import BlockDiagonal, FactorProduct
 from spectrank.linalg.tracy_widom import (
     largest_eigenvalue_law,
     tracy_widom_isf,
@@ -141,6 +142,21 @@ def test_without_noise_there_is_a_status_and_a_reason(name):
     value = metrics.get_metric(name)(steep)
     assert value.status == "degenerate"
     assert "no bulk" in value.reason
+
+
+@pytest.mark.parametrize(
+    "name", ["mp_sigma", "mp_edge", "mp_softrank", "mp_distance", "num_spikes"]
+)
+@pytest.mark.parametrize("variant", [None, "entries"])
+def test_a_matrix_with_zeros_by_construction_has_no_law_of_noise(name, variant):
+    # The blocks are noise, the matrix is not: its edge would be twice that of a block.
+    blocks = noise(4 * 30, 20, 0).reshape(4, 30, 20)
+    value = metrics.get_metric(name)(BlockDiagonal(blocks), variant=variant)
+    assert math.isnan(value.value)
+    assert value.status == "skipped"
+    assert "by construction; take a dense view" in value.reason
+    product = FactorProduct(noise(40, 3, 1), noise(3, 30, 2))
+    assert metrics.get_metric(name)(product).status == "skipped"
 
 
 def test_enclosures_hold_what_the_errors_of_the_values_allow():

@@ -6,6 +6,7 @@ the Marchenko-Pastur law up to the edge, and the largest one the Tracy-Widom law
 
 from __future__ import annotations
 
+import bisect
 import functools
 import math
 from typing import Literal, get_args
@@ -98,19 +99,23 @@ def noise_threshold(shape: tuple[int, int], level: float = _LEVEL) -> float:
 def _fixed_point(x: Tensor, N: int, scale: float) -> float:
     """Return the scale of the values not above the noise of that scale."""
     k = len(x)
-    squares = x.square().flip(0).cumsum(0).flip(0).tolist()
+    ascending = x.flip(0)
+    # Plain numbers: a fit takes tens of rounds, each a look-up and a few operations.
+    tails = [0.0, *ascending.square().cumsum(0).tolist()]
+    values: list[float] = ascending.tolist()
     num, visited = 0, set[int]()
     while True:
-        found = int((x > scale * noise_threshold((N - num, k - num))).sum())
+        threshold = scale * noise_threshold((N - num, k - num))
+        found = k - bisect.bisect_right(values, threshold)
         if 2 * found > k:
             return math.inf
-        if found in visited:
-            # Two counts that lead to each other: the fewer spikes.
-            num = min(found, num)
-            return math.sqrt(squares[num] / ((N - num) * (k - num)))
+        cycle = found in visited
+        # Two counts that lead to each other: the fewer spikes.
+        num = min(found, num) if cycle else found
+        scale = math.sqrt(tails[k - num] / ((N - num) * (k - num)))
+        if cycle:
+            return scale
         visited.add(found)
-        num = found
-        scale = math.sqrt(squares[num] / ((N - num) * (k - num)))
 
 
 @functools.lru_cache(maxsize=256)

@@ -56,7 +56,8 @@ def tracy_widom_sf(s: float) -> float:
     Returns:
         Probability of a value above ``s``.
     """
-    return -math.expm1(_log_cdf(s))
+    # No negative zero.
+    return abs(math.expm1(_log_cdf(s)))
 
 
 @functools.lru_cache(maxsize=64)

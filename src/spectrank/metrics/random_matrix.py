@@ -8,6 +8,7 @@ all entries. All of it is asymptotic: below a few dozen values it says little.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -24,6 +25,9 @@ from spectrank.metrics.registry import register
 
 _ALL = ("scale", "transpose", "orthogonal")
 _NO_SCALE = ("transpose", "orthogonal")
+# Routes of matrices with zeros or repetitions by construction: no law of noise is
+# theirs.
+_STRUCTURED = ("block-", "fft-", "padded-", "qr-")
 _FITS: Mapping[str | None, NoiseFit] = {
     None: "bulk",
     "median": "median",
@@ -58,6 +62,32 @@ def _check_level(options: Mapping[str, Any]) -> None:
         )
 
 
+# The six metrics of one matrix share its fit.
+@functools.lru_cache(maxsize=2)
+def _noise(s: Spectrum, method: NoiseFit) -> Value:
+    """Scale of the noise, or why there is none."""
+    if s.route.startswith(_STRUCTURED):
+        reason = (
+            f"noise has independent entries everywhere, a matrix by {s.route} has "
+            "zeros or repetitions by construction; take a dense view"
+        )
+        return Value.undefined("skipped", reason)
+    if method == "entries":
+        return s.frobenius / math.sqrt(s.shape[0] * s.shape[1])
+    sigma, error = sigma_of(s)
+    middle = len(sigma) // 2
+    if float(sigma[middle]) <= float(error[middle]):
+        reason = "the median singular value cannot be told from zero: no noise to fit"
+        return Value.undefined("degenerate", reason)
+    value = noise_scale(sigma, s.shape, method)
+    low = noise_scale((sigma - error).clamp_min(0.0), s.shape, method)
+    high = noise_scale(sigma + error, s.shape, method)
+    if not all(map(math.isfinite, (value, low, high))):
+        reason = "more than half of the values lie above the noise: there is no bulk"
+        return Value.undefined("degenerate", reason)
+    return Value(value, min(low, value), max(high, value))
+
+
 @register(
     needs=["sigma"],
     formula="(sum_{i>r} s_i^2 / ((m - r)(n - r)))^(1/2), r = number of values above it",
@@ -84,21 +114,7 @@ def mp_sigma(s: Spectrum, variant: str | None = None) -> Value:
     Returns:
         Value with the enclosure of the values it is made of.
     """
-    method = _FITS[variant]
-    if method == "entries":
-        return s.frobenius / math.sqrt(s.shape[0] * s.shape[1])
-    sigma, error = sigma_of(s)
-    middle = len(sigma) // 2
-    if float(sigma[middle]) <= float(error[middle]):
-        reason = "the median singular value cannot be told from zero: no noise to fit"
-        return Value.undefined("degenerate", reason)
-    value = noise_scale(sigma, s.shape, method)
-    low = noise_scale((sigma - error).clamp_min(0.0), s.shape, method)
-    high = noise_scale(sigma + error, s.shape, method)
-    if not all(map(math.isfinite, (value, low, high))):
-        reason = "more than half of the values lie above the noise: there is no bulk"
-        return Value.undefined("degenerate", reason)
-    return Value(value, min(low, value), max(high, value))
+    return _noise(s, _FITS[variant])
 
 
 @register(
