@@ -9,6 +9,7 @@ import watched_nets as nets
 from torch import nn
 
 from spectrank.errors import ArgumentTypeError
+from spectrank.invariance import find
 from spectrank.invariance.laws import GramTerm, Law, Laws
 from spectrank.invariance.measure import measure
 
@@ -57,6 +58,21 @@ def test_alignment_is_of_first_singular_vectors_without_biases() -> None:
         assert found["value"] == pytest.approx(float((u @ v).abs()), abs=1e-12)
         assert found["lower"] <= float((u @ v).abs()) <= found["upper"]
     assert table.where(subject="cut", metric="alignment").frame.is_empty()
+
+
+def test_layers_of_one_output_or_input_are_aligned_with_their_neighbours() -> None:
+    torch.manual_seed(1)
+    net = nn.Sequential(nn.Linear(1, 5), nn.Linear(5, 4), nn.Linear(4, 1)).double()
+    table = measure(net, find(net, torch.randn(6, 1).double(), loss=None))
+    p = {name: t.detach() for name, t in net.named_parameters()}
+    middle = torch.linalg.svd(p["1.weight"])
+    first, last = p["0.weight"][:, 0], p["2.weight"][0]
+    for name, cosine in (
+        ("matrix 0", middle.Vh[0] @ first / first.norm()),
+        ("matrix 1", middle.U[:, 0] @ last / last.norm()),
+    ):
+        found = _row(table, name, "alignment")["value"]
+        assert found == pytest.approx(float(cosine.abs()), abs=1e-12)
 
 
 def test_several_matrices_of_a_side_stand_side_by_side() -> None:

@@ -147,7 +147,9 @@ def _features(side: Law, tensors: Mapping[str, Tensor]) -> Tensor | None:
         gram = _gram_term(term, side.shape[0])
         if gram is None:
             return None
-        if np.prod(gram.view) > np.prod([gram.view[axis] for axis in gram.axes]):
+        # A layer of one output has as many numbers as a bias, and is none.
+        mixes = tensors[gram.parameter].ndim > 1 and len(gram.view) > len(gram.axes)
+        if mixes:
             terms.append(replace(gram, coefficient=1.0))
     if not terms or side.shape[0] < 2:
         return None
