@@ -10,8 +10,8 @@ import numpy as np
 from torch import nn
 
 from spectrank.errors import ArgumentTypeError
-from spectrank.invariance.laws import Law, Laws
-from spectrank.invariance.linear import linear_laws
+from spectrank.invariance.laws import Law, Laws, NoLaw
+from spectrank.invariance.linear import LossLike, linear_laws, sees_differences
 from spectrank.invariance.matrices import matrix_laws
 from spectrank.invariance.potentials import (
     Potentials,
@@ -27,13 +27,18 @@ from spectrank.invariance.potentials import cuts as cut_laws
 from spectrank.invariance.skips import without_skips
 from spectrank.model.graph import Graph, graph
 
+_UNKNOWN_LOSS = (
+    "whether it sees differences of logits only is not known; pass "
+    "loss='cross_entropy' if it does, None if it does not"
+)
+
 
 def find(
     model_or_graph: nn.Module | Graph,
     example_input: Any = None,
     *,
     kwargs: Mapping[str, Any] | None = None,
-    loss: str | None = "cross_entropy",
+    loss: LossLike | None = "cross_entropy",
     cuts: bool = False,
 ) -> Laws:
     r"""Find the quantities that gradient flow conserves, for any data.
@@ -51,8 +56,9 @@ def find(
             arguments, of which only shapes and dtypes count; not needed for a
             Sequential of layers of torch.
         kwargs: Further keyword arguments of the model.
-        loss: Name of the loss. A loss of differences of logits, such as
-            ``cross_entropy``, adds laws; None for any loss.
+        loss: Name, module or function of the loss, as ``describe_loss`` takes it. A
+            loss of differences of logits, such as ``cross_entropy``, adds laws where
+            an output has two classes or more; None for any loss.
         cuts: Whether to add the sums of each family of laws, such as
             :math:`\|W_1\|_F^2 - \|W_2\|_F^2`, which follow from the others.
 
@@ -61,8 +67,10 @@ def find(
 
     Raises:
         ArgumentTypeError: It is neither a module nor a graph.
+        UnknownNameError: No loss has that name.
         DomainError: The model cannot be traced, or the graph has stated links only.
     """  # noqa: DOC502 - raised by the functions called
+    differences = sees_differences(loss)
     potentials = _potentials(model_or_graph, example_input, kwargs, skips=False)
     blocks = matrix_laws(potentials)
     inside = [block.solutions for block in blocks]
@@ -79,7 +87,10 @@ def find(
     )
     laws += linear_laws(potentials, loss=loss)
     laws += cut_laws(families(potentials)) if cuts else ()
-    return Laws(_told_apart(laws), places_without(potentials))
+    without = places_without(potentials)
+    if differences is None:
+        without += (NoLaw("loss", _UNKNOWN_LOSS, "softmax"),)
+    return Laws(_told_apart(laws), without)
 
 
 def pair_candidates(

@@ -18,6 +18,7 @@ from spectrank.invariance.linear.columns import (
     patterns,
     sparsified,
 )
+from spectrank.invariance.linear.losses import LossLike, sees_differences
 from spectrank.invariance.linear.recurrent import recurrent_laws
 from spectrank.invariance.linear.shifts import Family, Origin
 from spectrank.invariance.linear.solving import solutions
@@ -59,7 +60,7 @@ class _Space:
 
 
 def linear_laws(
-    potentials: Potentials, *, loss: str | None = "cross_entropy"
+    potentials: Potentials, *, loss: LossLike | None = "cross_entropy"
 ) -> tuple[Law, ...]:
     r"""Find the linear laws :math:`\langle c, w\rangle` of a network.
 
@@ -72,12 +73,15 @@ def linear_laws(
 
     Args:
         potentials: Of the graph, as ``solve`` finds them.
-        loss: Name of the loss; None for any loss.
+        loss: As `find` takes it; of one that is not known, the laws for any loss.
 
     Returns:
         The laws, in the order of the dataflow; independent of one another.
-    """
-    reading = Reading(potentials, loss)
+
+    Raises:
+        UnknownNameError: No loss has that name.
+    """  # noqa: DOC502 - raised by the functions called
+    reading = Reading(potentials, differences=bool(sees_differences(loss)))
     reading.run()
     basis = solutions(reading.system)
     families = tuple(reading.writes.families.values())
@@ -119,7 +123,7 @@ def _laws(space: _Space) -> list[Law]:
         columns = [t for t in pattern.columns if t not in lost.columns]
         if not columns:
             continue
-        kind = _kind(space, pattern)
+        kind, condition = _kind(space, pattern)
         parts = dict.fromkeys(
             space.families[k].parameter for k, _, _ in pattern.entries
         )
@@ -137,21 +141,26 @@ def _laws(space: _Space) -> list[Law]:
                     terms=terms,
                     shape=(number,),
                     count=count,
-                    condition=_CONDITIONS[kind],
+                    condition=condition,
                     source=_SOURCES[kind],
                 )
             )
     return found
 
 
-def _kind(space: _Space, pattern: Pattern) -> LawKind:
-    if len(pattern.entries) == 1 and pattern.entries[0][2] == 1:
-        return "constant"
+def _kind(space: _Space, pattern: Pattern) -> tuple[LawKind, str]:
+    """Kind, and what it needs to hold: of a loss wherever a loss takes part."""
     moved = sparse.csc_array(space.basis[:, [pattern.columns[0]]]).indices
     origins = {origin for origin, left in space.taken.items() if left[moved].any()}
-    if not origins:
-        return "equal-gradient"
-    return "softmax" if origins == {"softmax"} else "sum"
+    kind: LawKind = "softmax" if origins == {"softmax"} else "sum"
+    if len(pattern.entries) == 1 and pattern.entries[0][2] == 1:
+        kind = "constant"
+    elif not origins:
+        kind = "equal-gradient"
+    condition = _CONDITIONS[kind]
+    if kind == "softmax" or "softmax" not in origins:
+        return kind, condition
+    return kind, f"{condition}; {_CONDITIONS['softmax']}"
 
 
 def _terms(space: _Space, columns: Sequence[int]) -> tuple[tuple[LinearTerm, ...], int]:

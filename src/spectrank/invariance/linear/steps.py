@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from spectrank.invariance.linear.axes import averaged, pool_axes, split
+from spectrank.invariance.linear.losses import class_axis
 from spectrank.invariance.linear.shifts import (
     CONSTANT,
     Shift,
@@ -24,8 +25,6 @@ from spectrank.invariance.potentials.system import System
 from spectrank.model.graph import Graph, Node
 from spectrank.model.graph.roles import attention_roles
 
-# Names of losses that see differences of logits only.
-SOFTMAX_LOSSES = frozenset(["cross_entropy", "CrossEntropyLoss"])
 _REGULAR = frozenset(
     "reshape flatten permute slice select expand cat stack getitem".split()  # noqa: SIM905
 )
@@ -51,12 +50,12 @@ class Reading:
         writes: Where they start.
     """
 
-    def __init__(self, potentials: Potentials, loss: str | None) -> None:
+    def __init__(self, potentials: Potentials, *, differences: bool) -> None:
         self.graph: Graph = potentials.graph
         self.system = System(self.graph.frozen, potentials.shapes, {}, {})
         self.sinks = Sinks(self.system)
         self.writes = Writes(potentials, self.system)
-        self._loss = loss
+        self._differences = differences
         # Slots are moved like values; what that asks of them is asked of no one.
         self._scratch = System((), {}, {}, {})
         self._roles = attention_roles(self.graph.nodes)
@@ -96,11 +95,11 @@ class Reading:
             return {}
         if kind in {"attention", "matmul"}:
             return self._attended(node, inputs)
-        if kind == "output" and self._loss in SOFTMAX_LOSSES:
-            rank = len(node.shape or ())
-            axis = -1 if rank < 4 else 1 - rank
-            self.sinks.take(inputs[0], [axis], "softmax")
-            return {}
+        if kind == "output" and self._differences:
+            axis = class_axis(node.shape, inputs[0])
+            if axis is not None:
+                self.sinks.take(inputs[0], [axis], "softmax")
+                return {}
         return self._stopped(inputs)
 
     def _stopped(self, inputs: Sequence[Shifts]) -> Shifts:
