@@ -62,10 +62,11 @@ def test_a_cluster_that_was_there_stays(cluster):
 
 @pytest.mark.usefixtures("cluster")
 def test_what_a_task_raises_is_raised_here(tmp_path):
-    jobs = plan_jobs(list(sr.model.iter_weights(source())), None)
+    settings = Settings.of("stable_rank")
+    jobs = plan_jobs(list(sr.model.iter_weights(source())), settings)
     route = run_on_ray(
         jobs,
-        Settings.of("stable_rank"),
+        settings,
         address="auto",
         reading=Reading(str(tmp_path / "gone.safetensors"), {}),
         folder=None,

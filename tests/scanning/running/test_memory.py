@@ -65,7 +65,7 @@ print(json.dumps(peaks))
 
 def job(settings, *shapes, dtype=torch.float32):
     source = {f"w{i}": torch.empty(s, dtype=dtype) for i, s in enumerate(shapes)}
-    return plan_jobs(list(iter_weights(source)), None)
+    return plan_jobs(list(iter_weights(source)), settings)
 
 
 @pytest.mark.skipif(
@@ -121,8 +121,8 @@ def test_a_batch_is_cut_to_what_the_ceiling_allows():
     source = {f"w{i}": torch.empty(64, 64) for i in range(200)}
     weights = list(iter_weights(source))
     ceiling = 8_000_000
-    whole = plan_jobs(weights, None)
-    cut = plan_jobs(weights, None, ceiling)
+    whole = plan_jobs(weights, settings)
+    cut = plan_jobs(weights, settings, memory=ceiling)
     assert len(whole) == 1 < len(cut)
     assert admitted(whole, settings, ceiling)[0] == []
     assert admitted(cut, settings, ceiling) == (cut, [])

@@ -52,7 +52,7 @@ def here(jobs):
 
 
 def test_a_module_has_the_same_bits_in_two_processes_as_in_one():
-    jobs = plan_jobs(list(iter_weights(Net())), None)
+    jobs = plan_jobs(list(iter_weights(Net())), SETTINGS)
     assert len(jobs) == 9
     there = forked(jobs)
     assert there == here(jobs)
@@ -110,7 +110,7 @@ def deadly(tmp_path):
         options = {"counter": str(tmp_path / "counter"), "deaths": deaths}
         return Fatal(str(path), options)
 
-    return make, plan_jobs(list(iter_weights(path)), None)
+    return make, plan_jobs(list(iter_weights(path)), SETTINGS)
 
 
 def test_a_worker_that_is_killed_is_replaced_and_its_matrix_measured(deadly):
@@ -187,7 +187,7 @@ def test_jobs_wait_until_they_fit_under_the_ceiling():
         f"w{i}": torch.randn(m, n, generator=generator)
         for i, (m, n) in enumerate(sizes)
     }
-    jobs = plan_jobs(list(iter_weights(source)), None)
+    jobs = plan_jobs(list(iter_weights(source)), SETTINGS)
     costs = {job: working_bytes(job, SETTINGS) for job in jobs}
     # The largest and a small one fit, the two large ones do not.
     memory = costs[jobs[0]] + costs[jobs[2]]

@@ -25,8 +25,9 @@ from spectrank.scanning.running.store import Store
 
 # Below this order and size one call of LAPACK costs less than what is around it.
 _SMALL_SIDE, _SMALL_ENTRIES = 128, 1 << 16
-# Matrices of a batch, and its entries: 32 MiB in float64, 1 GiB on another device.
-_JOB_MATRICES, _JOB_ENTRIES, _DEVICE_ENTRIES = 256, 1 << 22, 1 << 27
+# Matrices of a batch, and its entries: 32 MiB in float64, 512 MiB where a device
+# was named.
+_JOB_MATRICES, _JOB_ENTRIES, _DEVICE_ENTRIES = 256, 1 << 22, 1 << 26
 
 
 @final
@@ -64,38 +65,48 @@ class Outcome:
 
 def plan_jobs(
     weights: Sequence[WeightMatrix | Skip],
-    device: torch.device | None,
+    settings: Settings,
+    device: torch.device | None = None,
     memory: int | None = None,
 ) -> list[Job]:
     """Return the jobs of a source; how many run at once changes none of them.
 
     Args:
         weights: Tensors of the source.
-        device: Where matrices are measured, if it was asked for: on a device that is
-            not the host all matrices of one shape make batches, whatever their size.
+        settings: How they are measured.
+        device: Where, if it was asked for.
         memory: Ceiling in bytes that a batch leaves room under; None for none.
 
     Returns:
         Jobs, each at the place of its first matrix.
     """
     groups: dict[Any, list[tuple[int, WeightMatrix]]] = {}
-    every = device is not None
     for position, weight in enumerate(weights):
         if isinstance(weight, Skip):
             continue
-        batched = every or _is_small(weight.shape)
+        batched = _batched(weight.shape, settings, device)
         key = weight.shape if batched else position
         groups.setdefault(key, []).append((position, weight))
-    most = _JOB_ENTRIES if device is None or device.type == "cpu" else _DEVICE_ENTRIES
+    most = _JOB_ENTRIES if device is None else _DEVICE_ENTRIES
     if memory is not None:
         most = min(most, memory // 64)
     jobs = [job for group in groups.values() for job in _cut(group, most)]
     return sorted(jobs, key=lambda job: job.positions)
 
 
-def _is_small(shape: tuple[int, int]) -> bool:
+def _batched(
+    shape: tuple[int, int], settings: Settings, device: torch.device | None
+) -> bool:
+    """Whether matrices of a shape are measured together."""
+    # Small ones are; where a device was named and all values are wanted, all but huge
+    # ones. Norms alone come faster by products with one matrix at a time.
     m, n = shape
-    return 0 < min(m, n) <= _SMALL_SIDE and m * n <= _SMALL_ENTRIES
+    if settings.certify == "deterministic" or m * n == 0:
+        return False
+    if min(m, n) <= _SMALL_SIDE and m * n <= _SMALL_ENTRIES:
+        return True
+    whole = bool(settings.needs & {"sigma", "small_end"})
+    return device is not None and whole and m * n <= _DEVICE_ENTRIES
 
 
 def _cut(group: Sequence[tuple[int, WeightMatrix]], most: int) -> Iterable[Job]:
@@ -181,15 +192,13 @@ def _measure(
     device: torch.device | None,
 ) -> list[Rows]:
     moved = [x if device is None else _to(x, device) for x in operands]
-    batched = (
-        settings.certify == "probabilistic"
-        and all(isinstance(x, Tensor) for x in moved)
-        and (device is not None or _is_small(weights[0].shape))
+    tensors = [x for x in moved if isinstance(x, Tensor)]
+    batched = len(tensors) == len(moved) and _batched(
+        weights[0].shape, settings, device
     )
     if not batched:
         pairs = zip(weights, moved, strict=True)
         return [operand_rows(weight, x, settings) for weight, x in pairs]
-    tensors = [x for x in moved if isinstance(x, Tensor)]
     found = spectra(tensors, settings.needs)
     return [
         spectrum_rows(weight, x, s, settings)

@@ -133,7 +133,9 @@ def run_all(
         None if resources.resume is None else Store(resources.resume, settings, device)
     )
     jobs, refused = admitted(
-        plan_jobs(weights, device, resources.memory), settings, resources.memory
+        plan_jobs(weights, settings, device, resources.memory),
+        settings,
+        resources.memory,
     )
     tally = _Tally(weights, progress)
     found: dict[int, Rows] = {
