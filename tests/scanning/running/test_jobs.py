@@ -92,6 +92,26 @@ def test_a_named_device_changes_no_number_beyond_its_error(metrics):
             assert b["value"] == pytest.approx(a["value"], rel=1e-6, abs=1e-9)
 
 
+def test_what_is_never_formed_makes_no_batch_with_what_is():
+    torch.manual_seed(0)
+    net = nn.ModuleDict(
+        {
+            "grouped": nn.Conv2d(8, 8, 1, groups=4),
+            "depthwise": nn.Conv2d(8, 8, 1, groups=8),
+            "dense": nn.Linear(8, 8),
+            "other": nn.Linear(8, 8),
+        }
+    )
+    weights = list(iter_weights(net))
+    found = plan_jobs(weights, Settings.of(None))
+    assert [[w.name for w in job.weights] for job in found] == [
+        ["grouped.weight"],
+        ["depthwise.weight"],
+        ["dense.weight", "other.weight"],
+    ]
+    assert found[0].num_entries == 4 * 2 * 2
+
+
 def test_a_matrix_that_is_never_formed_moves_with_all_it_is():
     W = torch.randn(6, 2, generator=torch.Generator().manual_seed(1))
     product = FactorProduct(W, W.T, 0.5)

@@ -91,6 +91,18 @@ def test_the_estimate_is_above_the_peak_and_not_far():
         assert estimate <= 3 * peak or case == CASES[0], case
 
 
+def test_a_matrix_that_is_never_formed_is_counted_by_its_parts():
+    settings = Settings.of(None)
+    layer = torch.nn.Conv2d(64, 64, 3, padding=1, padding_mode="circular", bias=False)
+    (operator,) = plan_jobs(
+        list(iter_weights(layer, views="conv-operator:64x64")), settings
+    )
+    assert operator.weights[0].shape == (64 * 64**2, 64 * 64**2)
+    # Blocks of the Fourier transform, 16 bytes an entry, and 200 Lanczos vectors.
+    least = 16 * 64**2 * 64**2
+    assert least <= working_bytes(operator, settings) <= 10 * least + 200 * 8 * 64**3
+
+
 def test_jobs_run_side_by_side_up_to_the_ceiling():
     settings = Settings.of("nuclear_norm")
     a, b, c = job(settings, (300, 200), (200, 190), (150, 140))

@@ -45,8 +45,8 @@ class Job:
 
     @property
     def num_entries(self) -> int:
-        """Entries of all of them."""
-        return sum(w.shape[0] * w.shape[1] for w in self.weights)
+        """Stored entries of all of them."""
+        return sum(w.num_entries for w in self.weights)
 
 
 @final
@@ -84,7 +84,8 @@ def plan_jobs(
     for position, weight in enumerate(weights):
         if isinstance(weight, Skip):
             continue
-        batched = _batched(weight.shape, settings, device)
+        # What is never formed has a route of its own, and no shape in common.
+        batched = weight.stored is None and _batched(weight.shape, settings, device)
         key = weight.shape if batched else position
         groups.setdefault(key, []).append((position, weight))
     most = _JOB_ENTRIES if device is None else _DEVICE_ENTRIES

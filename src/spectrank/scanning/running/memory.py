@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 from spectrank.model import WeightMatrix
@@ -37,6 +38,12 @@ def working_bytes(job: Job, settings: Settings) -> int:
 def _matrix_bytes(weight: WeightMatrix, settings: Settings) -> int:
     rows, cols = max(weight.shape), min(weight.shape)
     entries = rows * cols
+    if weight.stored is not None:
+        # Never formed. Its parts in float64 with copies, Lanczos vectors, and, for a
+        # kernel of k taps at p positions, p complex blocks: m n / p entries, where
+        # stored = m n k / p^2, so at most the root of m n stored.
+        blocks = 24 * math.isqrt(entries * weight.stored)
+        return 32 * weight.stored + 8 * cols * min(cols, _STEPS) + blocks
     read = weight.dtype.itemsize * entries
     square, vectors = 8 * cols * cols, 8 * cols * min(cols, _STEPS)
     blocks = 8 * cols * min(rows, _BLOCK_ROWS)

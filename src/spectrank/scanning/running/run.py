@@ -194,7 +194,7 @@ class _Tally:
     ) -> None:
         matrices = [w for w in weights if isinstance(w, WeightMatrix)]
         self._progress = progress
-        self._all = len(matrices), sum(w.shape[0] * w.shape[1] for w in matrices)
+        self._all = len(matrices), sum(w.num_entries for w in matrices)
         self._done = self._entries = 0
 
     def started(self, job: Job) -> None:
