@@ -9,7 +9,7 @@ import typer
 from spectrank.cli.options import Html, Out, Quiet, Select, View
 from spectrank.cli.outputs import (
     check_targets,
-    parse_view,
+    parse_views,
     plain,
     shorten,
     with_command,
@@ -91,7 +91,7 @@ def compare_command(
             after,
             metrics=with_gates(asked, gates, comparison=True),
             select=select,
-            views=dict(parse_view(text) for text in view or []),
+            views=parse_views(view),
             rename=dict(_renaming(text) for text in rename or []),
             top=top,
             seed=seed,

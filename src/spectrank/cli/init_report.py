@@ -9,7 +9,7 @@ import typer
 from spectrank.cli.options import Html, Out, Quiet, Select, Source, View
 from spectrank.cli.outputs import (
     check_targets,
-    parse_view,
+    parse_views,
     plain,
     shorten,
     with_command,
@@ -72,7 +72,7 @@ def init_report_command(
 
     from spectrank.init.closeness import closeness
 
-    views = dict(parse_view(text) for text in view or [])
+    views = parse_views(view)
     check_targets(out or [], html, source=source)
     errors = Console(stderr=True)
     with errors.status("") as status:

@@ -19,7 +19,7 @@ Select = Annotated[
 ]
 View = Annotated[
     list[str] | None,
-    typer.Option(help="PATTERN=VIEW where the view is not to be inferred. Repeatable."),
+    typer.Option(help="PATTERN=VIEW, or a VIEW for all. Repeatable."),
 ]
 Out = Annotated[
     list[Path] | None,

@@ -106,12 +106,32 @@ def parse_view(text: str) -> tuple[str, str]:
     """
     from spectrank.errors import DomainError
 
-    pattern, separator, name = text.rpartition("=")
+    # At the first: options of a view are written with '=' too.
+    pattern, separator, name = text.partition("=")
     if not separator or not pattern or not name:
         raise DomainError(
             f"a view reads PATTERN=VIEW, got {text!r}; e.g. '*.c_fc.weight=linear'"
         )
     return pattern, name
+
+
+def parse_views(texts: Sequence[str] | None) -> dict[str, str] | str | None:
+    """Read the options ``--view``: PATTERN=VIEW each, or one VIEW for every tensor.
+
+    Args:
+        texts: As given; None for none.
+
+    Returns:
+        Pattern to view, or the view for every tensor that it fits.
+    """
+    from spectrank.model import LAYOUTS, VIEWS
+
+    if not texts:
+        return None
+    name = texts[0].partition(":")[0]
+    if len(texts) == 1 and (name in VIEWS or name in LAYOUTS):
+        return texts[0]
+    return dict(parse_view(text) for text in texts)
 
 
 def shorten(name: str, width: int) -> str:

@@ -11,7 +11,7 @@ import typer
 from spectrank.cli.options import Html, Out, Quiet, Select, Source, View
 from spectrank.cli.outputs import (
     check_targets,
-    parse_view,
+    parse_views,
     shorten,
     with_command,
     write_outputs,
@@ -102,7 +102,7 @@ def scan_command(
 
     # Mistakes in the options cost a second, not a scan.
     gates = [Gate.parse(text) for text in fail_if or []]
-    views = dict(parse_view(text) for text in view or [])
+    views = parse_views(view)
     ceiling = None if memory is None else parse_bytes(memory)
     check_targets(out or [], html, source=source)
     errors = Console(stderr=True)

@@ -9,7 +9,7 @@ import typer
 from spectrank.cli.options import Html, Out, Quiet, Select, View
 from spectrank.cli.outputs import (
     check_targets,
-    parse_view,
+    parse_views,
     shorten,
     with_command,
     write_outputs,
@@ -69,7 +69,7 @@ def trend_command(
             steps=steps or DEFAULT_STEPS,
             metrics=metrics,
             select=select,
-            views=dict(parse_view(text) for text in view or []),
+            views=parse_views(view),
             seed=seed,
             progress=show,
         )

@@ -18,7 +18,7 @@ from spectrank.linalg import (
     spectrum,
 )
 from spectrank.metrics import Metric
-from spectrank.model import Source, describe, iter_weights
+from spectrank.model import Source, Views, describe, iter_weights
 from spectrank.scanning.movement import Measure, moved_rows
 from spectrank.scanning.pairs import Pair, match
 from spectrank.scanning.patterns import check_patterns, check_types
@@ -37,7 +37,7 @@ def compare(
     *,
     metrics: str | Metric | Iterable[str | Metric] | None = None,
     select: str | Sequence[str] | None = None,
-    views: Mapping[str, str] | None = None,
+    views: Views = None,
     rename: Mapping[str, str] | None = None,
     top: int = 8,
     rtol: float = DEFAULT_RTOL,
@@ -65,7 +65,8 @@ def compare(
         after: The same, later.
         metrics: As for `scan`; `DEFAULT_METRICS` by default.
         select: Glob pattern(s) on the names of ``before``.
-        views: Glob pattern -> view, where the view is not to be inferred.
+        views: Glob pattern -> view, where the view is not to be inferred; or one view,
+            such as ``conv-operator:32x32``, for every tensor that it fits.
         rename: Name or prefix in ``after`` -> the same in ``before``. Prefixes of
             common wrappers (``module.``, ``_orig_mod.``, ...) need no entry.
         top: Number of leading directions; fewer where a matrix has fewer.
@@ -132,7 +133,7 @@ def compare(
         "settings": {
             "metrics": [request.text for request in requests],
             "select": [select] if isinstance(select, str) else select,
-            "views": dict(views) if views else None,
+            "views": dict(views) if isinstance(views, Mapping) else views,
             "rename": dict(rename) if rename else None,
             "top": top,
             "rtol": rtol,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from spectrank.errors import ArgumentTypeError, DomainError
-from spectrank.model import Skip, WeightMatrix, unmatched_patterns
+from spectrank.model import Skip, Views, WeightMatrix, unmatched_patterns
 
 
 def check_types(select: object, views: object) -> None:
@@ -13,7 +13,7 @@ def check_types(select: object, views: object) -> None:
 
     Args:
         select: Glob pattern or patterns, or None.
-        views: Glob pattern to view, or None.
+        views: Glob pattern to view, one view for all, or None.
 
     Raises:
         ArgumentTypeError: If one of them is of another type.
@@ -23,17 +23,17 @@ def check_types(select: object, views: object) -> None:
             f"select is a pattern or a list of them, got {type(select).__name__}; "
             "e.g. select='*.mlp.*'"
         )
-    if views is not None and not isinstance(views, Mapping):
+    if views is not None and not isinstance(views, Mapping | str):
         raise ArgumentTypeError(
             f"views maps patterns to views, got {type(views).__name__}; "
-            "e.g. views={'*.c_fc.weight': 'linear'}"
+            "e.g. views={'*.c_fc.weight': 'linear'}, or one name for every tensor"
         )
 
 
 def check_patterns(
     weights: Sequence[WeightMatrix | Skip],
     select: str | Sequence[str] | None,
-    views: Mapping[str, str] | None,
+    views: Views,
     *,
     what: str,
 ) -> None:
@@ -42,7 +42,7 @@ def check_patterns(
     Args:
         weights: Tensors of the source, after ``select``.
         select: Glob pattern or patterns.
-        views: Glob pattern to view.
+        views: Glob pattern to view, or one view for all.
         what: Who asks, for the message.
 
     Raises:
@@ -54,7 +54,8 @@ def check_patterns(
             "module with parameters, or a mapping of names to torch tensors"
         )
     names = [weight.name for weight in weights]
-    for option, patterns in (("select", select), ("views", list(views or ()))):
+    mapped = [] if views is None or isinstance(views, str) else list(views)
+    for option, patterns in (("select", select), ("views", mapped)):
         if unmatched := unmatched_patterns(names, patterns):
             raise DomainError(
                 f"each pattern of {option} names a tensor of the source, "

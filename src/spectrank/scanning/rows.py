@@ -21,6 +21,7 @@ COLUMNS: Mapping[str, Any] = {
     "layer_type": pl.String,
     "tied_to": pl.String,
     "inferred": pl.Boolean,
+    "note": pl.String,
     "num_resolved": pl.Int64,
 }
 
@@ -43,6 +44,7 @@ def matrix_key(weight: WeightMatrix) -> dict[str, Any]:
         "layer_type": weight.layer_type,
         "tied_to": ", ".join(weight.tied_to) or None,
         "inferred": weight.inferred,
+        "note": weight.note,
     }
 
 

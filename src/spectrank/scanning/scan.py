@@ -19,6 +19,7 @@ from spectrank.metrics import Metric
 from spectrank.model import (
     Skip,
     Source,
+    Views,
     WeightMatrix,
     describe,
     graph,
@@ -51,7 +52,7 @@ def scan(
     *,
     metrics: str | Metric | Iterable[str | Metric] | None = None,
     select: str | Sequence[str] | None = None,
-    views: Mapping[str, str] | None = None,
+    views: Views = None,
     rtol: float = DEFAULT_RTOL,
     certify: Certify = "probabilistic",
     failure_probability: float = DEFAULT_FAILURE_PROBABILITY,
@@ -80,7 +81,8 @@ def scan(
             a comma-separated string; every notion of rank and norm by default. Asking
             for norms and stable ranks alone spares the full spectra.
         select: Glob pattern(s) on the names; all by default.
-        views: Glob pattern -> view, where the view is not to be inferred.
+        views: Glob pattern -> view, where the view is not to be inferred; or one view,
+            such as ``conv-operator:32x32``, for every tensor that it fits.
         rtol: Largest relative width of the enclosure of the spectral norm.
         certify: ``probabilistic`` or ``deterministic`` upper ends.
         failure_probability: Of each probabilistic upper end.
@@ -93,7 +95,7 @@ def scan(
             ``weightwatcher``.
         example_input: What the module takes: a tensor, a tuple of arguments or a dict
             of keyword arguments. With it the table also carries which layer feeds
-            which, and the page draws it.
+            which, and the page draws it; ``conv-operator`` takes its sizes from it.
         workers: Processes at a time, with one thread of torch each. A file is opened
             again in each, the matrices of a module are sent to them.
         resume: Folder that keeps finished matrices, by their bytes and the settings:
@@ -131,7 +133,11 @@ def scan(
     # Descriptions only; the tensors come one by one.
     check_types(select, views)
     wiring = _wiring(source, example_input)
-    options: dict[str, Any] = {"select": select, "views": views}
+    options: dict[str, Any] = {
+        "select": select,
+        "views": views,
+        "example_input": example_input,
+    }
     weights = list(iter_weights(source, **options))
     check_patterns(weights, select, views, what="a scan")
     info = describe(source)
@@ -150,9 +156,9 @@ def scan(
         "settings": {
             **settings.as_dict(),
             "select": [select] if isinstance(select, str) else select,
-            "views": dict(views) if views else None,
+            "views": dict(views) if isinstance(views, Mapping) else views,
         },
-        "num_parameters_measured": sum(w.shape[0] * w.shape[1] for w in measured),
+        "num_parameters_measured": sum(w.num_entries for w in measured),
         "seconds": round(time.perf_counter() - started, 3),
     }
     rows = chain.from_iterable(found)

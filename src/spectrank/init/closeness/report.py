@@ -16,7 +16,14 @@ from spectrank.init.closeness.nulls import Nulls
 from spectrank.init.closeness.references import references
 from spectrank.init.closeness.rows import COLUMNS, Row, layer_rows, unmeasured_rows
 from spectrank.linalg import DEFAULT_RTOL, Need, spectrum
-from spectrank.model import Skip, Source, WeightMatrix, describe, iter_weights
+from spectrank.model import (
+    Skip,
+    Source,
+    Views,
+    WeightMatrix,
+    describe,
+    iter_weights,
+)
 from spectrank.scanning.patterns import check_patterns, check_types
 from spectrank.scanning.provenance import InputHash, described, environment
 from spectrank.scanning.rows import matrix_key, skip_row, unread_row
@@ -35,7 +42,7 @@ def closeness(
     source: Source,
     *,
     select: str | Sequence[str] | None = None,
-    views: Mapping[str, str] | None = None,
+    views: Views = None,
     level: float = DEFAULT_LEVEL,
     num_draws: int | None = None,
     bulk: bool = True,
@@ -73,7 +80,8 @@ def closeness(
         source: Module, mapping of names to tensors, or path to a safetensors or
             PyTorch file or a folder of them.
         select: Glob pattern(s) on the names; all by default.
-        views: Glob pattern -> view, where the view is not to be inferred.
+        views: Glob pattern -> view, where the view is not to be inferred; or one view
+            for every tensor that it fits.
         level: Probability of a false alarm of each check on a matrix, in [1e-6, 0.5].
         num_draws: Gaussian matrices drawn a shape, in O(min(m, n)) time and 16
             min(m, n) bytes each, 8 GiB at most; by default the fewest that reach the
@@ -117,7 +125,7 @@ def closeness(
     rows = report.all_rows(weights, devices, progress)
     settings = {
         "select": [select] if isinstance(select, str) else select,
-        "views": dict(views) if views else None,
+        "views": dict(views) if isinstance(views, Mapping) else views,
         "level": level,
         "num_draws": num_draws,
         "bulk": bulk,
@@ -205,7 +213,7 @@ def _with_hint(row: Row, stored: bool) -> Row:
 
 
 def _without_inferred(row: Row) -> Row:
-    return {name: value for name, value in row.items() if name != "inferred"}
+    return {k: v for k, v in row.items() if k not in {"inferred", "note"}}
 
 
 def _kernel(weight: WeightMatrix) -> int:
