@@ -65,7 +65,8 @@ def test_a_scan_measures_the_operators_of_its_convolutions() -> None:
 def test_rows_of_one_tensor_are_told_apart_by_their_view() -> None:
     layer = nn.MultiheadAttention(6, 3, bias=False).double()
     table = sr.scan(layer, select="in_proj_weight", metrics="frobenius_norm")
-    rows = {row["view"]: row for row in table.frame.iter_rows(named=True)}
+    frame = table.where(kind="measurement").frame
+    rows = {row["view"]: row for row in frame.iter_rows(named=True)}
     assert set(rows) == {"qkv.q", "qkv.k", "qkv.v"}
     for i, name in enumerate("qkv"):
         row = rows[f"qkv.{name}"]
