@@ -144,7 +144,7 @@ def test_views_runs_and_steps_are_matrices_of_their_own(matrix, table):
         for row in matrix("w", [1.0], **more)
     ]
     data = payload(scan_rows(table(rows).frame))
-    assert len({entry["short"] for entry in data["matrices"]}) == 4
+    assert len({(entry["short"], entry["at"]) for entry in data["matrices"]}) == 4
     assert data["repeated"] == 0
 
 

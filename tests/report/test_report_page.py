@@ -149,10 +149,13 @@ def test_provenance_of_unexpected_types_does_no_harm(matrix, table, read_page):
     assert "matrices measured 1 all ok" in words
 
 
-def test_rows_of_other_kinds_are_counted_not_hidden(matrix, table, read_page):
+def test_laws_stand_beside_what_was_measured(matrix, table, read_page):
     law = {"kind": "law", "subject": "w", "metric": "balance", "verdict": "conserved"}
     _, words = read_page(render_html(table([*matrix("w", [1.0]), law])))
-    assert "1 rows of other kinds" in words
+    assert "Laws of training" in words
+    assert "balance" in words[words.index("Laws of training") :]
+    assert "1 families of laws none broken" in words
+    assert "1 matrices measured all ok" in words
 
 
 def test_writing_returns_the_path_and_replaces_the_old_page(matrix, table, tmp_path):

@@ -15,12 +15,15 @@ from typing import Any
 import polars as pl
 
 from spectrank.report._names import column_labels, labels
-from spectrank.report._thinning import thin_positions, thin_spectrum
+from spectrank.report._slices import arranged, slice_label
+from spectrank.report._thinning import MAX_POINTS, histogram, thin_positions
 
 _MATRIX_KEY = ("subject", "view", "run", "step")
 _COLUMN_KEY = ("metric", "variant", "index", "of", "cells")
 _MATRIX_FACTS = ("m", "n", "dtype", "layer_type", "tied_to", "inferred")
 _SPREAD = ("deviation", "z_score")
+# Points of all spectra of a page, and the fewest of one: runs have many spectra.
+_MOST_POINTS, _LEAST_POINTS = 400_000, 48
 _CELL_TEXTS = ("error_kind", "status", "reason", "route", "source")
 
 Row = Mapping[str, Any]
@@ -148,16 +151,20 @@ def _cell(row: Row, intern: _Strings) -> list[Any]:
     return cell
 
 
-def _spectrum(row: Row, intern: _Strings, grids: dict[int, int]) -> dict[str, Any]:
+def _spectrum(
+    row: Row, intern: _Strings, grids: dict[int, list[int]], limit: int
+) -> dict[str, Any]:
     values: list[float] = row.get("values") or []
-    points = [finite_or_none(value) for value in thin_spectrum(values)[1]]
+    grid = grids.setdefault(len(values), thin_positions(len(values), limit))
+    points = [finite_or_none(values[position - 1]) for position in grid]
     # Seven digits draw the same curve in half the bytes; the ends stay exact.
     points[1:-1] = [None if v is None else float(f"{v:.7g}") for v in points[1:-1]]
     return {
         "size": len(values),
         "resolved": row.get("num_resolved"),
-        "grid": grids.setdefault(len(values), len(grids)),
+        "grid": list(grids).index(len(values)),
         "values": points,
+        "histogram": histogram(values),
         "cell": _cell(row, intern),
     }
 
@@ -190,17 +197,15 @@ def _matrices(
     for key, short, role in zip(matrix_of, *labels(names), strict=True):
         view, run, step = key[1:]
         several = len(views[str(key[0])]) > 1
-        marks = [view] if several else []
-        when = [str(run)] if run is not None else []
-        when += [f"step {step}"] if step is not None else []
+        marks = [str(view)] if several else []
         matrices.append(
             {
                 "name": str(key[0]),
                 "view": view,
                 "run": run,
                 "step": step,
-                "at": " · ".join(when) or None,
-                "short": " · ".join([short, *marks, *when]),
+                "at": slice_label(run, step),
+                "short": " · ".join([short, *marks]),
                 "role": f"{role} · {view}" if several else role,
                 **dict.fromkeys(_MATRIX_FACTS),
             }
@@ -232,14 +237,16 @@ def _filled(
     column_of: Mapping[tuple[Any, ...], int],
 ) -> dict[str, Any]:
     """Every row at its place; the first of two with one key stays."""
-    intern, grids, repeated = _Strings(), dict[int, int](), 0
+    intern, grids, repeated = _Strings(), dict[int, list[int]](), 0
+    num_spectra = sum(row["kind"] == "spectrum" for row in rows)
+    limit = min(MAX_POINTS, max(_LEAST_POINTS, _MOST_POINTS // max(1, num_spectra)))
     cells: list[list[Any]] = [[None] * len(matrix_of) for _ in column_of]
     spectra: list[Any] = [None] * len(matrix_of)
     packed: object
     for row in rows:
         at = matrix_of[_key(row, _MATRIX_KEY)]
         if row["kind"] == "spectrum":
-            line, packed = spectra, _spectrum(row, intern, grids)
+            line, packed = spectra, _spectrum(row, intern, grids, limit)
         else:
             line = cells[column_of[_key(row, _COLUMN_KEY)]]
             packed = _cell(row, intern)
@@ -248,7 +255,7 @@ def _filled(
     return {
         "cells": cells,
         "spectra": spectra,
-        "grids": [thin_positions(size) for size in grids],
+        "grids": list(grids.values()),
         "strings": list(intern.known),
         "repeated": repeated,
     }
@@ -263,9 +270,9 @@ def payload(rows: Sequence[Row]) -> dict[str, Any]:
         rows: Measurement and spectrum rows.
 
     Returns:
-        JSON values: matrices, metrics, how many of them (the first) are ``plain``, the
-        rest being references, cells[metric][matrix], spectra[matrix], the position
-        grids that spectra of one length share, and the interned strings.
+        JSON values: matrices, their slices, metrics, how many of them (the first) are
+        ``plain``, the rest being references, cells[metric][matrix], spectra[matrix],
+        the position grids that spectra of one length share, and the interned strings.
     """
     matrix_of = _unique(rows, _MATRIX_KEY)
     measured = [row for row in rows if row["kind"] == "measurement"]
@@ -282,5 +289,6 @@ def payload(rows: Sequence[Row]) -> dict[str, Any]:
             for column, name in zip(columns, names, strict=True)
         ],
         "plain": num_plain,
+        **arranged(list(matrix_of)),
         **_filled(rows, matrix_of, column_of),
     }

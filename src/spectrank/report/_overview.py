@@ -18,12 +18,19 @@ from spectrank.report._data import (
     is_reference,
     whole,
 )
+from spectrank.report._headline import headline, identical
 from spectrank.report._names import column_label
-from spectrank.report._numbers import count_text, number_text, probability_text
-from spectrank.report._verdicts import verdict
+from spectrank.report._numbers import (
+    number_text,
+    probability_text,
+)
+from spectrank.report._slices import shown_slice
 
+_KEY = ("subject", "view", "run", "step")
 _LOWEST = 5
 _NAMED = 3
+# Runs of a comparison in which a matrix that did not move has no rank: no trouble.
+_MOVEMENTS = ("difference", "change")
 _ERROR_KINDS = {
     "certified": "proved: the true value lies inside for certain",
     "rounding": "a stated multiple of the unit roundoff: a tested model, not a proof",
@@ -36,7 +43,10 @@ _ERROR_KINDS = {
 def _skips(frame: pl.DataFrame) -> list[dict[str, Any]]:
     """Skipped tensors grouped by reason, the largest group first."""
     groups: dict[str, list[dict[str, Any]]] = {}
-    for row in frame.filter(pl.col("kind") == "skip").iter_rows(named=True):
+    # What is skipped at every step of a run is said once.
+    rows = frame.filter(pl.col("kind") == "skip")
+    names = [x for x in ("subject", "reason", "tied_to") if x in rows.columns]
+    for row in rows.unique(names, keep="first", maintain_order=True).to_dicts():
         tied_to, reason = row.get("tied_to"), row.get("reason") or "no reason given"
         if tied_to:
             # One group for all tied weights: each item names its own partner.
@@ -54,7 +64,10 @@ def _skips(frame: pl.DataFrame) -> list[dict[str, Any]]:
 def _troubles(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Rows that are not ok, grouped by matrix, status and reason."""
     groups: dict[tuple[Any, ...], list[str]] = {}
+    still = identical(rows)
     for row in rows:
+        if row.get("run") in _MOVEMENTS and (row["subject"], row.get("view")) in still:
+            continue
         if (status := effective_status(row)) != "ok":
             key = (row["subject"], row.get("view"), status, row.get("reason"))
             groups.setdefault(key, []).append(column_label(row))
@@ -111,57 +124,9 @@ def _lowest(measured: Sequence[Row]) -> list[dict[str, Any]]:
     ]
 
 
-def _worst(verdicts: Sequence[str | None]) -> str:
-    """How many checks failed, or that none did."""
-    bad = Counter(
-        look["name"] for name in verdicts if (look := verdict(name))["tone"] == "bad"
-    )
-    return (
-        ", ".join(f"{count} {name}" for name, count in bad.items()) or "none violated"
-    )
-
-
-def _figures(
-    rows: Sequence[Row],
-    provenance: Mapping[str, Any],
-    num_skipped: int,
-    verdicts: Sequence[str | None],
-) -> list[dict[str, str]]:
-    """The headline numbers, each with a unit and a remark."""
-    matrices: dict[tuple[Any, Any], int] = {}
-    bad = set()
-    for row in rows:
-        key = (row["subject"], row.get("view"))
-        size = (whole(row.get("m")) or 0) * (whole(row.get("n")) or 0)
-        matrices[key] = size or matrices.get(key, 0)
-        if effective_status(row) != "ok":
-            bad.add(key)
-    # What has no shape beside what has, such as the whole model, is no matrix.
-    if sized := {key: size for key, size in matrices.items() if size}:
-        matrices, bad = sized, bad & sized.keys()
-    total = whole(provenance.get("num_parameters"))
-    measured = whole(provenance.get("num_parameters_measured"))
-    figures = []
-    if total is not None:
-        figures.append(("parameters", count_text(total), f"{total:,} in all"))
-    remark = f"{len(bad)} not ok" if bad else "all ok" if matrices else "none measured"
-    figures.append(("matrices measured", f"{len(matrices)}", remark))
-    if measured is not None and total:
-        share = f"{100 * measured / total:.1f} %"
-        figures.append(("of the parameters", share, f"{measured:,} measured"))
-    elif entries := measured or sum(matrices.values()):
-        figures.append(("entries measured", count_text(entries), f"{entries:,} in all"))
-    if verdicts:
-        figures.append(("checks", f"{len(verdicts)}", _worst(verdicts)))
-    remark = "tensors, listed below" if num_skipped else "no tensor"
-    figures.append(("skipped", f"{num_skipped}", remark))
-    if isinstance(seconds := provenance.get("seconds"), int | float):
-        where = f"on {provenance['device']}" if provenance.get("device") else ""
-        figures.append(("seconds", f"{seconds:.3g}", where))
-    return [
-        {"label": label, "value": value, "remark": remark}
-        for label, value, remark in figures
-    ]
+def _base(provenance: Mapping[str, Any]) -> str:
+    source = str(provenance.get("input") or "")
+    return PurePath(source).name or source
 
 
 def default_title(provenance: Mapping[str, Any], *, measured: bool) -> str:
@@ -174,10 +139,15 @@ def default_title(provenance: Mapping[str, Any], *, measured: bool) -> str:
     Returns:
         The model's name, or the last part of the input path, or a plain phrase.
     """
+    before = provenance.get("before")
+    if isinstance(before, Mapping) and (old := _base(before)):
+        return f"{_base(provenance) or 'after'} against {old}"
     if model := provenance.get("model"):
         return str(model)
-    if source := provenance.get("input"):
-        return PurePath(str(source)).name or str(source)
+    if source := _base(provenance):
+        return source
+    if not measured and ("laws" in provenance or "features" in provenance):
+        return "Laws of training"
     if "graph" in provenance and not measured:
         return "Wiring of a model"
     return "Scan of weight matrices"
@@ -202,16 +172,16 @@ def overview(
     measured = [row for row in rows if row["kind"] == "measurement"]
     skips = _skips(frame)
     num_skipped = sum(len(group["members"]) for group in skips)
-    verdicts = frame.filter(pl.col("kind") == "check")["verdict"].to_list()
+    first = shown_slice([tuple(row.get(name) for name in _KEY) for row in rows])
+    shown = [row for row in measured if first in {None, (row["run"], row["step"])}]
     return {
-        "figures": _figures(rows, provenance, num_skipped, verdicts),
+        "figures": headline(rows, frame, provenance, num_skipped),
         "skips": skips,
         "num_skipped": num_skipped,
         "troubles": _troubles(rows),
         "statuses": Counter(map(effective_status, measured)).most_common(),
         "errors": _errors(measured),
-        "lowest": _lowest(measured),
+        "lowest": _lowest(shown),
         "num_measurements": len(measured),
         "num_references": num_rows - len(rows),
-        "num_unshown": frame.height - num_rows - num_skipped - len(verdicts),
     }

@@ -18,12 +18,14 @@ from spectrank.report._checks import checks
 from spectrank.report._claims import claims_page, claims_title, has_claims
 from spectrank.report._data import payload, safe_json, scan_rows
 from spectrank.report._facts import facts, recorded
+from spectrank.report._laws import laws
 from spectrank.report._overview import default_title, overview
 from spectrank.report._wiring import wiring, without_unknowns
 from spectrank.table import Table, write_whole
 
 _SCAN_SCRIPTS = (
-    *("report.js", "charts.js", "spectrum.js", "table.js", "checks.js"),
+    *("sorting.js", "report.js", "slices.js", "charts.js", "depth.js", "fits.js"),
+    *("spectrum.js", "table.js", "checks.js", "laws.js", "compare.js", "trend.js"),
     "start.js",
 )
 
@@ -87,6 +89,7 @@ def _render(
 def _scan_page(table: Table, title: str | None) -> str:
     rows = scan_rows(table.frame)
     data = payload(rows)
+    found = laws(table.frame)
     drawn = wiring(table.frame, rows, table.provenance)
     frame = without_unknowns(table.frame) if drawn else table.frame
     short = {(m["name"], m["view"]): m["short"] for m in data["matrices"]}
@@ -94,10 +97,13 @@ def _scan_page(table: Table, title: str | None) -> str:
         table,
         title or default_title(table.provenance, measured=bool(rows)),
         template="report.html.j2",
-        styles=("wiring.css", "checks.css"),
+        styles=("wiring.css", "checks.css", "laws.css"),
         scripts=_SCAN_SCRIPTS,
-        data=data,
+        data=data | ({"laws": found[1]} if found else {}),
         parts={
+            "laws": found[0] if found else None,
+            "course": data["course"],
+            "num_slices": len(data["slices"]),
             "overview": overview(frame, rows, table.provenance),
             "wiring": drawn,
             "checks": checks(table.frame, short.keys()),

@@ -1,6 +1,10 @@
-"""Spectra thinned to the points that a chart can show."""
+"""Spectra thinned to what a chart can show: points of a curve, bins of a histogram."""
 
+import math
 from collections.abc import Sequence
+from typing import Any
+
+_FLOOR = 1e-5
 
 MAX_POINTS = 512
 """Points kept of one spectrum."""
@@ -43,3 +47,30 @@ def thin_spectrum(
     """
     positions = thin_positions(len(values), limit)
     return positions, [values[position - 1] for position in positions]
+
+
+def histogram(values: Sequence[float]) -> dict[str, Any] | None:
+    """Counts of singular values in bins of equal ratio.
+
+    About three times the cube root of their number, 8 to 60, up to the largest value.
+
+    Args:
+        values: Singular values in any order.
+
+    Returns:
+        ``low`` and ``high`` ends, ``counts`` from low to high, and how many values lie
+        ``below`` (zeros, and what is under 1e-5 of the largest); None where fewer than
+        two values are left or all are equal.
+    """
+    largest = max((x for x in values if math.isfinite(x)), default=0.0)
+    kept = [x for x in values if math.isfinite(x) and x > _FLOOR * largest]
+    if len(kept) < 2 or not min(kept) < largest:
+        return None
+    low = min(kept)
+    num = min(60, max(8, round(3.0 * len(kept) ** (1.0 / 3.0))))
+    width = math.log(largest / low) / num
+    counts = [0] * num
+    for x in kept:
+        counts[min(num - 1, int(math.log(x / low) / width))] += 1
+    below = len(values) - len(kept)
+    return {"low": low, "high": largest, "counts": counts, "below": below}

@@ -1,26 +1,22 @@
 // The bars over the layers and the heat map under them, on one x axis.
-const VIEW = { metric: 0, log: false, perSize: false, colourBy: "role", normal: "rank", selected: 0 };
-const preferred = METRICS.slice(0, NUM_PLAIN).findIndex((metric) => metric.metric === "stable_rank");
-VIEW.metric = Math.max(0, preferred);
-
 const DETAIL = HAS_SPECTRA ? "spectrum" : "numbers";
 
 // Dividing makes sense for what counts dimensions, not for norms or ratios.
 const countsDimensions = (metric) => /(^|_)(rank|ratio)$/.test(metric.metric);
 
-function layerAxis(axis, width, margin) {
+function layerAxis(axis, width, margin, ids = VIEW.shown) {
   const room = width - margin.l - margin.r;
-  const every = Math.ceil((12 * MATRICES.length) / room);
-  const at = MATRICES.map((_, i) => i).filter((i) => i % every === 0);
+  const every = Math.ceil((12 * ids.length) / room);
+  const at = ids.map((_, place) => place).filter((place) => place % every === 0);
   return {
-    ...axis, tickvals: at, ticktext: at.map((i) => plain(MATRICES[i].short)),
-    range: [-0.6, MATRICES.length - 0.4], tickangle: -90, showgrid: false, ticks: "",
+    ...axis, tickvals: at, ticktext: at.map((place) => plain((ids === VIEW.shown ? shortName(ids[place]) : MATRICES[ids[place]].short))),
+    range: [-0.6, ids.length - 0.4], tickangle: -90, showgrid: false, ticks: "",
     tickfont: { size: 10.5 }, fixedrange: false,
   };
 }
-function layerMargin(width, aligned) {
-  const longest = Math.max(...MATRICES.map((matrix) => matrix.short.length), 1);
-  const metric = Math.max(...METRICS.slice(0, NUM_PLAIN).map((entry) => entry.label.length), 1);
+function layerMargin(width, aligned, ids = VIEW.shown) {
+  const longest = Math.max(...ids.map((i) => shortName(i).length), 1);
+  const metric = Math.max(...shownColumns().map((column) => METRICS[column].label.length), 1);
   // Wide pages keep bars and heat map on one left edge; narrow ones need the room.
   const labels = Math.min(metric * 6.1 + 14, width < 600 ? 142 : width < 900 ? 210 : 270);
   return { l: aligned || width >= 900 ? labels : 64, r: 8, t: 30, b: Math.min(longest * 6.2, 190) + 12 };
@@ -29,7 +25,7 @@ const selectedFrame = () => ({
   ...selectedBand(), layer: "above", fillcolor: "rgba(0,0,0,0)", line: { width: 1.5, color: colour("ink") },
 });
 const selectedBand = () => ({
-  type: "rect", xref: "x", yref: "paper", x0: VIEW.selected - 0.5, x1: VIEW.selected + 0.5,
+  type: "rect", xref: "x", yref: "paper", x0: placeOf(VIEW.selected) - 0.5, x1: placeOf(VIEW.selected) + 0.5,
   y0: 0, y1: 1, line: { width: 0 }, fillcolor: colour("wash"), layer: "below",
 });
 
@@ -37,7 +33,7 @@ function barTrace(group, all, height, bars, fill) {
   const members = all.filter((i) => height(i) !== null);
   const y = members.map((i) => height(i));
   const shared = {
-    name: group, x: members, y, customdata: members, hoverinfo: "text",
+    name: group, x: members.map(placeOf), y, customdata: members, hoverinfo: "text",
     hovertext: members.map((i) =>
       hover(i, VIEW.metric, VIEW.perSize ? [`divided by ${side(MATRICES[i])}: ${format(height(i))}`] : [])),
     error_y: bars && {
@@ -53,7 +49,7 @@ function barTrace(group, all, height, bars, fill) {
 // The matrices whose number is missing or not to be trusted, marked on the axis.
 function troubleTrace(members, column, y, axes) {
   return {
-    type: "scatter", mode: "markers", x: members, y, customdata: members, ...axes,
+    type: "scatter", mode: "markers", x: members.map(placeOf), y, customdata: members, ...axes,
     hoverinfo: "text", hovertext: members.map((i) => hover(i, column)), cliponaxis: false,
     marker: { symbol: "x-thin", size: 7, line: { width: 1.6, color: colour("warn") } },
   };
@@ -67,15 +63,15 @@ function barData() {
     const value = cells[i]?.value ?? null;
     return value === null || !divisor(i) || !drawn(value) ? null : value / divisor(i);
   };
-  const span = Math.max(...MATRICES.map((_, i) => height(i) ?? 0));
+  const span = Math.max(...VIEW.shown.map((i) => Math.abs(height(i) ?? 0)));
   const bounds = (i) => {
     const { lower, upper } = cells[i] ?? {};
     const y = height(i);
     if (y === null || !Number.isFinite(lower) || !Number.isFinite(upper)) return [0, 0];
     return [y - lower / divisor(i), upper / divisor(i) - y];
   };
-  const widths = MATRICES.map((_, i) => (bounds(i)[0] + bounds(i)[1]) / (height(i) || 1));
-  const visible = MATRICES.some((_, i) => bounds(i)[0] + bounds(i)[1] > 0.004 * span);
+  const widths = VIEW.shown.map((i) => (bounds(i)[0] + bounds(i)[1]) / Math.abs(height(i) || 1));
+  const visible = VIEW.shown.some((i) => bounds(i)[0] + bounds(i)[1] > 0.004 * span);
   return { cells, height, bounds: visible ? bounds : null, widest: Math.max(0, ...widths) };
 }
 
@@ -86,16 +82,15 @@ function drawBars() {
   const { axis, layout } = baseLayout(box, 330 + margin.b, margin);
   const { cells, height, bounds, widest } = barData();
   const { names, of } = groups(VIEW.colourBy);
-  const fills = palette();
-  const fill = (name, group) => (name === "others" ? fills[NUM_COLOURS] : fills[group]);
+  const fill = groupFill();
   const traces = names.map((name, group) => {
-    const members = MATRICES.map((_, i) => i).filter((i) => of[i] === group);
+    const members = VIEW.shown.filter((i) => of[i] === group);
     return barTrace(name, members, height, bounds, fill(name, group));
   });
-  const bad = MATRICES.map((_, i) => i).filter((i) => cells[i] && (cells[i].status !== "ok" || height(i) === null));
+  const bad = VIEW.shown.filter((i) => cells[i] && (cells[i].status !== "ok" || height(i) === null));
   traces.push(troubleTrace(bad, VIEW.metric, bad.map(() => 0.015), { yaxis: "y2" }));
   const label = METRICS[VIEW.metric].label + (VIEW.perSize ? " / min(m, n)" : "");
-  const ticks = VIEW.log ? logTicks(MATRICES.map((_, i) => height(i))) : {};
+  const ticks = VIEW.log ? logTicks(VIEW.shown.map(height)) : {};
   const title = { text: plain(label), standoff: 12, font: { size: 12, color: colour("muted") } };
   Plotly.react(box, traces, {
     ...layout, barmode: "overlay", hovermode: "x", shapes: [selectedBand()],
@@ -103,15 +98,15 @@ function drawBars() {
     yaxis: { ...axis, title, type: VIEW.log ? "log" : "linear", rangemode: "tozero", fixedrange: true, ...ticks },
     yaxis2: { overlaying: "y", range: [0, 1], visible: false, fixedrange: true },
   }, MODEBAR);
-  drawLegend(names, names.map(fill));
+  drawLegend(byId("legend"), names, names.map(fill));
   const missing = bad.length ? ` A cross marks ${bad.length === 1 ? "a matrix" : `${bad.length} matrices`} without a sound number.` : "";
   const error = bounds ? "Bars of error show the enclosures." :
     widest > 0 ? `The enclosures are too narrow to draw: the widest is ${format(widest, 2)} of its value.` : "No enclosure is given.";
-  byId("bars-caption").textContent = `${label} of each matrix in model order${VIEW.log ? ", as points: a logarithmic axis has no zero for a bar to stand on" : ""}. ${error}${missing} Click a column for its ${DETAIL}.`;
+  byId("bars-caption").textContent = `${label} of each matrix${sliceRemark()} in model order${VIEW.log ? ", as points: a logarithmic axis has no zero for a bar to stand on" : ""}. ${error}${missing} Click a column for its ${DETAIL}.`;
 }
 
-function drawLegend(names, fills) {
-  byId("legend").replaceChildren(...names.map((name, i) => {
+function drawLegend(list, names, fills) {
+  list.replaceChildren(...names.map((name, i) => {
     const key = element("i");
     key.style.background = fills[i];
     return element("li", {}, key, name);
@@ -120,7 +115,7 @@ function drawLegend(names, fills) {
 
 // Numbers of one metric to 0..1: by rank (ties share their mean) or along the logarithm.
 function normalised(column) {
-  const known = CELLS[column].map((cell) => cell?.value ?? null);
+  const known = VIEW.shown.map((i) => CELLS[column][i]?.value ?? null);
   const usable = known.filter((x) => x !== null && (VIEW.normal === "rank" || x > 0));
   if (VIEW.normal === "rank") {
     const sorted = [...usable].sort((a, b) => a - b);
@@ -136,22 +131,20 @@ function drawHeat() {
   const box = byId("heat");
   const width = box.clientWidth;
   const margin = layerMargin(width, true);
-  const { axis, layout } = baseLayout(box, NUM_PLAIN * 20 + margin.b + margin.t, margin);
-  const gap = (width - margin.l - margin.r) / MATRICES.length > 7 ? 1 : 0;
-  const metrics = METRICS.slice(0, NUM_PLAIN);
-  const rows = metrics.map((_, column) => column);
+  const columns = shownColumns();
+  const { axis, layout } = baseLayout(box, columns.length * 20 + margin.b + margin.t, margin);
+  const gap = (width - margin.l - margin.r) / VIEW.shown.length > 7 ? 1 : 0;
+  const rows = columns.map((_, row) => row);
   const heat = {
-    type: "heatmap", z: rows.map(normalised), y: rows, xgap: gap, ygap: 1, zmin: 0, zmax: 1,
+    type: "heatmap", z: columns.map(normalised), y: rows, xgap: gap, ygap: 1, zmin: 0, zmax: 1,
     showscale: false, hoverinfo: "text", hoverongaps: false,
-    text: rows.map((column) => MATRICES.map((_, i) => hover(i, column))),
-    customdata: rows.map(() => MATRICES.map((_, i) => i)),
+    text: columns.map((column) => VIEW.shown.map((i) => hover(i, column))),
+    customdata: columns.map(() => VIEW.shown),
     colorscale: ["low", "mid-low", "mid-high", "high"].map((name, i) => [i / 3, colour(name)]),
   };
-  const bad = rows.flatMap((column) => CELLS[column].map((cell, i) => ({ cell, i, column })))
-    .filter(({ cell }) => cell && cell.status !== "ok");
-  const marks = rows.map((column) => {
-    const members = bad.filter((entry) => entry.column === column).map((entry) => entry.i);
-    return troubleTrace(members, column, members.map(() => column), {});
+  const marks = columns.map((column, row) => {
+    const members = VIEW.shown.filter((i) => CELLS[column][i] && CELLS[column][i].status !== "ok");
+    return troubleTrace(members, column, members.map(() => row), {});
   });
   const limit = width < 600 ? 24 : width < 900 ? 36 : 46;
   const short = (text) => (text.length > limit ? `${text.slice(0, limit - 1)}…` : text);
@@ -159,13 +152,13 @@ function drawHeat() {
     ...layout, hovermode: "closest", shapes: [selectedFrame()],
     xaxis: layerAxis(axis, width, margin),
     yaxis: {
-      ...axis, tickvals: rows, ticktext: metrics.map((metric) => plain(short(metric.label))),
-      range: [NUM_PLAIN - 0.5, -0.5], showgrid: false, ticks: "", fixedrange: true, tickfont: { size: width < 600 ? 9.5 : 11 },
+      ...axis, tickvals: rows, ticktext: columns.map((column) => plain(short(METRICS[column].label))),
+      range: [columns.length - 0.5, -0.5], showgrid: false, ticks: "", fixedrange: true, tickfont: { size: width < 600 ? 9.5 : 11 },
     },
   }, MODEBAR);
   const how = VIEW.normal === "rank" ? "by its rank among the matrices (lowest 0, highest 1, ties share their mean)"
     : "by its logarithm between the metric’s smallest and largest value (zeros stay blank)";
-  byId("heat-caption").textContent = `Every metric (rows) of every matrix (columns). Each metric is coloured on its own, ${how}; hover shows the number itself. Blank: not measured; a cross marks a status other than ok. Click a cell for the ${DETAIL}.`;
+  byId("heat-caption").textContent = `Every metric (rows) of every matrix${sliceRemark()} (columns). Each metric is coloured on its own, ${how}; hover shows the number itself. Blank: not measured; a cross marks a status other than ok. Click a cell for the ${DETAIL}.`;
 }
 
 function markSelected() {

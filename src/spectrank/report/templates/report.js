@@ -16,6 +16,7 @@ function unpack(cell) {
 const CELLS = DATA.cells.map((column) => column.map(unpack));
 const SPECTRA = DATA.spectra.map((spectrum) => spectrum && {
   size: spectrum.size, resolved: spectrum.resolved, values: spectrum.values, index: DATA.grids[spectrum.grid],
+  histogram: spectrum.histogram,
   cell: unpack(spectrum.cell),
 });
 
@@ -76,27 +77,6 @@ function hover(i, column, extra = []) {
     lines.push(plain([words(cell.status), cell.reason].filter(Boolean).join(": ")));
   }
   return lines.join("<br>");
-}
-
-// Groups in the order of the model; the rarest beyond the palette share the grey.
-function groups(key) {
-  const counts = new Map();
-  for (const matrix of MATRICES) {
-    const name = matrix[key] ?? "not known";
-    counts.set(name, (counts.get(name) ?? 0) + 1);
-  }
-  let names = [...counts.keys()];
-  if (names.length > NUM_COLOURS + 1) {
-    const repeated = names.filter((name) => counts.get(name) > 1);
-    const common = (repeated.length ? repeated : names).sort((a, b) => counts.get(b) - counts.get(a)).slice(0, NUM_COLOURS);
-    names = names.filter((name) => common.includes(name));
-  }
-  const of = MATRICES.map((matrix) => {
-    const at = names.indexOf(matrix[key] ?? "not known");
-    return at < 0 ? names.length : at;
-  });
-  const others = counts.size > names.length;
-  return { names: others ? [...names, "others"] : names, of };
 }
 
 // Long dotted names may break after a dot.

@@ -1,5 +1,6 @@
 // The singular values of one matrix and a card with all its numbers.
-const SIGMA = { indexLog: true, peers: true };
+const SIGMA = { indexLog: true, peers: true, courses: true, histogram: false };
+const HAS_FITS = ["mp_sigma", "alpha"].some((metric) => columnOf(metric) >= 0);
 const MAX_PEERS = 60;
 
 // Zeros have no logarithm: they are counted in the caption instead.
@@ -7,7 +8,7 @@ const positive = (values) => values.map((value) => (value > 0 ? value : null));
 
 function peerTrace(i) {
   const peers = MATRICES.map((_, k) => k)
-    .filter((k) => k !== i && MATRICES[k].role === MATRICES[i].role && SPECTRA[k]);
+    .filter((k) => k !== i && SLICE_OF[k] === SLICE_OF[i] && MATRICES[k].role === MATRICES[i].role && SPECTRA[k]);
   const x = [];
   const y = [];
   for (const k of peers.slice(0, MAX_PEERS)) {
@@ -16,6 +17,29 @@ function peerTrace(i) {
   }
   const trace = { type: "scatter", mode: "lines", x, y, hoverinfo: "skip", line: { color: colour("ghost"), width: 1 } };
   return { trace, count: Math.min(peers.length, MAX_PEERS) };
+}
+
+// The same matrix in the other slices: before and after, or from early to late.
+const COURSE_LOOKS = { before: ["c1", "dash"], after: ["accent", "solid"], difference: ["c3", "dot"] };
+const MAX_COURSES = 12;
+function courseTraces(i) {
+  const others = COURSES[THING_OF[i]].filter((k) => k !== i && SPECTRA[k]?.values.length);
+  const step = Math.max(1, Math.ceil(others.length / MAX_COURSES));
+  const chosen = others.filter((_, at) => at % step === 0);
+  const fade = (at) => ["c1", "c5", "c2", "c6", "c4"][Math.min(4, Math.floor((5 * at) / Math.max(1, chosen.length)))];
+  return chosen.map((k, at) => {
+    const [tone, dash] = COURSE_LOOKS[MATRICES[k].run] ?? [fade(at), "solid"];
+    return {
+      type: "scatter", mode: "lines", x: SPECTRA[k].index, y: positive(SPECTRA[k].values), name: MATRICES[k].at,
+      hoverinfo: "text", hovertext: SPECTRA[k].index.map((j, place) => `${plain(MATRICES[k].at)}: σ<sub>${j}</sub> = ${format(SPECTRA[k].values[place], 6)}`),
+      line: { color: colour(tone), width: 1.4, dash },
+    };
+  });
+}
+function drawCourseLegend(i, traces) {
+  const own = MATRICES[i].at ? [[MATRICES[i].at, colour("accent")]] : [];
+  const items = traces.length ? [...traces.map((trace) => [trace.name, trace.line.color]), ...own] : [];
+  drawLegend(byId("sigma-legend"), items.map(([name]) => name), items.map(([, fill]) => fill));
 }
 
 const indexRange = (size) => (SIGMA.indexLog
@@ -54,9 +78,15 @@ function drawSigma() {
     box.style.height = "";
     box.replaceChildren(element("p", { class: `notice ${STATUS[i].status === "ok" ? "calm" : ""}` }, why));
     caption.textContent = "";
+    drawCourseLegend(i, []);
     return;
   }
   if (box.querySelector(".notice")) box.replaceChildren();
+  if (SIGMA.histogram && spectrum.histogram) {
+    drawCourseLegend(i, []);
+    drawHistogram(box, i, caption);
+    return;
+  }
   const width = box.clientWidth;
   const { axis, layout } = baseLayout(box, Math.min(460, Math.max(320, width * 0.6)), { l: 68, r: 14, t: 26, b: 50 });
   const { index, size } = spectrum;
@@ -71,19 +101,25 @@ function drawSigma() {
   const main = part((k) => k <= resolved, { color: colour("accent"), width: 2 }, "");
   const floor = part((k) => k > resolved, { color: colour("muted"), width: 1, dash: "dot" }, " (below the floor)");
   const peers = SIGMA.peers ? peerTrace(i) : { trace: null, count: 0 };
-  const marks = [marker("stable_rank", i, size, 0.06), marker("effective_rank", i, size, 0.13)].filter(Boolean);
+  const courses = SIGMA.courses && COURSE ? courseTraces(i) : [];
+  const [noise, tail] = [noiseOf(i), tailOf(i)];
+  const marks = [marker("stable_rank", i, size, 0.06), marker("effective_rank", i, size, 0.13), noise && edgeMark(noise)].filter(Boolean);
+  const behind = [...(peers.trace ? [peers.trace] : []), ...courses, ...(resolved < size ? [floor] : [])];
   const title = (text) => ({ text, standoff: 8, font: { size: 12, color: colour("muted") } });
-  Plotly.react(box, [...(peers.trace ? [peers.trace] : []), ...(resolved < size ? [floor] : []), main], {
+  Plotly.react(box, [...behind, main, ...(tail ? [tailTrace(tail, size)] : [])], {
     ...layout, hovermode: "closest", shapes: marks.map((mark) => mark.shape),
     annotations: marks.map((mark) => mark.annotation),
     xaxis: { ...axis, type: SIGMA.indexLog ? "log" : "linear", title: title("index k"), ...indexRange(size) },
     yaxis: { ...axis, type: "log", title: title("singular value σₖ"), ...logTicks(spectrum.values) },
   }, MODEBAR);
+  drawCourseLegend(i, courses);
   const zeros = spectrum.values.filter((value) => value === 0).length;
   caption.textContent = [
     `Singular values of ${MATRICES[i].name}, largest first, ${SIGMA.indexLog ? "both axes" : "values"} logarithmic.`,
     index.length < size ? `${index.length} log-spaced of ${size} values, both ends exact.` : `All ${size} values.`,
     peers.count ? `In grey: ${peers.count} other ${peers.count === 1 ? "matrix" : "matrices"} of the role “${MATRICES[i].role}”.` : "",
+    noise ? `Dashed: the edge of Marchenko and Pastur’s law for noise of standard deviation ${format(valueAt(columnOf("mp_sigma"), i))}.` : "",
+    tailRemark(tail),
     resolved < size ? `Dotted: ${words(spectrum.cell.reason ?? "known only to be small")}.` : "",
     zeros ? `${zeros} of these ${zeros === 1 ? "is" : "are"} zero, which a logarithmic axis cannot show.` : "",
   ].filter(Boolean).join(" ");
@@ -108,7 +144,7 @@ function cardRows(label, cell, remark) {
 function drawCard() {
   const i = VIEW.selected;
   const matrix = MATRICES[i];
-  const facts = [shape(matrix), matrix.view, matrix.dtype, matrix.layer_type];
+  const facts = [matrix.at, shape(matrix), matrix.view, matrix.dtype, matrix.layer_type];
   const nodes = [element("h3", {}, ...breakable(matrix.name))];
   nodes.push(element("p", { class: "remark" }, facts.filter(Boolean).join(" · ")));
   if (matrix.inferred) nodes.push(element("p", { class: "remark" }, "Type and view inferred from name and shape."));
@@ -127,6 +163,10 @@ function drawCard() {
   if (usual) nodes.push(element("p", { class: "remark" }, `Unless a line says otherwise: ${usual}.`));
   if (spectrum && how(spectrum) && how(spectrum) !== usual) {
     nodes.push(element("p", { class: "remark" }, `Spectrum: ${how(spectrum)}.`));
+  }
+  const moved = COURSE === "comparison" ? inRun(i, "difference") : null;
+  if (moved !== null && moved !== i) {
+    rows.push(...METRICS.slice(0, NUM_PLAIN).map((metric, column) => [`${metric.label}, of the difference`, CELLS[column][moved]]).filter(([, cell]) => cell));
   }
   const body = rows.flatMap(([label, cell]) => cardRows(label, cell, how(cell) === usual ? null : how(cell)));
   byId("card").replaceChildren(...nodes, element("table", {}, element("tbody", {}, ...body)));

@@ -3,16 +3,22 @@ function drawAll() {
   if (NUM_PLAIN) {
     drawBars();
     drawHeat();
+    drawDepth();
   }
+  if (COURSE === "comparison") drawComparison();
+  if (COURSE === "trend") drawTrend();
+  if (byId("law-grid")) drawLaws();
   if (MATRICES.length) drawSigma();
 }
 
 function select(i) {
+  // A link may name a matrix of another slice than the one on view.
+  if (!VIEW.place.has(i)) changeSlice(SLICE_OF[i], i);
   VIEW.selected = i;
   byId("matrix").value = String(i);
   for (const [k, row] of ROWS.entries()) {
-    if (k === i) row.setAttribute("aria-current", "true");
-    else row.removeAttribute("aria-current");
+    if (k === i) row?.setAttribute("aria-current", "true");
+    else row?.removeAttribute("aria-current");
   }
   for (const box of document.querySelectorAll("#wiring .graph a")) {
     const chosen = new URLSearchParams(box.getAttribute("href").slice(1)).get("layer") === MATRICES[i].name;
@@ -22,6 +28,7 @@ function select(i) {
   drawCard();
   drawSigma();
   markSelected();
+  if (COURSE === "trend") drawTrendLines();
 }
 const address = (i) => new URLSearchParams({ layer: MATRICES[i].name, view: MATRICES[i].view ?? "", ...(MATRICES[i].at ? { at: MATRICES[i].at } : {}) });
 
@@ -30,7 +37,9 @@ function addressed() {
   const wanted = new URLSearchParams(location.hash.slice(1));
   if (!wanted.has("layer")) return -1;
   const fits = (key, text) => !wanted.get(key) || wanted.get(key) === (text ?? "");
-  return MATRICES.findIndex((matrix) => matrix.name === wanted.get("layer") && fits("view", matrix.view) && fits("at", matrix.at));
+  const found = MATRICES.map((_, i) => i).filter((i) =>
+    MATRICES[i].name === wanted.get("layer") && fits("view", MATRICES[i].view) && fits("at", MATRICES[i].at));
+  return found.find((i) => VIEW.place.has(i)) ?? found[0] ?? -1;
 }
 function follow(behavior = "auto") {
   const i = addressed();
@@ -54,37 +63,79 @@ const radios = (name, act) => {
     input.addEventListener("change", () => act(input.value));
   }
 };
-function wireLayers() {
-  byId("metric").append(...METRICS.slice(0, NUM_PLAIN).map((metric, at) => element("option", { value: at }, metric.label)));
+function allowDivision() {
+  const allowed = countsDimensions(METRICS[VIEW.metric]);
+  byId("per-size").disabled = !allowed;
+  if (!allowed) byId("per-size").checked = VIEW.perSize = false;
+}
+const metricOptions = (columns) => columns.map((column) => element("option", { value: column }, METRICS[column].label));
+function offerMetrics() {
+  byId("metric").replaceChildren(...metricOptions(shownColumns()));
   byId("metric").value = String(VIEW.metric);
-  const allowDivision = () => {
-    const allowed = countsDimensions(METRICS[VIEW.metric]);
-    byId("per-size").disabled = !allowed;
-    if (!allowed) byId("per-size").checked = VIEW.perSize = false;
-  };
   allowDivision();
+}
+// What another slice changes: all but the views that show the slices side by side.
+function changeSlice(slice, selected = null) {
+  showSlice(slice);
+  const kept = VIEW.place.has(VIEW.selected) ? VIEW.selected : sibling(VIEW.selected, slice);
+  VIEW.selected = selected ?? kept ?? VIEW.shown[0];
+  for (const choice of document.querySelectorAll("select.slice")) choice.value = slice === null ? "" : String(slice);
+  offerMatrices();
+  drawRows();
+  if (!NUM_PLAIN) return;
+  offerMetrics();
+  drawBars();
+  drawHeat();
+  drawDepth();
+}
+function wireSlices() {
+  for (const choice of document.querySelectorAll("select.slice")) {
+    choice.append(...SLICES.map(({ label }, at) => element("option", { value: at }, label)), element("option", { value: "" }, "all at once"));
+    choice.value = VIEW.slice === null ? "" : String(VIEW.slice);
+    choice.addEventListener("change", () => {
+      changeSlice(choice.value === "" ? null : Number(choice.value));
+      select(VIEW.selected);
+    });
+  }
+}
+function wireLayers() {
+  offerMetrics();
   // Where hardly a role repeats, the types of the layers say more.
   const { names, of } = groups("role");
-  const rest = names.at(-1) === "others" ? of.filter((group) => group === names.length - 1).length : 0;
-  if (rest > MATRICES.length / 2) VIEW.colourBy = "layer_type";
+  const rest = names.at(-1) === "others" ? VIEW.shown.filter((i) => of[i] === names.length - 1).length : 0;
+  if (rest > VIEW.shown.length / 2) VIEW.colourBy = "layer_type";
   byId("colour").value = VIEW.colourBy;
-  byId("metric").addEventListener("change", (event) => { VIEW.metric = Number(event.target.value); allowDivision(); drawBars(); });
-  byId("colour").addEventListener("change", (event) => { VIEW.colourBy = event.target.value; drawBars(); });
-  byId("per-size").addEventListener("change", (event) => { VIEW.perSize = event.target.checked; drawBars(); });
-  radios("scale", (value) => { VIEW.log = value === "log"; drawBars(); });
+  byId("metric").addEventListener("change", (event) => { VIEW.metric = Number(event.target.value); allowDivision(); drawBars(); drawDepth(); });
+  byId("colour").addEventListener("change", (event) => { VIEW.colourBy = event.target.value; drawBars(); drawDepth(); });
+  byId("per-size").addEventListener("change", (event) => { VIEW.perSize = event.target.checked; drawBars(); drawDepth(); });
+  radios("scale", (value) => { VIEW.log = value === "log"; drawBars(); drawDepth(); });
   radios("normal", (value) => { VIEW.normal = value; drawHeat(); });
   drawBars();
   drawHeat();
-  for (const id of ["bars", "heat"]) byId(id).on("plotly_click", (event) => choose(event.points[0].customdata));
+  drawDepth();
+  for (const id of ["bars", "heat", "depth"]) clicks(id, (point) => choose(point.customdata));
+}
+// A chart that was never drawn, for want of data, listens to nothing.
+function clicks(id, act) {
+  byId(id).on?.("plotly_click", (event) => {
+    if (event.points[0].customdata !== undefined) act(event.points[0]);
+  });
+}
+function offerMatrices() {
+  const text = ({ name, short, view, at }) => [name, name === short ? null : view && `(${view})`, VIEW.slice === null && at ? `· ${at}` : null];
+  byId("matrix").replaceChildren(...VIEW.shown.map((i) => element("option", { value: i }, text(MATRICES[i]).filter(Boolean).join(" "))));
+  byId("matrix").value = String(VIEW.selected);
 }
 function wireSpectrum() {
-  byId("matrix").append(...MATRICES.map((matrix, i) => element("option", { value: i }, matrix.name === matrix.short ? matrix.name : `${matrix.name}${matrix.view ? ` (${matrix.view})` : ""}`)));
+  offerMatrices();
   byId("matrix").addEventListener("change", (event) => browse(Number(event.target.value)));
-  const step = (by) => browse((VIEW.selected + by + MATRICES.length) % MATRICES.length);
+  const step = (by) => browse(VIEW.shown[(placeOf(VIEW.selected) + by + VIEW.shown.length) % VIEW.shown.length]);
   byId("previous").addEventListener("click", () => step(-1));
   byId("next").addEventListener("click", () => step(1));
   if (!HAS_SPECTRA) return;
   byId("peers").addEventListener("change", (event) => { SIGMA.peers = event.target.checked; drawSigma(); });
+  byId("courses")?.addEventListener("change", (event) => { SIGMA.courses = event.target.checked; drawSigma(); });
+  radios("picture", (value) => { SIGMA.histogram = value === "histogram"; drawSigma(); });
   radios("index", (value) => { SIGMA.indexLog = value === "log"; drawSigma(); });
 }
 function wireTable() {
@@ -93,7 +144,6 @@ function wireTable() {
   byId("download").addEventListener("click", download);
   byId("references")?.addEventListener("change", (event) => byId("table").classList.toggle("full-width", event.target.checked));
   drawHead();
-  drawRows();
 }
 
 // A drawing wider than its frame begins where the model begins.
@@ -105,13 +155,18 @@ if (first) {
 }
 
 if (byId("checks")) wireChecks();
+if (byId("laws")) wireLaws();
 if (NUM_PLAIN) wireLayers();
 if (MATRICES.length) {
+  wireSlices();
   wireSpectrum();
   wireTable();
-  select(Math.max(0, addressed(), addressed() < 0 ? SPECTRA.findIndex(Boolean) : 0));
-  watchPage(drawAll);
+  if (COURSE === "comparison") wireComparison();
+  if (COURSE === "trend") wireTrend();
+  const chosen = addressed();
+  select(chosen >= 0 ? chosen : VIEW.shown.find((i) => SPECTRA[i]) ?? VIEW.shown[0]);
   addEventListener("hashchange", () => follow());
   follow("instant");
 }
+if (MATRICES.length || byId("law-grid")) watchPage(drawAll);
 document.documentElement.dataset.ready = "true";

@@ -1,6 +1,6 @@
 // The table of all numbers: sorting, filtering, a CSV file made here.
 const TABLE = { sort: null, down: true, filter: "", troubled: false };
-const FIELDS = MATRICES.map((matrix, i) => [matrix.name, matrix.short, matrix.view, matrix.role, matrix.dtype, matrix.layer_type, words(STATUS[i].status)].filter(Boolean).join(" ").toLowerCase());
+const FIELDS = MATRICES.map((matrix, i) => [matrix.name, matrix.short, matrix.at, matrix.view, matrix.role, matrix.dtype, matrix.layer_type, words(STATUS[i].status)].filter(Boolean).join(" ").toLowerCase());
 
 function cellTitle(cell) {
   return [cell.status === "ok" ? null : [words(cell.status), cell.reason].filter(Boolean).join(": "),
@@ -38,6 +38,7 @@ const home = (column) => (column < NUM_PLAIN ? column : METRICS.findIndex((metri
 const ORDER = METRICS.map((_, column) => column).sort((a, b) => home(a) - home(b) || a - b);
 const COLUMNS = [
   { label: "matrix", key: (i) => MATRICES[i].name, cell: nameCell },
+  ...(SLICES.length > 1 ? [factColumn("at", "at")] : []),
   factColumn("view", "view"), factColumn("m", "m", true), factColumn("n", "n", true),
   { label: "status", key: (i) => STATUS[i].status, cell: (i) => element("td", {}, statusBadge(STATUS[i])) },
   ...ORDER.map((column) => ({
@@ -47,50 +48,32 @@ const COLUMNS = [
   })),
   factColumn("type", "layer_type"), factColumn("dtype", "dtype"),
 ];
-const ROWS = MATRICES.map((_, i) => element("tr", {}, ...COLUMNS.map((column) => column.cell(i))));
-
-function order(a, b) {
-  const { key } = COLUMNS[TABLE.sort];
-  const [x, y] = [key(a), key(b)];
-  // What has no value stands last in either direction.
-  if (x === null || y === null) return (x === null) - (y === null) || a - b;
-  const forward = typeof x === "number" ? (x > y) - (x < y) : String(x).localeCompare(String(y), undefined, { numeric: true });
-  return (TABLE.down ? -forward : forward) || a - b;
+// Rows are made when they are first shown: a run has many.
+const ROWS = [];
+function rowOf(i) {
+  ROWS[i] ??= element("tr", { "aria-current": i === VIEW.selected ? "true" : null }, ...COLUMNS.map((column) => column.cell(i)));
+  return ROWS[i];
 }
+
 function visibleRows() {
   const wanted = TABLE.filter.toLowerCase().split(/\s+/).filter(Boolean);
-  const rows = MATRICES.map((_, i) => i).filter((i) =>
+  const rows = VIEW.shown.filter((i) =>
     (!TABLE.troubled || STATUS[i].status !== "ok") && wanted.every((word) => FIELDS[i].includes(word)));
-  return TABLE.sort === null ? rows : rows.sort(order);
+  return TABLE.sort === null ? rows : sortedRows(rows, TABLE.sort, TABLE.down);
 }
 function drawRows() {
   const rows = visibleRows();
   const body = byId("table").tBodies[0];
-  body.replaceChildren(...rows.map((i) => ROWS[i]));
+  body.replaceChildren(...rows.map(rowOf));
   if (!rows.length) {
     body.append(element("tr", {}, element("td", { colspan: COLUMNS.length }, "No matrix matches.")));
   }
-  byId("shown").textContent = `${rows.length} of ${MATRICES.length} matrices`;
-  for (const [at, head] of [...byId("table").tHead.rows[0].cells].entries()) {
-    if (at === TABLE.sort) head.setAttribute("aria-sort", TABLE.down ? "descending" : "ascending");
-    else head.removeAttribute("aria-sort");
-  }
+  byId("shown").textContent = `${rows.length} of ${VIEW.shown.length} matrices${sliceRemark()}`;
 }
-// First click: the useful end on top; second: the other end; third: model order.
-function sortBy(at) {
-  const first = Boolean(COLUMNS[at].numeric);
-  if (TABLE.sort !== at) Object.assign(TABLE, { sort: at, down: first });
-  else if (TABLE.down === first) TABLE.down = !first;
-  else TABLE.sort = null;
+const drawHead = () => sortHeads(byId("table"), COLUMNS, (column, down) => {
+  Object.assign(TABLE, { sort: column, down });
   drawRows();
-}
-function drawHead() {
-  byId("table").tHead.replaceChildren(element("tr", {}, ...COLUMNS.map(({ label, numeric, kind }, at) => {
-    const button = element("button", { type: "button", title: "Sort: again for the other way, a third time for model order" }, label);
-    button.addEventListener("click", () => sortBy(at));
-    return element("th", { scope: "col", class: kind ?? (numeric ? "num" : null) }, button);
-  })));
-}
+});
 
 // A name that begins like a formula must stay a text in a spreadsheet.
 function csvField(value) {
