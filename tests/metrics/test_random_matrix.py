@@ -73,7 +73,7 @@ def test_a_spike_below_the_transition_leaves_no_trace():
 
 
 def test_the_rate_of_false_alarms_is_the_level():
-    m, n, num, level = 60, 40, 300, 0.05
+    m, n, num, level = 60, 40, 200, 0.05
     alarms, above_edge, p_values = 0, 0, []
     for seed in range(num):
         s = spectrum(noise(m, n, seed))

@@ -50,6 +50,15 @@ def test_schatten_norms_fall_with_their_order_and_rise_as_means(
     assert metrics.spectral_norm(W).lower <= high.upper
 
 
+def test_the_ends_of_float64_have_norms_or_infinity():
+    tiny = metrics.schatten_norm(torch.eye(2, dtype=torch.float64) * 5e-324, p=3.0)
+    assert tiny.lower == 0.0
+    assert tiny.upper >= 5e-324
+    assert metrics.schatten_norm(torch.eye(50), p=1e-3).value == math.inf
+    huge = metrics.schatten_norm(torch.eye(4, dtype=torch.float64) * 1e300, p=0.5)
+    assert huge.value == pytest.approx(16e300)
+
+
 def test_orders_with_a_cheap_route_need_no_full_spectrum():
     norm = metrics.schatten_norm
     assert norm.needs({"p": 2.0}) == {"frobenius"}

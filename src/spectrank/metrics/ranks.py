@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -146,8 +147,9 @@ def effective_rank(s: Spectrum, variant: str | None = None) -> Value:
     if variant == "squared":
         x, e = x.square(), 2.0 * x * e + e.square()
     total = float(x.sum())
-    p = x[x > 0] / total
-    entropy = -float((p * p.log()).sum())
+    # NumPy: logarithms of torch wake all threads, for a few hundred values.
+    p = (x[x > 0] / total).numpy()
+    entropy = -float((p * np.log(p)).sum())
     error_sum = float(e.sum())
     shift = error_sum / (total - error_sum) if error_sum < total else 1.0
     rounding = len(sigma) * 2.3e-16 * (1.0 + entropy)

@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from spectrank.errors import DomainError
 from spectrank.linalg import Need, Spectrum, Value
@@ -68,21 +68,25 @@ def schatten_norm(s: Spectrum, p: float = 4.0) -> Value:
         return s.sigma_max
     if p == 4.0 and s.schatten4 is not None:
         return s.schatten4
-    sigma, error = sigma_of(s)
+    # NumPy: logarithms of torch wake all threads, for a few hundred values.
+    sigma, error = (x.numpy() for x in sigma_of(s))
     top = float(sigma[0])
     value, lower, upper = (
         top * _power_mean(x / top, p)
-        for x in (sigma, (sigma - error).clamp_min(0.0), sigma + error)
+        for x in (sigma, np.maximum(sigma - error, 0.0), sigma + error)
     )
     # k powers, a sum and a root.
     rounding = 4.0 * len(sigma) * 2.3e-16 * max(1.0, 1.0 / p) * value
     return Value(value, max(lower - rounding, 0.0), upper + rounding)
 
 
-def _power_mean(x: Tensor, p: float) -> float:
-    # By logarithms: x**p of a small value, and the root of a large sum, leave float64.
-    logs = p * x[x > 0.0].log()
-    return math.exp(float(torch.logsumexp(logs, 0)) / p)
+def _power_mean(x: NDArray[np.float64], p: float) -> float:
+    total = float((x[x > 0.0] ** p).sum())
+    try:
+        return float(total ** (1.0 / p))
+    except OverflowError:
+        # Many equal values and a tiny order.
+        return math.inf
 
 
 @register(

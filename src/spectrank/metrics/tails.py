@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import math
 
-import torch
+import numpy as np
 
 from spectrank.linalg import Spectrum, Value
 from spectrank.linalg.power_law import PowerLawFit, fit_power_law
@@ -120,11 +120,12 @@ def log_alpha_norm(s: Spectrum) -> Value:
     fit = _fit(s)
     if fit is None:
         return _NO_TAIL
-    sigma, _ = sigma_of(s)
-    logs = 2.0 * sigma[sigma > 0.0].log()
+    # NumPy: logarithms of torch wake all threads, for a few hundred values.
+    sigma = sigma_of(s)[0].numpy()
+    logs = 2.0 * np.log(sigma[sigma > 0.0])
     low = max(fit.alpha - fit.stderr, 1.0)
     value, one, other = (
-        float(torch.logsumexp(a * logs, 0)) / math.log(10.0)
+        float(np.logaddexp.reduce(a * logs)) / math.log(10.0)
         for a in (fit.alpha, low, fit.alpha + fit.stderr)
     )
     return Value(value, min(one, other, value), max(one, other, value), "stderr")

@@ -13,6 +13,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, Final
 
+import numpy as np
 import polars as pl
 from torch import Tensor
 
@@ -184,7 +185,7 @@ def _values(sigma: Tensor, shape: tuple[int, int]) -> dict[str, float]:
         "entropy": _entropy(evals, rank),
         "alpha": alpha,
         "alpha_weighted": alpha * _log10(largest),
-        "log_alpha_norm": _log10(float((evals**alpha).sum())) if fit else nan,
+        "log_alpha_norm": _log10(float((evals.numpy() ** alpha).sum())) if fit else nan,
         "D": fit.distance if fit else nan,
         "sigma": fit.stderr if fit else nan,
         "xmin": fit.xmin if fit else nan,
@@ -204,8 +205,9 @@ def _fit(evals: Tensor) -> PowerLawFit | None:
 
 
 def _entropy(evals: Tensor, rank: int) -> float:
-    p = evals / evals.sum() + _EPSILON
-    return -float((p * p.log()).sum()) / math.log(rank + _EPSILON)
+    # NumPy: logarithms of torch wake all threads, for a few hundred values.
+    p = (evals / evals.sum()).numpy() + _EPSILON
+    return -float((p * np.log(p)).sum()) / math.log(rank + _EPSILON)
 
 
 def _log10(x: float) -> float:
