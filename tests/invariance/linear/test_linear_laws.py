@@ -263,6 +263,13 @@ NETS = {
         (3, 2),
         {"sum v.weight": (2, 2), "sum v.bias": (1, 1)},
     ),
+    "the mean of a batch, without its axis": (
+        lambda: Function(
+            lambda m, x: torch.tanh(m.a(x) - m.a(x).mean(0)), a=nn.Linear(2, 3)
+        ),
+        (2,),
+        {"constant a.bias": (3, 3)},
+    ),
     # Only a constant is the same for all samples.
     "values and a BatchNorm": (
         lambda: Function(

@@ -9,7 +9,7 @@ from invariance_oracles import ZOO, Case, Layout, brute_force, law_vectors, rate
 from torch import nn
 from torch.nn import functional
 
-from spectrank.invariance.find import pair_candidates
+from spectrank.invariance.find import find, pair_candidates
 from spectrank.invariance.laws import Laws, polar
 from spectrank.invariance.matrices import matrix_laws
 from spectrank.invariance.pairs import as_slopes, pair_laws
@@ -103,12 +103,56 @@ NONE = [
     *("residual relu after", "residual diagonal relu", "cnn linear max-pool"),
     *("cnn relu two convolutions", "cnn batchnorm relu", "dense layernorm"),
     *("embedding tied", "lstm", "rnn relu", "weight norm", "attention two heads"),
+    "rnn relu two layers",
 ]
 
 
 @pytest.mark.parametrize("name", NONE)
 def test_no_block_where_a_step_acts_on_single_features(name):
     assert described(blocks_of(ZOO[name])) == []
+
+
+def test_no_block_between_the_layers_of_a_recurrent_one():
+    case = case_of(
+        lambda: Function(
+            lambda m, x: m.head(m.rnn(x)[0].mean(1)),
+            rnn=nn.RNN(
+                2, 2, 2, nonlinearity="relu", batch_first=True, bidirectional=True
+            ),
+            head=nn.Linear(4, 3),
+        ),
+        (3, 2),
+    )
+    assert described(blocks_of(case)) == []
+    laws = find(case.module(), case.inputs(torch.Generator().manual_seed(0))[0])
+    assert sum(law.count for law in laws.select("vertex")) == 8
+    assert max(rates(laws.select("vertex"), case, num_draws=3).values()) < 1e-12
+
+
+def stated(*layers, shape=(2, 5), loss=None):
+    net = nn.Sequential(*layers)
+    return [law.source for law in find(net, torch.zeros(2, *shape), loss=loss)]
+
+
+def test_only_linear_layers_without_biases_are_those_of_the_paper():
+    theorem = "Le & Jegelka 2022, Theorem 1 (stated)"
+    kernels = [nn.Conv1d(2, 3, 2, bias=False), nn.Conv1d(3, 2, 2, bias=False)]
+    assert stated(*kernels) == [theorem]
+    flat = [kernels[0], nn.Flatten(), nn.Linear(12, 2)]
+    assert stated(*flat) == [theorem]
+    others = [
+        [nn.Conv1d(2, 3, 2), kernels[1]],
+        [kernels[0], nn.AvgPool1d(2), kernels[1]],
+        [nn.ConvTranspose1d(2, 3, 2, bias=False), kernels[1]],
+        [nn.Conv1d(2, 4, 2, groups=2, bias=False), nn.Conv1d(4, 2, 2, bias=False)],
+    ]
+    for layers in others:
+        sources = stated(*layers)
+        assert sources, layers
+        assert all(source.startswith("derived") for source in sources), layers
+    net = nn.Sequential(nn.Embedding(4, 3), nn.Linear(3, 2))
+    (law,) = find(net, torch.zeros(2, 5, dtype=torch.long), loss=None)
+    assert law.source.startswith("derived")
 
 
 def _steps(*layers):

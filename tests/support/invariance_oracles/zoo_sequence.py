@@ -213,6 +213,16 @@ SEQUENCE = [
         4,
         linear=3,
     ),
+    Case(
+        "rnn relu two layers",
+        lambda: Recurrent(
+            nn.RNN(1, 2, num_layers=2, nonlinearity="relu", batch_first=True), 2
+        ),
+        features(3, 1),
+        8,
+        3,
+        linear=4,
+    ),
     Case("embedding head", lambda: Bigram(False), tokens(3, 3), 3, 2),
     Case(
         "embedding head softmax",

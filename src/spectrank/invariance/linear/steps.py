@@ -172,7 +172,8 @@ class Reading:
         gone = len(before) - len(node.shape or ())
         for source, given in shifts.items():
             shift = ranked(given, len(before))
-            whole = all(node.shape and node.shape[a] == 1 for a in axes) or gone
+            # Axes are those of the input: they are no axes of an output without them.
+            whole = gone or all(node.shape and node.shape[a] == 1 for a in axes)
             if shift.slots is not None and (node.op not in _AVERAGES or not whole):
                 self.system.vanish(shift.value)
                 continue

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 import numpy as np
@@ -13,11 +13,19 @@ from spectrank.invariance.matrices.assembly import block_terms
 from spectrank.invariance.matrices.steps import Reading
 from spectrank.invariance.pairs import matrix_count
 from spectrank.invariance.potentials import Potentials
+from spectrank.model.graph import Node
 
 _SOURCES = {
-    "matrix": "Le & Jegelka 2022, Theorem 1 (stated)",
+    "matrix": "derived: all that is linear on both sides; Le & Jegelka 2022, Theorem 1 "
+    "(stated) is the case of two layers without biases",
     "stream": "derived: all that writes the stream minus all that reads it",
     "attention": "derived: scores and heads are unchanged by a map of one head",
+    "pair": "derived: units of one slope on every sample; Le & Jegelka 2022, Lemma 2, "
+    "second half (stated) is the case of linear layers without biases",
+}
+# Where the setting is that of the paper: linear layers and convolutions, no biases.
+_STATED: dict[str, str] = {
+    "matrix": "Le & Jegelka 2022, Theorem 1 (stated)",
     "pair": "Le & Jegelka 2022, Lemma 2, second half (stated)",
 }
 _CONDITIONS = {
@@ -78,11 +86,14 @@ def matrix_laws(potentials: Potentials, *, coactive: bool = False) -> tuple[Bloc
     total, seen = Counter(names), Counter[str]()
     blocks = []
     every = tuple(potentials.offsets.values())
+    uncovered = _uncovered(reading)
     for name, kind, (_, terms, order) in zip(names, kinds, found, strict=True):
         part = "head" if kind == "attention" else "block"
         full = name if total[name] == 1 else f"{name} {part} {seen[name]}"
         seen[name] += 1
-        blocks.append(Block(_law(full, kind, terms, every), order))
+        made = _law(full, kind, terms, every)
+        stated = not uncovered & set(order.tolist())
+        blocks.append(Block(_qualified(made, potentials, stated=stated), order))
     return tuple(blocks)
 
 
@@ -106,6 +117,43 @@ def _law(
         # Those of other parameters are dropped.
         offsets=offsets,
     )
+
+
+def _qualified(law: Law, potentials: Potentials, *, stated: bool) -> Law:
+    """Add what the uses of its parameters say: what it needs, and who stated it."""
+    graph = potentials.graph
+    uses = [
+        (graph[edge.node], edge.role)
+        for edge in potentials.edges
+        if edge.parameter in law.parameters
+    ]
+    condition, source = law.condition, law.source
+    if any(node.attributes.get("padding_idx", -1) >= 0 for node, _ in uses):
+        # Its gradient is taken to be zero, so it must add nothing.
+        condition += "; the row of the padding index zero"
+    stated &= len(uses) == len(law.parameters) and law.kind in _STATED
+    stated &= all(_plain(node, role) for node, role in uses)
+    if stated and all(abs(term.coefficient) == 1 for term in law.terms):
+        source = _STATED[law.kind]
+    return replace(law, condition=condition, source=source)
+
+
+def _uncovered(reading: Reading) -> set[int]:
+    """Free potentials that pass steps of which the paper says nothing, as pooling."""
+    found: set[int] = set()
+    for node in reading.potentials.graph.nodes:
+        relu = reading.coactive and node.op in {"relu", "leaky_relu"}
+        if node.kind not in {"input", "layer", "reshape", "sum", "output"} and not relu:
+            for id_ in (node.id, *node.inputs):
+                found |= set(reading.value(id_)[0].reshape(-1).tolist())
+    return found
+
+
+def _plain(node: Node, role: str) -> bool:
+    """Whether a weight is that of a layer of the paper: linear, without a group."""
+    kernel = node.op in {"conv1d", "conv2d", "conv3d"}
+    grouped = node.attributes.get("groups", 1) != 1
+    return role == "weight" and (node.op == "linear" or (kernel and not grouped))
 
 
 def _place(reading: Reading, terms: tuple[GramTerm, ...]) -> int:

@@ -53,11 +53,14 @@ class Reading:
             self._step(node)
         for edge in self.potentials.edges:
             node = self.potentials.graph[edge.node]
+            # A factor of a computed weight, each row divided by its norm; and values
+            # within a layer that no node shows, such as those of a recurrent one.
+            single = edge.parameter not in node.parameters.values()
+            single |= node.kind == "layer" and not _linear(node)
             for part in edge.parts:
                 free, factors = self.of(part.potential)
                 self.signatures.record(free, factors)
-                if edge.parameter not in node.parameters.values():
-                    # A factor of a computed weight, each row divided by its norm.
+                if single:
                     self.signatures.touch(free)
 
     def of(self, potential: Potential) -> Pair:
@@ -232,3 +235,7 @@ class Reading:
         for node in nodes:
             free = self.value(node)[0].reshape(-1)
             self.attended[role] |= set(free[free >= 0].tolist())
+
+
+def _linear(node: Node) -> bool:
+    return node.op in {"linear", "embedding"} or node.op.startswith("conv")
