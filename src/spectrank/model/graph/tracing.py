@@ -117,11 +117,16 @@ def trace(model: nn.Module, example_input: Any, kwargs: Mapping[str, Any]) -> Tr
             if isinstance(example_input, Mapping)
             else ""
         )
+        known = _known_cause(model)
+        why, out = known or (
+            _first_lines(error),
+            f"{hint}trace the part without data-dependent control flow, pass another "
+            "example_input, or state the links as "
+            "wiring=[(source layer, target layer, [steps]), ...]",
+        )
         raise DomainError(
             "a model graph is read from one trace by torch.export, which refused "
-            f"{type(model).__name__}: {_first_lines(error)}; {hint}trace the part "
-            "without data-dependent control flow, pass another example_input, or state "
-            "the links as wiring=[(source layer, target layer, [steps]), ...]"
+            f"{type(model).__name__}: {why}; {out}"
         ) from error
     if not names:
         raise DomainError(
@@ -131,6 +136,32 @@ def trace(model: nn.Module, example_input: Any, kwargs: Mapping[str, Any]) -> Tr
     return Trace(
         program, _input_names(model, args, keywords), tuple(names), tuple(dropped)
     )
+
+
+def _known_cause(model: nn.Module) -> tuple[str, str] | None:
+    """Why a model was refused, and the way out; None where it is not known."""
+    for name, parameter in model.named_parameters():
+        if nn.parameter.is_lazy(parameter):
+            return (
+                f"{name!r} has no shape before the first batch",
+                "run one batch through the model first",
+            )
+    for name, module in model.named_modules():
+        if isinstance(module, nn.parallel.DistributedDataParallel):
+            return (
+                "its forward pass talks to other processes",
+                "pass the model that it wraps, its .module",
+            )
+        if (
+            isinstance(module, nn.modules.batchnorm._BatchNorm)
+            and module.momentum is None
+            and module.training
+        ):
+            return (
+                f"{name!r} averages its statistics by a count of batches",
+                "set its momentum to a number for the trace: no gradient depends on it",
+            )
+    return None
 
 
 def _arguments(
