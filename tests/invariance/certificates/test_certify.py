@@ -8,7 +8,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from spectrank.errors import ArgumentTypeError, ShapeError, UnknownNameError
+from spectrank.errors import (
+    ArgumentTypeError,
+    DomainError,
+    ShapeError,
+    UnknownNameError,
+)
 from spectrank.invariance.certificates import certify
 from spectrank.model.graph import graph
 
@@ -133,7 +138,7 @@ def test_the_bound_on_alignment_is_spread_over_distance():
     exact = torch.float64
     net[0].weight.data = torch.tensor([[3.0, 0.0], [0.0, 0.5]], dtype=exact)
     net[1].weight.data = torch.tensor([[3.1, 0.2]], dtype=exact)
-    (row,) = _rows(certify(net, start=net), metric="alignment")
+    (row,) = _rows(certify(net, start=net, now=net), metric="alignment")
     # D of the entries 9.61 - 9, 0.62 and 0.04 - 0.25.
     mean, half = (0.61 - 0.21) / 2, (0.61 + 0.21) / 2
     root = math.hypot(half, 0.62)
@@ -175,11 +180,11 @@ def test_decay_and_different_rates_void_the_bound_of_the_start():
         (decayed, "decay"),
         (torch.optim.SGD(groups), "rates differ"),
     ):
-        table = certify(net, start=net, drift=False, optimizer=optimizer)
+        table = certify(net, start=net, now=net, drift=False, optimizer=optimizer)
         reasons = {r["reason"] for r in _rows(table, metric="stable_rank")}
         assert all(word in reason for reason in reasons)
     plain = torch.optim.SGD(net.parameters(), lr=0.1)
-    table = certify(net, start=net, drift=False, optimizer=plain)
+    table = certify(net, start=net, now=net, drift=False, optimizer=plain)
     assert "not_applicable" not in {r["verdict"] for r in _rows(table, metric="tail")}
 
 
@@ -365,7 +370,7 @@ def test_ratios_do_not_depend_on_the_unit_and_squares_scale_with_it():
 
 def test_a_model_without_a_tail_has_one_row_that_says_why():
     net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)).double()
-    table = certify(net, start=net, example_input=torch.zeros(2, 3).double())
+    table = certify(net, start=net, now=net, example_input=torch.zeros(2, 3).double())
     (row,) = _rows(table)
     assert row["verdict"] == "not_applicable"
     assert "batch_norm" in row["reason"]
@@ -408,3 +413,22 @@ def test_wrong_arguments_are_refused_in_words():
     other = {k: torch.zeros(3, 7) for k in net.state_dict()}
     with pytest.raises((ShapeError, RuntimeError)):
         certify(net, start=other)
+
+
+def test_a_start_that_went_along_with_the_training_is_refused():
+    net = _relu_trunk()
+    alias, view = net.state_dict(), {k: v.detach() for k, v in net.named_parameters()}
+    for start in (alias, net, view):
+        with pytest.raises(DomainError, match=r"'\w+\.weight' with the weights now"):
+            certify(net, start=start)
+        with pytest.raises(DomainError, match="deepcopy"):
+            certify(graph(net), start=start, now=net.state_dict())
+    # One matrix alone, and the trunk, of which nothing is certified, alone.
+    start = copy.deepcopy(alias)
+    certify(net, start=start | {"0.weight": alias["0.weight"]})
+    last = [name for name in alias if name.endswith("weight")][-1]
+    with pytest.raises(DomainError, match=f"'{last}'"):
+        certify(net, start=start | {last: alias[last]})
+    # The start itself is asked for by name.
+    rows = _rows(certify(net, start=alias, now=alias))
+    assert {row["drift"] for row in rows if row["drift"] is not None} == {0.0}

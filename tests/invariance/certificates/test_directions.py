@@ -67,7 +67,7 @@ def test_the_bound_on_directions_is_the_spread_of_the_gap_over_distance():
     net = net.double()
     net[0].weight.data = torch.diag(torch.tensor([3.0, 2.0, 0.0, 0.0], dtype=exact))
     net[1].weight.data = torch.tensor([[3, 0, 2 * e, 0], [0, 2, 0, 2 * f]], dtype=exact)
-    (row,) = _rows(certify(net, start=net))
+    (row,) = _rows(certify(net, start=net, now=net))
     # D = [[0, 6 e], [6 e, 4 e^2]] and [[0, 4 f], [4 f, 4 f^2]]: eigenvalues m +- r.
     means = 2 * e**2, 2 * f**2
     roots = math.hypot(2 * e**2, 6 * e), math.hypot(2 * f**2, 4 * f)

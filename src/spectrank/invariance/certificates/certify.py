@@ -8,13 +8,14 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from spectrank.errors import ArgumentTypeError
+from spectrank.errors import ArgumentTypeError, DomainError
 from spectrank.invariance.certificates.blocks import block_rows
 from spectrank.invariance.certificates.chain import not_finite, read_chain, tail_rows
 from spectrank.invariance.certificates.checks import COLUMNS, not_applicable_row
-from spectrank.invariance.certificates.tail import find_tail
+from spectrank.invariance.certificates.tail import Tail, find_tail
 from spectrank.model.graph import Graph, graph
 from spectrank.model.optimizer import read_optimizer
+from spectrank.model.weights import storage_key
 from spectrank.table import Table
 
 _MEASURE = "measure their change with drift=True"
@@ -62,8 +63,10 @@ def certify(
 
     Args:
         model_or_graph: The model, or its graph made with an example input.
-        start: Weights at the start of the training.
-        now: Weights now; None for those of the model.
+        start: Weights at the start of the training, a copy: ``state_dict()`` alone
+            holds the weights of the model, which the training changes.
+        now: Weights now; None for those of the model. The same object as ``start``
+            certifies the start itself.
         drift: Whether to add the measured change of the gaps.
         example_input: For the graph; not needed for a Sequential of matrices.
         softmax: Whether the loss depends on differences of logits only, as cross
@@ -81,6 +84,7 @@ def certify(
         ArgumentTypeError: Neither a model nor a graph, or weights of a wrong type.
         UnknownNameError: Weights lack a parameter of the tail.
         ShapeError: Weights are not those of the graph.
+        DomainError: The start shares memory with the weights now.
 
     Example:
         >>> import copy, torch
@@ -103,6 +107,8 @@ def certify(
     before = _tensors(start, "start")
     after = _tensors(latest, "now")
     tail = find_tail(found)
+    if start is not now:
+        _check_apart(tail, before, after)
     blocked = None if drift else _blocked(optimizer)
     if broken := not_finite(tail, before, after):
         rows = [not_applicable_row(name, why, "nonfinite") for name, why in broken]
@@ -134,6 +140,22 @@ def _tensors(given: Weights, name: str) -> dict[str, Tensor]:
         f"{name} is a state dict or a torch.nn.Module, got {type(given).__name__}; "
         "copy the state dict before training: copy.deepcopy(model.state_dict())"
     )
+
+
+def _check_apart(
+    tail: Tail, before: Mapping[str, Tensor], after: Mapping[str, Tensor]
+) -> None:
+    """Refuse a start that was no copy: it went along with the training."""
+    for name in dict.fromkeys(p for stage in tail.stages for p in stage.parameters):
+        if name in before and name in after:
+            keys = {storage_key(tensors[name]) for tensors in (before, after)}
+            if len(keys) == 1:
+                raise DomainError(
+                    "the start of a training is a copy of its weights, got a start "
+                    f"that shares the memory of {name!r} with the weights now; keep "
+                    "copy.deepcopy(model.state_dict()) before training, or pass "
+                    "now=start to certify a start itself"
+                )
 
 
 def _blocked(optimizer: Optimizer | None) -> str | None:
