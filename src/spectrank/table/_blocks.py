@@ -13,7 +13,7 @@ from typing import Any
 import polars as pl
 
 from spectrank.errors import TableError
-from spectrank.table._schema import CORE
+from spectrank.table._order import leading, ordered_columns
 from spectrank.table._text import enclosure_text, number_text, printable
 from spectrank.table._wide import Matrix, grid
 
@@ -29,15 +29,6 @@ _PLURAL = {
     "claim": "claims",
     "skip": "skips",
 }
-# The most telling first: what does not fit a terminal is dropped from the end.
-_ORDER = (
-    *("subject", "view", "metric", "of", "variant", "index", "step", "run", "verdict"),
-    *("value", "bound", "slack", "status", "reason", "lower", "upper", "values"),
-    *("error_kind", "failure_probability"),
-)
-_LAST = ("route", "source")
-# What tells a row from the next and what it says: never given up for anything else.
-_KEPT = frozenset(["metric", "variant", "index", "verdict", "value", "bound"])
 _WARN = "yellow"
 _STYLES = {
     **dict.fromkeys(("holds", "conserved", "explained", "reproduced"), "green"),
@@ -163,17 +154,13 @@ def _wide_block(
 
 
 def _long_block(kind: str, rows: Sequence[Row], names: Iterable[str]) -> Block:
-    names = list(names)
-    first = [name for name in _ORDER if name in names]
-    if len({row["view"] for row in rows} - {None}) <= 1:
-        # The same in every row: the least telling.
-        first = [*(name for name in first if name != "view"), "view"]
-    producers = [name for name in names if name not in {*CORE, *first}]
+    rows = leading(kind, rows)
+    ordered, kept = ordered_columns(kind, rows, list(names))
     columns = []
-    for name in (*first, *producers, *_LAST):
+    for name in ordered:
         values = [row[name] for row in rows]
         if any(value is not None for value in values):
-            columns.append(_long_column(name, values))
+            columns.append(_long_column(name, values, kept=name in kept))
     verdicts = Counter(row["verdict"] for row in rows if row["verdict"])
     counted = ", ".join(f"{n} {word}" for word, n in verdicts.most_common())
     title = f"{len(rows)} {_noun(kind, len(rows))}" + (counted and f": {counted}")
@@ -182,7 +169,7 @@ def _long_block(kind: str, rows: Sequence[Row], names: Iterable[str]) -> Block:
     return Block(title, _PLURAL[kind], columns, hidden, notes)
 
 
-def _long_column(name: str, values: Sequence[Any]) -> Column:
+def _long_column(name: str, values: Sequence[Any], *, kept: bool) -> Column:
     numbers = [v for v in values if isinstance(v, int | float)]
     texts = [v for v in values if isinstance(v, str)]
     role = "text" if texts else "number"
@@ -198,7 +185,7 @@ def _long_column(name: str, values: Sequence[Any]) -> Column:
             cells.append(Cell(printable(value), style))
         else:
             cells.append(Cell(_plain(value, whole=whole)))
-    return Column(name, "name" if name == "subject" else role, cells, name in _KEPT)
+    return Column(name, "name" if name == "subject" else role, cells, kept)
 
 
 def _plain(value: Any, *, whole: bool) -> str:

@@ -14,6 +14,7 @@ import polars as pl
 from spectrank.errors import TableError
 from spectrank.table._schema import DTYPES, Dtype, dtype_name, shorten
 
+_NONE = type(None)
 _LARGEST_FLOAT32 = math.ldexp(2.0 - 2.0**-23, 127)
 
 
@@ -40,7 +41,8 @@ def build_frame(
                 "a row must be a mapping from column to value, "
                 f"row {number} is {shorten(row)}; make it a dict"
             )
-        if extra := [str(key) for key in row if key not in known]:
+        if not row.keys() <= known:
+            extra = [str(key) for key in row if key not in known]
             raise TableError(
                 "a row may only use core columns and declared producer columns, "
                 f"row {number} has {', '.join(map(repr, extra))}; declare them, as "
@@ -68,6 +70,10 @@ def series(name: str, values: Sequence[Any], dtype: pl.DataType) -> pl.Series:
     Raises:
         TableError: A value cannot be held by the dtype without changing it.
     """
+    made = _made_at_once(name, values, dtype)
+    if made is not None:
+        return made
+    # Value by value: what has to be converted, and what an error has to name.
     convert = _converter(dtype)
     converted: list[Any] = []
     for number, value in enumerate(values):
@@ -80,6 +86,45 @@ def series(name: str, values: Sequence[Any], dtype: pl.DataType) -> pl.Series:
                 "column with another dtype"
             ) from error
     return pl.Series(name, converted, dtype=dtype, strict=True)
+
+
+def _made_at_once(
+    name: str, values: Sequence[Any], dtype: pl.DataType
+) -> pl.Series | None:
+    """Make a column of values that are of its Python type; None where one is not.
+
+    Ten thousand small matrices have millions of values, nearly all of them so.
+    """
+    inner = dtype.inner if isinstance(dtype, pl.List) else dtype
+    allowed = {_python_type(inner), _NONE}
+    entries = (
+        _entries(values) if isinstance(dtype, pl.List) else set(map(type, values))
+    )
+    if entries is None or not entries <= allowed:
+        return None
+    try:
+        return pl.Series(name, values, dtype=dtype, strict=True)
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def _entries(values: Sequence[Any]) -> set[type] | None:
+    """Types in lists; None where there is another sequence among them."""
+    if not set(map(type, values)) <= {list, _NONE}:
+        return None
+    return set().union(*(map(type, value) for value in values if value is not None))
+
+
+def _python_type(dtype: Any) -> type:
+    """Type whose every value a column holds or refuses; no type where some change."""
+    if dtype == pl.String:
+        return str
+    if dtype == pl.Boolean:
+        return bool
+    if dtype == pl.Float64:
+        return float
+    # Float32 rounds, and must not round to infinity.
+    return int if dtype.is_integer() else _NONE
 
 
 def _converter(dtype: pl.DataType) -> Callable[[Any], Any]:

@@ -25,6 +25,7 @@ _LEAST_NAME = 20
 _LEAST_TEXT = 16
 _LEAST_KEPT = 9
 _MOST_TEXT = 48
+_MOST_NAMED = 3
 _NAMES = ("subject", "metric", "variant", "index")
 _NUMBERS = frozenset(["metric", "number"])
 
@@ -159,14 +160,21 @@ def _notes(block: Block) -> list[str]:
 
 def _reasons(block: Block) -> list[str]:
     # A verdict is never shown without its reason: where the column has no room,
-    # a line below has.
+    # a line below has. Rows with one reason share a line.
     cells = {column.header: column.cells for column in block.columns}
     names = [cells[name] for name in _NAMES if name in cells]
-    return [
-        f"{' '.join(cell.text for cell in row if cell.text)}: {reason.text}"
-        for *row, reason in zip(*names, cells["reason"], strict=True)
-        if reason.text
-    ]
+    groups: dict[str, dict[str, None]] = {}
+    for *row, reason in zip(*names, cells["reason"], strict=True):
+        if reason.text:
+            name = " ".join(cell.text for cell in row if cell.text)
+            groups.setdefault(reason.text, {}).setdefault(name)
+    return [f"{_few(list(found))}: {text}" for text, found in groups.items()]
+
+
+def _few(names: Sequence[str]) -> str:
+    if len(names) <= _MOST_NAMED:
+        return ", ".join(names)
+    return f"{', '.join(names[:_MOST_NAMED])} and {len(names) - _MOST_NAMED} more"
 
 
 def _note(line: str) -> Text:
