@@ -84,7 +84,7 @@ def certify(
         ArgumentTypeError: Neither a model nor a graph, or weights of a wrong type.
         UnknownNameError: Weights lack a parameter of the tail.
         ShapeError: Weights are not those of the graph.
-        DomainError: The start shares memory with the weights now.
+        DomainError: The start shares memory with the model, which is trained.
 
     Example:
         >>> import copy, torch
@@ -108,7 +108,7 @@ def certify(
     after = _tensors(latest, "now")
     tail = find_tail(found)
     if start is not now:
-        _check_apart(tail, before, after)
+        _check_apart(tail, before, (model_or_graph, latest), start)
     blocked = None if drift else _blocked(optimizer)
     if broken := not_finite(tail, before, after):
         rows = [not_applicable_row(name, why, "nonfinite") for name, why in broken]
@@ -143,16 +143,32 @@ def _tensors(given: Weights, name: str) -> dict[str, Tensor]:
 
 
 def _check_apart(
-    tail: Tail, before: Mapping[str, Tensor], after: Mapping[str, Tensor]
+    tail: Tail, before: Mapping[str, Tensor], others: tuple[object, ...], start: Weights
 ) -> None:
-    """Refuse a start that was no copy: it went along with the training."""
-    for name in dict.fromkeys(p for stage in tail.stages for p in stage.parameters):
-        if name in before and name in after:
-            keys = {storage_key(tensors[name]) for tensors in (before, after)}
-            if len(keys) == 1:
+    """Refuse a start that was no copy: it went along with the training.
+
+    Tensors of two mappings may well be the same at the start of a training; those of a
+    module change with it.
+
+    Args:
+        tail: Of which parameters.
+        before: Weights at the start.
+        others: The model and the weights now, of which modules count.
+        start: As it was given.
+
+    Raises:
+        DomainError: Memory is shared.
+    """
+    live: list[Weights] = [one for one in others if isinstance(one, nn.Module)]
+    if isinstance(start, nn.Module):
+        live += [one for one in others if isinstance(one, Mapping)]
+    for now in (_tensors(one, "now") for one in live):
+        for name in (p for stage in tail.stages for p in stage.parameters):
+            keys = [storage_key(held[name]) for held in (before, now) if name in held]
+            if len(keys) == 2 and keys[0] == keys[1]:
                 raise DomainError(
                     "the start of a training is a copy of its weights, got a start "
-                    f"that shares the memory of {name!r} with the weights now; keep "
+                    f"that shares the memory of {name!r} with the model; keep "
                     "copy.deepcopy(model.state_dict()) before training, or pass "
                     "now=start to certify a start itself"
                 )
