@@ -24,9 +24,9 @@ def arm(name):
     return next(each for each in ARMS if each.name == name)
 
 
-def split():
+def split(side=8):
     generator = torch.Generator().manual_seed(0)
-    inputs = torch.randn(60, 1, 8, 8, generator=generator)
+    inputs = torch.randn(60, 1, side, side, generator=generator)
     return Split(inputs, torch.arange(60) % 10)
 
 
@@ -36,14 +36,15 @@ def short(monkeypatch):
     monkeypatch.setattr(training, "CHECKPOINTS", 2)
 
 
-def by_hand(each, data, seed, replicate, num_steps):
+def by_hand(each, data, seed, replicate, num_steps, rate):
     """Largest drift and distance to h(w) + eta^2 sum h(g), by plain SGD steps."""
+    side = data.inputs.shape[-1]
     inputs = data.inputs.double()
     labels = training.labels_of(each.num_outputs, data.labels, replicate)
     generator = training.derive_generator(
         seed, training.KEY, training.NAME, each.network, each.num_outputs, replicate
     )
-    net = networks.build(each.network, 8, num_outputs=each.num_outputs)
+    net = networks.build(each.network, side, num_outputs=each.num_outputs)
     networks.draw_(net, generator)
     loss = None if each.num_outputs == 1 else "cross_entropy"
     laws = find(graph(net, inputs[:2]), loss=loss)
@@ -56,10 +57,10 @@ def by_hand(each, data, seed, replicate, num_steps):
         gradients = torch.autograd.grad(out, list(weights.values()))
         by_name = dict(zip(weights, gradients, strict=True))
         for k, v in evaluate_all(laws, by_name).items():
-            told[k] += 0.0025 * v if laws[k].form != "linear" else 0.0
+            told[k] += rate**2 * v if laws[k].form != "linear" else 0.0
         with torch.no_grad():
             for k, w in weights.items():
-                w -= 0.05 * by_name[k]
+                w -= rate * by_name[k]
     now = evaluate_all(laws, {k: w.detach() for k, w in weights.items()})
     scale = {k: float(v.abs().max().clamp(min=1.0)) for k, v in first.items()}
     assert all(float((now[k] - told[k]).abs().max()) < 1e-12 * scale[k] for k in now)
@@ -68,14 +69,17 @@ def by_hand(each, data, seed, replicate, num_steps):
 
 
 @pytest.mark.usefixtures("short")
-@pytest.mark.parametrize("name", ["one-versus-rest", "cnn"])
-def test_what_the_watch_says_is_what_plain_steps_do_to_the_laws(name):
-    found = training.trained(arm(name), split(), 2, 1)
+@pytest.mark.parametrize(
+    ("name", "side", "rate"),
+    [("one-versus-rest", 8, 0.05), ("cnn", 8, 0.05), ("cnn", 12, 0.05 / 2.25)],
+)
+def test_what_the_watch_says_is_what_plain_steps_do_to_the_laws(name, side, rate):
+    found = training.trained(arm(name), split(side), 2, 1)
     assert found[:, Quantity.RIGHT].tolist() == [1.0, 1.0, 1.0]
     assert found[:, Quantity.SILENT].tolist() == [0.0, 0.0, 0.0]
     assert found[:, Quantity.RESIDUAL].max() < 1e-12
     for t, num_steps in ((1, 2), (2, 4)):
-        drift = by_hand(arm(name), split(), 2, 1, num_steps)
+        drift = by_hand(arm(name), split(side), 2, 1, num_steps, rate)
         assert drift > 1e-6
         np.testing.assert_allclose(found[t, Quantity.DRIFT], drift, rtol=1e-6)
 
@@ -93,6 +97,26 @@ def test_under_adam_the_watch_is_silent_while_gradients_obey_and_values_drift():
     networks.draw_(net, training.derive_generator(2, *stream))
     sigma = np.linalg.svd(net[6].weight.detach().numpy(), compute_uv=False)
     np.testing.assert_allclose(found[0, len(Quantity) :], sigma)
+
+
+def test_the_rate_of_steps_on_kernels_falls_with_the_number_of_pixels():
+    told = {q.claim.key: q.claim.protocol for q in questions.questions(SIZE)}
+    mnist = ImagesSize(Images("mnist", 5, 10, spatial=True), 1)
+    told |= {q.claim.key: q.claim.protocol for q in questions.questions(mnist)}
+    # 784 pixels are 12.25 times 64.
+    for name, said in (
+        ("cnn", "SGD at rate 0.05 "),
+        ("cnn.mnist", "SGD at rate 0.0041 "),
+        ("cnn-momentum.mnist", "SGD at rate 0.00082, momentum 0.9, weight decay 5e-4 "),
+        ("mlp.mnist", "SGD at rate 0.05 "),
+        ("mlp-adam.mnist", "Adam at rate 0.001 "),
+    ):
+        protocol = told[f"le2022training.images.certificate-{name}"]
+        assert f"300 steps of {said}on 50 images" in protocol
+    net = torch.nn.Linear(2, 2)
+    for name, rate in (("cnn", 0.0125), ("cnn-momentum", 0.0025), ("mlp", 0.05)):
+        optimizer = training._optimizer(arm(name), net, 256)
+        assert optimizer.defaults["lr"] == pytest.approx(rate, rel=1e-12)
 
 
 def two_layers(num_outputs):

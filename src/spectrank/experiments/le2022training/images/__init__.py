@@ -24,10 +24,10 @@ def parts(mode: Mode) -> tuple[Part, ...]:
             questions.part(ImagesSize(some, 3)),
             tail_questions.part(TailSize(few, 3)),
         )
-    mnist, many = (Images("mnist", n, 10, spatial=True) for n in (300, 2000))
+    mnist, many = (Images("mnist", n, 10, spatial=True) for n in (100, 1000))
     return (
         questions.part(ImagesSize(some, 10)),
-        questions.part(ImagesSize(many, 10)),
+        questions.part(ImagesSize(many, 5)),
         tail_questions.part(TailSize(some, 10)),
         tail_questions.part(TailSize(least, 5, CNN)),
         tail_questions.part(TailSize(mnist, 5)),

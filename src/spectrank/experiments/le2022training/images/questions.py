@@ -22,6 +22,7 @@ from spectrank.experiments.le2022training.images.training import (
     Arm,
     ImagesSize,
     measure,
+    rate_of,
 )
 from spectrank.experiments.papers import Part, Tick
 from spectrank.experiments.questions import (
@@ -58,6 +59,7 @@ def part(size: ImagesSize) -> Part:
             "num_seeds": size.num_seeds,
             "steps": [BATCH, STEPS, CHECKPOINTS],
             "arms": [asdict(arm) for arm in ARMS],
+            "rates": [rate_of(arm, size.images.num_pixels) for arm in ARMS],
             "words": [dict(WORDS), dict(RECIPES)],
         },
         num_steps=size.num_seeds * len(ARMS),
@@ -86,14 +88,16 @@ def questions(size: ImagesSize) -> list[Question]:
 
 def _asker(size: ImagesSize, arm: Arm) -> Ask:
     data = size.images.data
+    rate = rate_of(arm, size.images.num_pixels)
     task = "cross-entropy of ten digits"
     if arm.num_outputs == 1:
         task = "logistic loss of digit r mod 10 against the rest in draw r"
     protocol = (
         f"{data}, {size.images.num_train} images; "
         f"{WORDS[arm.network].format(outputs=arm.num_outputs)}, with biases; {task}; "
-        f"{size.num_seeds} draws; {STEPS} steps of {RECIPES[arm.recipe]} on {BATCH} "
-        f"images, float64, {CHECKPOINTS} checkpoints; all laws that the finder reports"
+        f"{size.num_seeds} draws; {STEPS} steps of "
+        f"{RECIPES[arm.recipe].format(rate=rate)} on {BATCH} images, "
+        f"float64, {CHECKPOINTS} checkpoints; all laws that the finder reports"
     )
     return asker(NAME, arm.name, protocol=protocol, data=data)
 

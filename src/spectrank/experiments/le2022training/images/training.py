@@ -42,11 +42,13 @@ _LOOKED_AT = 500
 Recipe = Literal["sgd", "momentum", "adam"]
 RECIPES = MappingProxyType(
     {
-        "sgd": "SGD at rate 0.05",
-        "momentum": "SGD at rate 0.01, momentum 0.9, weight decay 5e-4",
-        "adam": "Adam at rate 1e-3",
+        "sgd": "SGD at rate {rate:.2g}",
+        "momentum": "SGD at rate {rate:.2g}, momentum 0.9, weight decay 5e-4",
+        "adam": "Adam at rate {rate:.2g}",
     }
 )
+# Of kernels, on images of 64 pixels.
+_RATES = MappingProxyType({"sgd": 0.05, "momentum": 0.01, "adam": 1e-3})
 
 
 @final
@@ -140,7 +142,7 @@ def trained(arm: Arm, data: Split, seed: int, replicate: int) -> np.ndarray:
     looked = list(zip(*pieces, strict=True))
     found = np.empty((CHECKPOINTS + 1, NUM_NUMBERS))
     patterns, every = None, STEPS // CHECKPOINTS
-    optimizer = _optimizer(arm.recipe, net)
+    optimizer = _optimizer(arm, net, inputs[0].numel())
     with Watch(net, laws, optimizer=optimizer, every=every) as watch:
         for t in range(CHECKPOINTS + 1):
             if t:
@@ -191,12 +193,28 @@ def loss_of(outputs: Tensor, labels: Tensor) -> Tensor:
     return functional.cross_entropy(outputs, labels)
 
 
-def _optimizer(recipe: Recipe, net: nn.Module) -> Optimizer:
-    if recipe == "adam":
-        return Adam(net.parameters(), lr=1e-3)
-    if recipe == "momentum":
-        return SGD(net.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
-    return SGD(net.parameters(), lr=0.05)
+def rate_of(arm: Arm, num_pixels: int) -> float:
+    """Learning rate of an arm.
+
+    Args:
+        arm: Which.
+        num_pixels: d.
+
+    Returns:
+        That of its recipe; by SGD on kernels 64 / d of it, as they are shared by so
+        many places, whose gradients add up.
+    """
+    shared = arm.network == "cnn" and arm.recipe != "adam"
+    return _RATES[arm.recipe] * (64 / num_pixels if shared else 1.0)
+
+
+def _optimizer(arm: Arm, net: nn.Module, num_pixels: int) -> Optimizer:
+    rate = rate_of(arm, num_pixels)
+    if arm.recipe == "adam":
+        return Adam(net.parameters(), lr=rate)
+    if arm.recipe == "momentum":
+        return SGD(net.parameters(), lr=rate, momentum=0.9, weight_decay=5e-4)
+    return SGD(net.parameters(), lr=rate)
 
 
 def _step(net: nn.Module, optimizer: Optimizer, inputs: Tensor, labels: Tensor) -> None:
