@@ -61,9 +61,10 @@ def moved_rows(
     s_a = measure.spectrum(before)
     s_b = s_a if same else measure.spectrum(after)
     s_d = measure.spectrum(B - A)
+    runs = {"before": s_a, "after": s_b} | ({} if same else {"difference": s_d})
     parts = {
         run: measured_rows({**key, "run": run}, s, measure.requests, measure.spectra)
-        for run, s in (("before", s_a), ("after", s_b), ("difference", s_d))
+        for run, s in runs.items()
     }
     rows = [row for part in parts.values() for row in part]
     rows += [
@@ -72,6 +73,8 @@ def moved_rows(
         if a["kind"] == "measurement"
     ]
     rows += _distance_rows(key, A, B, s_a, s_d, same)
+    if same:
+        return rows
     if min(s_a.status, s_b.status) == max(s_a.status, s_b.status) == "ok":
         rows.append(_displacement_row(key, s_a, s_b, s_d))
         rows += _direction_rows(key, before, after, s_d, measure.top)
@@ -142,6 +145,7 @@ def _displacement_row(
         **key,
         "kind": "check",
         "metric": "singular_value_displacement",
+        "reason": "no singular value moves farther than the difference is large",
         "value": value,
         "lower": max(value - error, 0.0),
         "upper": value + error,
@@ -213,6 +217,7 @@ def _side_rows(
         "kind": "check",
         "run": None,
         "metric": "largest_sine",
+        "reason": "the difference is small beside the gap behind the directions",
         "value": sine,
         **_judged(sine - off, sine, bound),
         "source": _WEDIN,
