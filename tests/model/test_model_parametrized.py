@@ -294,3 +294,50 @@ def test_a_layer_inside_a_parametrisation_is_a_factor() -> None:
     assert row.reason == "factor of the parametrised weight 0.weight"
     matrices = [name for name, row in found.items() if isinstance(row, WeightMatrix)]
     assert matrices == ["0.weight", "1.weight"]
+
+
+@pytest.mark.parametrize(
+    ("layer", "name", "views"),
+    [
+        (
+            lambda: parametrizations.orthogonal(
+                nn.MultiheadAttention(4, 2), "in_proj_weight"
+            ),
+            "in_proj_weight",
+            ["qkv.q", "qkv.k", "qkv.v"],
+        ),
+        (
+            lambda: parametrizations.weight_norm(nn.GRUCell(3, 4), "weight_hh"),
+            "weight_hh",
+            ["gru.gate.r", "gru.gate.z", "gru.gate.n"],
+        ),
+        (
+            lambda: parametrizations.spectral_norm(nn.Conv2d(4, 6, 3, groups=2)).eval(),
+            "weight",
+            ["conv-grouped"],
+        ),
+        (
+            lambda: nn.utils.spectral_norm(nn.ConvTranspose2d(4, 6, 3)).eval(),
+            "weight",
+            ["conv-transposed-unfolded"],
+        ),
+    ],
+)
+def test_a_computed_weight_is_cut_as_the_stored_one_would_be(
+    layer: Callable[[], nn.Module], name: str, views: list[str]
+) -> None:
+    torch.manual_seed(0)
+    module = layer()
+    if isinstance(module, nn.ConvTranspose2d):
+        module(torch.ones(1, 4, 3, 3))
+    value = getattr(module, name).detach()
+    rows = [r for r in iter_weights(module, select=name) if isinstance(r, WeightMatrix)]
+    assert [row.view for row in rows] == views
+    found = [row.tensor() for row in rows]
+    if views == ["conv-grouped"]:
+        blocks = value.flatten(1).chunk(2)
+        assert torch.equal(found[0], torch.block_diag(*blocks))
+    elif views == ["conv-transposed-unfolded"]:
+        assert torch.allclose(found[0], value.flatten(1).T, atol=1e-7)
+    else:
+        assert torch.allclose(torch.cat(found), value, atol=1e-6)
