@@ -23,6 +23,7 @@ from spectrank.linalg import NEEDS, spectrum
 from spectrank.linalg import enclosure as enclosure_module
 from spectrank.linalg import gram as gram_module
 from spectrank.linalg import spectrum as spectrum_function
+from spectrank.linalg.certificate import certify
 from spectrank.linalg.enclosure import gram_product
 from spectrank.linalg.operand import make_operand
 from spectrank.linalg.routes import singular_values_of
@@ -164,8 +165,8 @@ def test_a_certificate_refuses_an_upper_end_that_is_too_low():
     value = spectrum(W).sigma_max
     low = type(value)(value.value, 0.9, 1.0 - 1e-9, "probabilistic", 1e-9)
     high = type(value)(value.value, 0.9, 1.0 + 1e-9, "probabilistic", 1e-9)
-    assert enclosure_module.certify(op, upper, low) is None
-    assert enclosure_module.certify(op, upper, high) is not None
+    assert certify(op, upper, low) is None
+    assert certify(op, upper, high) is not None
 
 
 def test_the_schatten_norm_comes_without_eigenvalues():

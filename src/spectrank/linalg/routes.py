@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from spectrank.linalg import enclosure
+from spectrank.linalg import certificate, enclosure
 from spectrank.linalg.gram import (
     dense_error,
     dense_singular_values,
@@ -94,7 +94,7 @@ class Route:
         )
         route = "gram-lanczos"
         if sigma_max is not None and self.certify == "deterministic":
-            sigma_max = enclosure.certify(op, upper, sigma_max)
+            sigma_max = certificate.certify(op, upper, sigma_max)
             route = "gram-lanczos-cholesky"
         if sigma_max is None:
             return None
@@ -138,7 +138,7 @@ class Route:
         # Room for what the proof itself loses to rounding.
         room = 8.0 * (op.rows + (op.cols + 1) * op.cols) * EPS
         around = Value.around(sigma_1, sigma_1 * room)
-        proved = enclosure.certify(op, upper, around)
+        proved = certificate.certify(op, upper, around)
         if proved is not None:
             return proved
         reason = (
