@@ -1,11 +1,20 @@
 """Pair laws and the rate of the other pairs, against autograd."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional
 
-from spectrank.errors import DomainError, ShapeError, UnknownNameError
+from spectrank.errors import (
+    ArgumentTypeError,
+    DomainError,
+    ShapeError,
+    UnknownNameError,
+)
+from spectrank.invariance.find import pair_candidates
 from spectrank.invariance.laws import GramTerm, Law, Laws, evaluate, polar
 from spectrank.invariance.pairs import (
     as_slopes,
@@ -201,7 +210,7 @@ def test_the_count_is_the_rank_of_the_jacobian(units, enter, leave, expected):
 def test_what_does_not_fit_is_refused_in_words():
     law = _gap_law(3, 5, 4)
     with pytest.raises(UnknownNameError, match="candidates are pair fc"):
-        pair_laws(Laws((law,)), {"fc": np.ones((2, 5), bool)})
+        pair_laws(Laws((law,)), {"gc": np.ones((2, 5), bool)})
     with pytest.raises(ShapeError, match=r"shape \(samples, 5\)"):
         pair_laws(Laws((law,)), {"pair fc": np.ones((2, 4), bool)})
     with pytest.raises(DomainError, match="distinct units"):
@@ -210,3 +219,47 @@ def test_what_does_not_fit_is_refused_in_words():
         gap_rate(torch.ones(2, 3), torch.ones(2, 3), torch.ones(3, 2))
     with pytest.raises(ShapeError, match="samples, units"):
         coactivation_classes(torch.ones(2, 3, 4))
+
+
+def test_slopes_of_each_unit_are_in_no_pattern():
+    """Units of one pattern have one slope where the slope is shared, not of a PReLU."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(12, 1, generator=generator, dtype=torch.float64)
+    for activation, expected in (
+        (nn.PReLU(4), []),
+        (nn.PReLU(), ["pair 0"]),
+        (nn.LeakyReLU(), ["pair 0"]),
+    ):
+        model = nn.Sequential(nn.Linear(1, 4), activation, nn.Linear(4, 2)).double()
+        with torch.no_grad():
+            # Two units of each pattern, without a bias.
+            model[0].weight.copy_(torch.tensor([[1.0], [2.0], [-1.0], [-0.5]]))
+            model[0].bias.zero_()
+            model[2].weight.copy_(torch.tensor([[0.3, 1.0, 0.5, 2], [0.1, 1, 3, 1]]))
+        candidates = pair_candidates(model, x)
+        assert [law.name for law in candidates] == expected
+        laws = pair_laws(
+            candidates, {"0": model[0](x).detach() > 0} if expected else {}
+        )
+        assert len(laws) == 2 * len(expected)
+        weights = torch.linspace(-1, 1, 24, dtype=torch.float64).reshape(12, 2)
+        (model(x) * weights).sum().backward()
+        w = {name: p.detach() for name, p in model.named_parameters()}
+        g = {name: p.grad for name, p in model.named_parameters()}
+        for law in laws:
+            assert float(polar(law, w, g).abs().max()) < 1e-13
+
+
+def test_slopes_may_be_named_by_their_layer():
+    law = _gap_law(3, 5, 4)
+    slopes = np.ones((2, 5), bool)
+    by_layer = pair_laws(Laws((law,)), {"fc": slopes})
+    assert [item.name for item in by_layer] == ["pair fc class 0"]
+    twice = {"fc": slopes, "pair fc": slopes}
+    with pytest.raises(DomainError, match="twice for 'pair fc'"):
+        pair_laws(Laws((law,)), twice)
+    patterns = SimpleNamespace(layers={"fc": 1, "head": 2}, slopes=lambda name: slopes)
+    with pytest.raises(
+        ArgumentTypeError, match="a mapping from candidates, got Simple"
+    ):
+        pair_laws(Laws((law,)), patterns)

@@ -15,7 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spectrank.errors import DomainError, ShapeError, UnknownNameError
+from spectrank.errors import (
+    ArgumentTypeError,
+    DomainError,
+    ShapeError,
+    UnknownNameError,
+)
 from spectrank.invariance.laws import GramTerm, Law, Laws
 
 _SOURCE = "Le & Jegelka 2022, Lemma 2, second half (stated)"
@@ -149,8 +154,8 @@ def pair_laws(
     Args:
         candidates: Laws of form ``gram`` that hold for co-active units; others are
             left out.
-        slopes: Name of a candidate to the (N, n) slopes of its units, as in
-            `coactivation_classes`.
+        slopes: Name of a candidate, or of the layer in it (``0`` of ``pair 0``), to
+            the (N, n) slopes of its units, as in `coactivation_classes`.
         smallest: Classes of fewer units are left out; at least 1.
 
     Returns:
@@ -158,17 +163,14 @@ def pair_laws(
         ``<candidate> class <lowest unit>``.
 
     Raises:
+        ArgumentTypeError: ``slopes`` are no mapping.
+        DomainError: Slopes are given twice for one candidate.
         UnknownNameError: Slopes are given for something that is no candidate.
         ShapeError: The slopes are not those of as many units as the candidate has.
-    """
+    """  # noqa: DOC502 - raised by the function called
     grams = {law.name: law for law in candidates if law.form == "gram"}
     found: list[Law] = []
-    for name, given in slopes.items():
-        if name not in grams:
-            raise UnknownNameError(
-                f"slopes are given for laws of form gram, got {name!r}; the candidates "
-                f"are {', '.join(grams) or 'none'}"
-            )
+    for name, given in _by_candidate(slopes, grams).items():
         law, array = grams[name], np.asarray(given)
         if array.ndim != 2 or array.shape[1] != law.shape[0]:
             raise ShapeError(
@@ -180,6 +182,31 @@ def pair_laws(
                 dead = not array[:, units[0]].any()
                 found.append(_class_law(law, units, dead=dead))
     return Laws(tuple(found), candidates.skipped)
+
+
+def _by_candidate(
+    slopes: Mapping[str, Tensor | np.ndarray], grams: Mapping[str, Law]
+) -> dict[str, Tensor | np.ndarray]:
+    if not isinstance(slopes, Mapping):
+        raise ArgumentTypeError(
+            f"slopes are a mapping from candidates, got {type(slopes).__name__}; of "
+            "activation patterns take {'fc': patterns.slopes('fc')}"
+        )
+    found: dict[str, Tensor | np.ndarray] = {}
+    for given, array in slopes.items():
+        name = given if given in grams else f"pair {given}"
+        if name not in grams:
+            raise UnknownNameError(
+                f"slopes are given for laws of form gram, got {given!r}; the "
+                f"candidates are {', '.join(grams) or 'none'}"
+            )
+        if name in found:
+            raise DomainError(
+                f"slopes are given once, got them twice for {name!r}; name the "
+                "candidate or its layer"
+            )
+        found[name] = array
+    return found
 
 
 def _class_law(law: Law, units: np.ndarray, *, dead: bool) -> Law:

@@ -169,6 +169,9 @@ class Reading:
 
     def _elementwise(self, node: Node) -> None:
         alike = node.op in _ALIKE or (self.coactive and node.op in _COACTIVE)
+        if int(node.attributes.get("size", 1)) > 1 and node.op == "prelu":
+            # A slope of its own for each unit: a pattern does not tell it.
+            alike = False
         if not alike or len(node.inputs) != 1:
             self._touch(node.id, *node.inputs)
 
