@@ -117,10 +117,100 @@ def test_the_model_is_left_alone_and_other_data_are_refused() -> None:
     found = activation_patterns(model, [POINTS])
     assert model.training
     assert torch.equal(torch.get_rng_state(), state)
-    assert list(found.layers) == ["0", "2"]
+    assert list(found.layers) == ["0"]
     with pytest.raises(DomainError, match="'0' has 2 rows now and 3 rows before"):
         activation_patterns(model, [POINTS[:2]], previous=found)
     with pytest.raises(DomainError, match="and none before"):
         activation_patterns(model, [POINTS], previous=found, layers="1")
-    with pytest.raises(UnknownNameError, match="the layers are 0, 2"):
+    with pytest.raises(UnknownNameError, match="the layers are 0"):
         found.slopes("4")
+
+
+class _Block(nn.Module):
+    """One relu module at two places, a prelu, a gelu, a norm between, two heads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(1, 3, 3, padding=1)
+        self.norm = nn.BatchNorm2d(3)
+        self.again = nn.Conv2d(3, 3, 3, padding=1)
+        self.relu = nn.ReLU(inplace=True)
+        self.hidden = nn.Linear(3, 5)
+        self.slope = nn.PReLU(5)
+        self.plain = nn.Linear(3, 4)
+        self.head = nn.Linear(9, 2)
+        self.smooth = nn.Linear(5, 2)
+
+    def forward(self, x):
+        h = self.relu(self.norm(self.stem(x)))
+        h = self.relu(h + self.again(h)).mean((2, 3))
+        z = self.slope(self.hidden(h))
+        both = torch.cat([z, nn.functional.relu(self.plain(h))], 1)
+        return self.head(both), nn.functional.gelu(self.smooth(z))
+
+
+@pytest.mark.parametrize("wrap", [lambda net: net, nn.DataParallel])
+def test_patterns_are_taken_where_a_relu_reads_and_nowhere_else(wrap) -> None:
+    torch.manual_seed(0)
+    model = _Block().double()
+    with torch.no_grad():
+        model.norm.bias.copy_(torch.tensor([0.3, -9.0, 9.0]))
+        model.stem.bias.copy_(torch.tensor([-50.0, 50.0, 0.0]))
+        model.norm.running_mean.copy_(model.stem.bias)
+    images = torch.randn(3, 1, 4, 4).double()
+    given = wrap(model)
+    prefix = "module." if given is not model else ""
+    # The loader can be read once.
+    found = activation_patterns(given, iter([images[:2], images[2:]]))
+    model.eval()
+    with torch.no_grad():
+        first = model.norm(model.stem(images))
+        second = first.relu() + model.again(first.relu())
+        h = second.relu().mean((2, 3))
+        expected = {
+            "hidden": model.hidden(h),
+            "plain": model.plain(h),
+            "relu:0": first.permute(0, 2, 3, 1).reshape(-1, 3),
+            "relu:1": second.permute(0, 2, 3, 1).reshape(-1, 3),
+        }
+    assert sorted(found.layers) == [prefix + name for name in sorted(expected)]
+    for name, z in expected.items():
+        np.testing.assert_array_equal(found.slopes(prefix + name), (z > 0).numpy())
+    # By its own sign the first channel of the stem is dead and the second is not.
+    assert found.layers[prefix + "relu:0"].dead.tolist() == [1]
+    skipped = {"stem": "batch_norm", "again": "sum", "head": "output", "smooth": "gelu"}
+    assert set(found.skipped) == {prefix + name for name in skipped}
+    rows = found.table().where(kind="skip").frame.to_dicts()
+    reasons = {row["subject"]: row["reason"] for row in rows}
+    for name, op in skipped.items():
+        assert f"no relu reads its output, but {op}" in reasons[prefix + name]
+    # On request anything is taken for a pre-activation.
+    asked = activation_patterns(given, [images], layers=prefix + "stem")
+    assert asked.layers[prefix + "stem"].dead.tolist() == [0]
+    assert not asked.skipped
+
+
+class _Branching(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.relu, self.two = nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.two(self.relu(self.one(-x if x.sum() > 0 else x)))
+
+
+def test_of_a_model_that_cannot_be_traced_its_relus_are_taken() -> None:
+    torch.manual_seed(0)
+    model = _Branching().double()
+    x = -torch.rand(5, 3).double()
+    found = activation_patterns(model, [x])
+    assert list(found.layers) == ["relu"]
+    np.testing.assert_array_equal(found.slopes("relu"), (model.one(x) > 0).numpy())
+    assert set(found.skipped) == {"one", "two"}
+    assert "cannot be traced" in found.skipped["one"]
+
+
+def test_a_model_without_a_relu_has_no_patterns() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.GELU(), nn.Linear(4, 2))
+    with pytest.raises(DomainError, match="without a layer or module of that kind"):
+        activation_patterns(model, [torch.ones(2, 3)])

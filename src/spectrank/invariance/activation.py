@@ -8,7 +8,8 @@ are active on the same rows: their pair laws hold while the class lasts.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, final
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from spectrank.errors import DomainError, UnknownNameError
 from spectrank.invariance.pairs import coactivation_classes
+from spectrank.invariance.preactivations import ACTIVATIONS, Chosen, preactivations
 from spectrank.model import LayerBatch, capture
 from spectrank.model.capture.choose import Choices
 from spectrank.model.capture.undisturbed import Mode
@@ -25,7 +27,6 @@ from spectrank.scanning.provenance import environment
 from spectrank.table import Table
 
 COLUMNS: Mapping[str, Any] = {"num_units": pl.Int64, "num_rows": pl.Int64}
-_ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.PReLU)
 
 
 @final
@@ -78,12 +79,14 @@ class ActivationPatterns:
         signs: Parameter to its positive and its negative entries, as bits.
         previous: An earlier moment to compare with; None.
         step: Of training; None.
+        skipped: Layers that were not looked at, to the reason.
     """
 
     layers: Mapping[str, LayerPattern]
     signs: Mapping[str, tuple[np.ndarray, np.ndarray]]
     previous: ActivationPatterns | None = None
     step: int | None = None
+    skipped: Mapping[str, str] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         return f"ActivationPatterns({', '.join(self.layers)}); .table() has the counts"
@@ -142,7 +145,7 @@ class ActivationPatterns:
         return np.asarray(np.unpackbits(now ^ before, axis=0).sum(0, dtype=np.int64))
 
     def table(self) -> Table:
-        """Rows of kind ``measurement``.
+        """Rows of kind ``measurement``, and of kind ``skip`` for layers left out.
 
         Of each layer ``num_active`` and ``num_dead`` (on all rows, on none),
         ``num_mixed``, ``num_classes``, ``largest_class``, ``num_coactive_pairs`` (of
@@ -158,6 +161,9 @@ class ActivationPatterns:
             count = self.sign_flips(name)
             if count is not None:
                 rows.append(_row(name, "weight_sign_flips", count, self.step))
+        for name, reason in self.skipped.items():
+            row = {"kind": "skip", "subject": name, "metric": "activation_pattern"}
+            rows.append(row | {"status": "skipped", "reason": reason})
         return Table.from_rows(rows, columns=COLUMNS, provenance=environment())
 
     def _layer_rows(self, name: str) -> list[dict[str, Any]]:
@@ -202,7 +208,10 @@ def activation_patterns(
         loader: Batches, in the same order as for ``previous``.
         previous: An earlier result to compare with; its own ``previous`` is let go.
         layers: As in `spectrank.capture`: layers whose outputs are pre-activations, or
-            ReLU modules, whose inputs are; None for every linear layer and convolution.
+            ReLU modules, whose inputs are. None for the layers that a relu, leaky relu
+            or prelu reads directly, and for modules of those kinds that read something
+            else, such as a normalisation; one that is called at several places counts
+            as ``name:0``, ``name:1``, ... in the order of its calls.
         mode: In which the model runs.
         unpack: As in `spectrank.capture`.
         step: Of training, for the rows.
@@ -211,7 +220,7 @@ def activation_patterns(
         The patterns; ``table()`` makes rows of them.
 
     Raises:
-        DomainError: ``previous`` is of other data or layers.
+        DomainError: ``previous`` is of other data or layers, or no relu reads any.
 
     Example:
         >>> import torch
@@ -224,24 +233,32 @@ def activation_patterns(
         >>> found.slopes("0").tolist()
         [[True, True], [False, True]]
     """  # noqa: DOC502 - raised by the function called
+    batches, chosen = iter(loader), Chosen(())
+    if layers is None:
+        first = next(batches, None)
+        if first is not None:
+            batches = chain([first], batches)
+            chosen = preactivations(model, first, unpack)
+            layers = chosen.layers
     pieces: dict[str, list[np.ndarray]] = {}
     with capture(model, layers, mode=mode, unpack=unpack) as taps:
-        for batch in taps.over(loader):
+        for batch in taps.over(batches):
             for name in batch.layers:
-                for record in batch.calls(name):
+                for place, record in enumerate(batch.calls(name)):
                     module = model.get_submodule(name)
                     active = _active(record, module).cpu().numpy()
-                    pieces.setdefault(name, []).append(active)
+                    own = f"{name}:{place}" if name in chosen.several else name
+                    pieces.setdefault(own, []).append(active)
     found = {name: _packed(np.concatenate(rows)) for name, rows in pieces.items()}
     if previous is not None:
         _check_previous(found, previous)
-        previous = ActivationPatterns(previous.layers, previous.signs, None, None)
+        previous = ActivationPatterns(previous.layers, previous.signs)
     signs = {name: _signs(p.detach()) for name, p in model.named_parameters()}
-    return ActivationPatterns(found, signs, previous, step)
+    return ActivationPatterns(found, signs, previous, step, chosen.skipped)
 
 
 def _active(record: LayerBatch, module: nn.Module) -> Tensor:
-    if not isinstance(module, _ACTIVATIONS):
+    if not isinstance(module, ACTIVATIONS):
         return record.output_rows(select="all") > 0
     assert record.inputs is not None
     # Channels stand second in images; features last elsewhere.
@@ -255,8 +272,7 @@ def _packed(active: np.ndarray) -> LayerPattern:
 
 def _signs(parameter: Tensor) -> tuple[np.ndarray, np.ndarray]:
     flat = parameter.flatten().cpu()
-    plus, minus = (flat > 0).numpy(), (flat < 0).numpy()
-    return np.packbits(plus), np.packbits(minus)
+    return np.packbits((flat > 0).numpy()), np.packbits((flat < 0).numpy())
 
 
 def _check_previous(
