@@ -24,14 +24,18 @@ from spectrank.invariance.buffers import Buffers, buffers_of, rescale_buffers_
 from spectrank.invariance.laws import Law
 from spectrank.invariance.pairing import matrix_imbalance, pair_, refusal
 from spectrank.invariance.rescaling import imbalance, pieces, rescale_
-from spectrank.model.capture.tensors import logits
-from spectrank.model.capture.undisturbed import undisturbed
+from spectrank.invariance.same_function import compared, largest_eps, outputs_of
 from spectrank.table import Table
 
 # Kinds whose symmetry multiplies weights, whatever the weights and the data are.
 _KINDS = frozenset(
     ["vertex", "channel", "stream", "affine", "matrix", "attention", "tied"]
 )
+_NOT_BALANCED = {
+    "scale": "it is a norm of weights that a normalisation divides by: nothing opposes",
+    "cut": "it is a sum of laws of other families, which are balanced themselves",
+    "pair": "it holds for one activation pattern, the function has no such rescaling",
+}
 _COLUMNS: Mapping[str, Any] = {"sweeps": pl.Int64, "num_laws": pl.Int64}
 _SOURCE = "derived: tests/invariance/certificates/test_balance.py"
 
@@ -42,6 +46,7 @@ def balance_(
     *,
     matrices: bool = False,
     example_input: Any = None,
+    kwargs: Mapping[str, Any] | None = None,
     tolerance: float | None = None,
     max_sweeps: int = 200,
     optimizer: Optimizer | None = None,
@@ -64,8 +69,10 @@ def balance_(
         model: Changed in place; gradients, modes and buffers are not.
         laws: What ``find`` returned, or some of it.
         matrices: Whether to balance matrix laws as a whole; otherwise their diagonals.
-        example_input: A tensor or a tuple of arguments. With it the outputs are
-            compared, in eval mode, and the weights put back if they changed.
+        example_input: A tensor, a tuple of arguments or a mapping of keyword
+            arguments, as for ``find``. With it the outputs are compared, in eval mode,
+            and the weights put back if they changed.
+        kwargs: Further keyword arguments of the model.
         tolerance: Largest |h| / sum |c| w^2 to stop at; None for 1e-10, or what the
             coarsest dtype can hold.
         max_sweeps: Most passes over all families.
@@ -77,7 +84,8 @@ def balance_(
         and ``output_change`` of the model.
 
     Raises:
-        ArgumentTypeError: The model is no module, or the optimizer none.
+        ArgumentTypeError: The model is no module, the optimizer none, or there is
+            something else than laws among the laws.
         UnknownNameError: A law has a parameter that the model lacks.
         DomainError: A number out of its range, weights that are not finite, outputs
             that changed, or buffers that go with no rescaling or with matrices.
@@ -94,20 +102,21 @@ def balance_(
         )
     buffers = _buffers(model, optimizer, matrices)
     tensors = {name: p.data for name, p in model.named_parameters()}
-    every = list(laws)
+    every = _listed(laws)
     skipped = {law.name: why for law in every if (why := _left_out(law, matrices))}
     chosen = [law for law in every if law.name not in skipped]
     _check(chosen, tensors)
     backup = {n: tensors[n].clone() for law in chosen for n in law.parameters}
     if tolerance is None:
-        tolerance = max(1e-10, 64.0 * _eps(backup))
-    outputs = _outputs(model, example_input)
+        tolerance = max(1e-10, 64.0 * largest_eps(backup))
+    example = (example_input, kwargs)
+    outputs = outputs_of(model, *example)
     before = {law.name: _imbalance(law, tensors, matrices) for law in chosen}
     norm = _norm(tensors)
     logs: dict[str, Tensor] = {}
     with torch.no_grad():
         sweeps = _sweep(chosen, tensors, matrices, (tolerance, max_sweeps), logs)
-    change = _compared(outputs, _outputs(model, example_input), tensors, backup)
+    change = compared(outputs, outputs_of(model, *example), tensors, backup)
     rescale_buffers_(buffers, logs)
     rows = []
     for law in every:
@@ -118,6 +127,18 @@ def balance_(
             rows += _rows(law, before[law.name], after, sweeps, tolerance)
     rows += _model_rows(norm, _norm(tensors), change)
     return Table.from_rows(rows, columns=_COLUMNS)
+
+
+def _listed(laws: Iterable[Law]) -> list[Law]:
+    every = list(laws)
+    others = {type(law).__name__ for law in every if not isinstance(law, Law)}
+    if others:
+        raise ArgumentTypeError(
+            f"laws are a Laws or several of its Law, got {', '.join(sorted(others))} "
+            f"in a {type(laws).__name__}; find them with invariance.find(model), or "
+            "read Laws.from_table(table)"
+        )
+    return every
 
 
 def _buffers(model: nn.Module, optimizer: Optimizer | None, matrices: bool) -> Buffers:
@@ -135,7 +156,7 @@ def _left_out(law: Law, matrices: bool) -> str | None:
     if law.form == "linear":
         return "a linear law has no rescaling"
     if law.kind not in _KINDS:
-        return f"{law.kind} laws are those of others, or have no zero to go to"
+        return _NOT_BALANCED.get(law.kind, f"{law.kind} laws have no rescaling")
     if not law.exact:
         return "it holds up to eps of a normalisation only: the function would change"
     if law.offsets:
@@ -195,47 +216,6 @@ def _imbalance(
 
 def _norm(tensors: Mapping[str, Tensor]) -> float:
     return sum(float(t.double().square().sum()) for t in tensors.values())
-
-
-def _outputs(model: nn.Module, example_input: Any) -> Tensor | None:
-    if example_input is None:
-        return None
-    arguments = example_input if isinstance(example_input, tuple) else (example_input,)
-    with undisturbed(model, "eval"), torch.no_grad():
-        found = logits(model(*arguments))
-    if found is None:
-        raise ArgumentTypeError(
-            "outputs are compared as one tensor, the model returns none; leave "
-            "example_input out"
-        )
-    return found.detach().double().clone()
-
-
-def _compared(
-    before: Tensor | None,
-    after: Tensor | None,
-    tensors: Mapping[str, Tensor],
-    backup: Mapping[str, Tensor],
-) -> float | None:
-    """Largest change of an output, relative; weights are put back where it is large."""
-    if before is None or after is None:
-        return None
-    top = max(float(before.abs().max()), torch.finfo(torch.float64).tiny)
-    change = float((after - before).abs().max()) / top
-    # Rescaling rounds every weight once or more; a wrong law changes outputs by one.
-    if not change <= 1e4 * _eps(backup):
-        for name, value in backup.items():
-            tensors[name].copy_(value)
-        raise DomainError(
-            f"balancing keeps the function, got outputs that moved by {change:.2g} of "
-            "the largest; the laws are not those of this model, whose weights were put "
-            "back"
-        )
-    return change
-
-
-def _eps(tensors: Mapping[str, Tensor]) -> float:
-    return max((torch.finfo(t.dtype).eps for t in tensors.values()), default=0.0)
 
 
 def _rows(

@@ -1,6 +1,7 @@
 """Rebalancing keeps every output and brings laws to zero, to the known minimum."""
 
 import copy
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -10,7 +11,7 @@ from torch import nn
 
 from spectrank.errors import ArgumentTypeError, DomainError, UnknownNameError
 from spectrank.invariance.balance import balance_
-from spectrank.invariance.laws import GramTerm, Law, LinearTerm, SquareTerm
+from spectrank.invariance.laws import GramTerm, Law, Laws, LinearTerm, SquareTerm
 
 
 def _law(name, form, terms, n, kind="vertex", exact=True):
@@ -353,3 +354,46 @@ def test_wrong_models_and_laws_are_refused_before_anything_is_changed():
     with pytest.raises(DomainError, match="finite"):
         balance_(net, [_vertex("0", "2", (3, 4, 2))])
     assert torch.equal(old, net[2].weight.data)
+
+
+class _Named(nn.Module):
+    """Takes its input, and a factor, by name only."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = _net(3, 4, 2)
+
+    def forward(self, *, x, factor=1.0):
+        return self.net(x) * factor
+
+
+def test_examples_are_given_as_to_find():
+    x = _inputs(5, 3)
+    law = _vertex("net.0", "net.2", (3, 4, 2))
+    for given in (
+        {"example_input": {"x": x}},
+        {"kwargs": {"x": x, "factor": 2.0}},
+        {"example_input": {"x": x}, "kwargs": {"factor": 0.5}},
+    ):
+        table = balance_(_Named(), [law], **given)
+        assert table.value("model", "output_change") < 1e-13
+    # A wrong law is refused by the outputs, whatever way the input went in.
+    wrong = _vertex("net.0", "net.2", (3, 4, 2), k=2)
+    squared = _Named()
+    squared.net[1] = nn.GELU()
+    with pytest.raises(DomainError, match="weights were put back"):
+        balance_(squared, [wrong], example_input={"x": x})
+
+
+def test_what_is_no_law_is_refused_and_what_is_not_balanced_says_why():
+    net = _net(3, 4, 2)
+    table = Laws((_vertex("0", "2", (3, 4, 2)),)).table()
+    with pytest.raises(ArgumentTypeError, match=r"got dict in a Table; .*from_table"):
+        balance_(net, table)
+    before = copy.deepcopy(net.state_dict())
+    norm = _law("scale 0", "squares", [_square("0.weight", (4, 3), (0,), 4, 1)], 4)
+    laws = [replace(norm, kind="scale"), replace(norm, name="cut", kind="cut")]
+    rows = balance_(net, laws).where(kind="skip").frame.to_dicts()
+    assert "a normalisation divides by" in rows[0]["reason"]
+    assert "sum of laws of other families" in rows[1]["reason"]
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
