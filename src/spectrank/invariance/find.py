@@ -24,6 +24,7 @@ from spectrank.invariance.potentials import (
     stored_means,
 )
 from spectrank.invariance.potentials import cuts as cut_laws
+from spectrank.invariance.repeats import without_repeats
 from spectrank.invariance.skips import without_skips
 from spectrank.model.graph import Graph, graph
 
@@ -85,7 +86,7 @@ def find(
             *mean_laws(potentials),
         ],
     )
-    laws += linear_laws(potentials, loss=loss)
+    laws = list(without_repeats([*laws, *linear_laws(potentials, loss=loss)]))
     laws += cut_laws(families(potentials)) if cuts else ()
     without = places_without(potentials)
     if differences is None:

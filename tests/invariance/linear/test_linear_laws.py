@@ -29,6 +29,18 @@ class Function(nn.Module):
         return self.function(self, x)
 
 
+class Scaled(nn.Module):
+    """Logits and a learned number."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function, self.a = function, nn.Linear(2, 3)
+        self.t = nn.Parameter(torch.ones(1))
+
+    def forward(self, x):
+        return self.function(self.a(x), self.t)
+
+
 def case_of(build, inputs, **options):
     def given(generator):
         return (torch.randn(4, *inputs, generator=generator, dtype=torch.float64),)
@@ -262,6 +274,39 @@ NETS = {
         attention(clamp=True),
         (3, 2),
         {"sum v.weight": (2, 2), "sum v.bias": (1, 1)},
+    ),
+    "a learned temperature": (
+        lambda: Scaled(lambda x, t: x * t),
+        (2,),
+        {"softmax a.weight": (2, 2), "softmax a.bias": (1, 1)},
+    ),
+    "a learned temperature, exp": (
+        lambda: Scaled(lambda x, t: t[0].exp() * x),
+        (2,),
+        {"softmax a.weight": (2, 2), "softmax a.bias": (1, 1)},
+    ),
+    "logits divided by a learned number": (
+        lambda: Scaled(lambda x, t: t / x),
+        (2,),
+        {},
+    ),
+    "a gate of a sample before a LayerNorm": (
+        lambda: Function(
+            lambda m, x: torch.tanh(m.norm(m.a(x) * x[:, :1])),
+            a=nn.Linear(2, 3),
+            norm=nn.LayerNorm(3, elementwise_affine=False),
+        ),
+        (2,),
+        {"sum a.weight": (2, 2), "sum a.bias": (1, 1)},
+    ),
+    "a gate of each feature before a LayerNorm": (
+        lambda: Function(
+            lambda m, x: torch.tanh(m.norm(m.a(x) * x)),
+            a=nn.Linear(3, 3),
+            norm=nn.LayerNorm(3, elementwise_affine=False),
+        ),
+        (3,),
+        {},
     ),
     "the mean of a batch, without its axis": (
         lambda: Function(

@@ -6,14 +6,14 @@ import io
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, final, overload
+from typing import Any, final, get_args, overload
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.padding import Padding
 from rich.text import Text
 
 from spectrank.errors import DomainError, UnknownNameError
-from spectrank.invariance.laws.law import Law, NoLaw
+from spectrank.invariance.laws.law import Law, LawKind, NoLaw
 from spectrank.invariance.laws.plain import as_dict, from_dict
 from spectrank.invariance.laws.rows import COLUMNS, law_row, no_law_row
 from spectrank.table import Table
@@ -100,7 +100,16 @@ class Laws(Sequence[Law]):
 
         Returns:
             Those laws, with the same ``skipped``.
+
+        Raises:
+            UnknownNameError: There is no such kind.
         """
+        for kind in kinds:
+            if kind not in get_args(LawKind):
+                raise UnknownNameError(
+                    f"a kind of law is one of {', '.join(get_args(LawKind))}, "
+                    f"got {kind!r}; a law is asked for by its name with laws[name]"
+                )
         return Laws(tuple(law for law in self.laws if law.kind in kinds), self.skipped)
 
     def of(self, parameter: str) -> Laws:
@@ -117,7 +126,10 @@ class Laws(Sequence[Law]):
 
     @property
     def num_laws(self) -> int:
-        """Sum of the counts of the families; cuts repeat what other families say."""
+        """Sum of the counts of the families; cuts repeat what other families say.
+
+        Laws of entries that are constant by themselves are counted as constants only.
+        """
         return sum(law.count for law in self.laws)
 
     @property

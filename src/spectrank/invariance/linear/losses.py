@@ -89,6 +89,9 @@ def _unseen(shift: Shift, shape: tuple[int, ...]) -> list[int]:
     if slots is None:
         return []
     sizes = compressed(as_potential(slots)).shape
+    if max(sizes) == 1:
+        # A factor that is one number tells nothing.
+        return []
     return [i - len(shape) for i, n in enumerate(shape) if n > 1 == sizes[i]]
 
 

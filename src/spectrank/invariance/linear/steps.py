@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -80,6 +81,8 @@ class Reading:
             return self._sum(node, inputs)
         if kind == "reshape" and inputs:
             return self._moved(node, inputs)
+        if kind in {"scale", "product"}:
+            return self._scaled(node, inputs)
         if kind == "norm":
             self._normalised(node, inputs[0])
             return self.writes.at(node)
@@ -135,6 +138,29 @@ class Reading:
         if not isinstance(factor, int | float):
             return self._stopped([shifts])
         return {source: shift.times(float(factor)) for source, shift in shifts.items()}
+
+    def _scaled(self, node: Node, inputs: Sequence[Shifts]) -> Shifts:
+        """Times a factor that stays where it is: shifts in units of another source."""
+        # One number for each place of the factor: what moves alike goes on doing so.
+        name, shape = node.parameters.get("scale", ""), node.shape or ()
+        factors = [tuple(self.graph[item].shape or ()) for item in node.inputs]
+        if node.kind == "scale" and node.attributes.get("size") == 1:
+            factors, inputs = [*factors, ()], [*inputs, {}]
+        elif node.op != "product":
+            return self._stopped(inputs)
+        names = [*node.inputs, name]
+        moving = [i for i, shifts in enumerate(inputs) if shifts]
+        if len(inputs) != 2 or len(moving) != 1:
+            return self._stopped(inputs)
+        own = moving[0]
+        sizes = (1,) * (len(shape) - len(factors[1 - own])) + factors[1 - own]
+        places = np.arange(math.prod(sizes)).reshape(sizes)
+        found: Shifts = {}
+        for source, given in inputs[own].items():
+            shift = ranked(given, len(shape))
+            slots = places if shift.slots is None else _paired(shift.slots, places)
+            found[f"{source} * {names[1 - own]}"] = Shift(shift.value, slots)
+        return found
 
     def _moved(self, node: Node, inputs: Sequence[Shifts]) -> Shifts:
         if node.op not in _REGULAR or (
@@ -283,3 +309,8 @@ class Reading:
         while before.kind == "reshape" or before.op == "cast":
             before = self.graph[before.inputs[0]]
         return before.kind == "softmax"
+
+
+def _paired(slots: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """A number for each slot at each place of a factor."""
+    return slots * (int(places.max(initial=0)) + 1) + places

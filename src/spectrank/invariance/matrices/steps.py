@@ -162,7 +162,7 @@ class Reading:
             groups = int(node.attributes.get("groups", 1))
             self._along(node.inputs[0], axis, groups)
             self._along(node.id, axis, groups)
-        elif node.op == "embedding":
+        elif node.op == "embedding" or _summed_bag(node):
             self._along(node.id, -1)
         else:
             self._touch(node.id, *node.inputs)
@@ -241,4 +241,10 @@ class Reading:
 
 
 def _linear(node: Node) -> bool:
-    return node.op in {"linear", "embedding"} or node.op.startswith("conv")
+    plain = node.op in {"linear", "embedding"} or node.op.startswith("conv")
+    return plain or _summed_bag(node)
+
+
+def _summed_bag(node: Node) -> bool:
+    """Whether rows of a table are summed or averaged: mode 2 is their maximum."""
+    return node.op == "embedding_bag" and node.attributes.get("mode", 0) != 2

@@ -83,12 +83,13 @@ def cuts(found: Sequence[Family]) -> tuple[Law, ...]:
         found: Families.
 
     Returns:
-        One law per family of two or more laws.
+        One law per family of two or more laws of units or channels: a sum of laws of
+        scale, of attention or of a stream is no cut.
     """
     laws = []
     for family in found:
         law = family.law
-        if len(family.solutions) < 2:
+        if len(family.solutions) < 2 or law.kind not in {"vertex", "channel"}:
             continue
         terms = [
             replace(term, laws=np.zeros(len(term.indices), dtype=np.int64))
@@ -104,8 +105,8 @@ def cuts(found: Sequence[Family]) -> tuple[Law, ...]:
                 shape=(1,),
                 count=1,
                 condition=law.condition,
-                source="Le & Jegelka 2022, Lemma 3 (stated); here the sum of the "
-                f"laws of {law.name}",
+                source=f"derived: the sum of the laws of {law.name}; Le & Jegelka "
+                "2022, Lemma 3 (stated) is the case that every path crosses both sides",
                 exact=law.exact,
                 offsets=law.offsets,
             )

@@ -9,6 +9,7 @@ import numpy as np
 
 from spectrank.invariance.potentials.potential import Potential, nothing
 from spectrank.invariance.potentials.system import System
+from spectrank.model.graph import Graph
 from spectrank.model.graph.catalogue import POOLS
 from spectrank.model.graph.nodes import Node
 
@@ -83,6 +84,28 @@ def degree(node: Node) -> float | None:
     if node.op == "masked_fill":
         return 1.0 if facts.get("value", 0) in {0, "-inf"} else None
     return _DEGREES.get(node.op)
+
+
+def floor_of_norm(graph: Graph, node: Node) -> bool:
+    """Whether a map is max(norm, eps), as in a division by a norm.
+
+    Above eps it changes nothing: a positive eps is that of a normalisation.
+
+    Args:
+        graph: Of a model.
+        node: Of kind ``elementwise``.
+
+    Returns:
+        The answer.
+    """
+    least = node.attributes.get("min", 0)
+    return (
+        node.op in {"clamp_min", "clamp"}
+        and isinstance(least, int | float)
+        and least > 0
+        and node.attributes.get("max") is None
+        and graph[node.inputs[0]].op in {"linalg_vector_norm", "norm"}
+    )
 
 
 def elementwise(system: System, node: Node, inputs: Sequence[Potential]) -> Potential:

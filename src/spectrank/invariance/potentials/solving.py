@@ -226,6 +226,8 @@ def _step(
         return nothing(_rank(node))
     if kind == "layer":
         return layers.layer(system, node, inputs, shapes)
+    if node.op == "getitem" and graph[node.inputs[0]].op == "embedding_bag":
+        return inputs[0].ranked(_rank(node))
     if kind == "reshape" and inputs:
         return moves.move(system, node, inputs, shapes)
     if kind == "sum":
@@ -259,6 +261,9 @@ def _one_input(
     if inputs and node.kind == "elementwise":
         # A learned slope changes nothing: its edge is parallel to a fixed one.
         system.block(node.parameters.values(), f"slope of {node.op}")
+        if maps.floor_of_norm(graph, node):
+            system.eps[node.id] = float(node.attributes["min"])
+            return inputs[0]
         return maps.elementwise(system, node, inputs)
     names = {*node.parameters.values(), *vectors.altered(graph, node)}
     system.block(names, f"used by {node.op}")
