@@ -9,6 +9,7 @@ import torch
 
 from spectrank.errors import TableError
 from spectrank.table import SCHEMA_VERSION, Table
+from spectrank.table._rows import series
 
 ROW = {"kind": "measurement", "subject": "fc", "metric": "stable_rank"}
 
@@ -257,3 +258,42 @@ def test_repr_counts_kinds_and_names_the_ends():
     )
     assert repr(Table.from_rows([ROW])) == "Table(1 measurement; subject fc)"
     assert repr(Table.from_rows([])) == "Table(no rows)"
+
+
+@pytest.mark.parametrize(
+    ("dtype", "values"),
+    [
+        (pl.String(), ["", "a", "\u00e9"]),
+        (pl.Float64(), [0.5, -1e300, math.inf]),
+        (pl.Int64(), [0, -(2**63), 2**63 - 1]),
+        (pl.UInt8(), [0, 255, 7]),
+        (pl.Boolean(), [True, False, True]),
+        (pl.List(pl.Float64()), [[1.0, 0.5], [], [1e-300]]),
+        (pl.List(pl.String()), [["a", "b"], [], [""]]),
+    ],
+)
+def test_plain_values_make_the_column_that_numpy_values_make(dtype, values):
+    # Plain values are made into a column at once, the others one by one.
+    others = [np.array(x) if isinstance(x, list) else np.array([x])[0] for x in values]
+    plain = series("x", [*values, None], dtype)
+    one_by_one = series("x", [*others, None], dtype)
+    assert plain.dtype == one_by_one.dtype == dtype
+    assert plain.to_list() == one_by_one.to_list() == [*values, None]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "bad"),
+    [
+        (pl.Int64(), True),
+        (pl.Int64(), 2**63),
+        (pl.Boolean(), 1),
+        (pl.Float64(), True),
+        (pl.Float32(), 1e39),
+        (pl.String(), "\ud800"),
+        (pl.List(pl.Float64()), [0.5, True]),
+        (pl.List(pl.Float64()), "0.5"),
+    ],
+)
+def test_one_value_that_does_not_fit_among_plain_ones_is_named(dtype, bad):
+    with pytest.raises(TableError, match=r"column .x. .*row 1"):
+        series("x", [None, bad], dtype)

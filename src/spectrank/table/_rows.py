@@ -94,12 +94,13 @@ def _made_at_once(
     """Make a column of values that are of its Python type; None where one is not.
 
     Ten thousand small matrices have millions of values, nearly all of them so.
+
+    Returns:
+        The column, the same as value by value.
     """
     inner = dtype.inner if isinstance(dtype, pl.List) else dtype
     allowed = {_python_type(inner), _NONE}
-    entries = (
-        _entries(values) if isinstance(dtype, pl.List) else set(map(type, values))
-    )
+    entries = _entries(values) if isinstance(dtype, pl.List) else set(map(type, values))
     if entries is None or not entries <= allowed:
         return None
     try:
