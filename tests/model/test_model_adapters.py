@@ -178,3 +178,34 @@ def test_the_product_of_peft_is_what_its_layer_adds(rank_stabilised: bool) -> No
             added = layer.get_delta_weight("default").detach()
             assert torch.allclose(row.tensor(), added.flatten(1), atol=1e-5)
             assert (row.note, row.inferred) == (None, False)
+
+
+@pytest.mark.parametrize("rank_stabilised", [False, True])
+def test_a_folder_of_peft_has_the_scale_of_its_configuration(
+    rank_stabilised: bool, tmp_path: Path
+) -> None:
+    peft = pytest.importorskip("peft", reason="peft, an extra, is not installed")
+    torch.manual_seed(0)
+    base = nn.ModuleDict({"q_proj": nn.Linear(8, 6), "v_proj": nn.Linear(8, 6)})
+    config = peft.LoraConfig(
+        r=2,
+        lora_alpha=8,
+        rank_pattern={"v_proj": 3},
+        alpha_pattern={"v_proj": 5},
+        target_modules=["q_proj", "v_proj"],
+        use_rslora=rank_stabilised,
+        init_lora_weights=False,
+    )
+    model = peft.PeftModel(base, config)
+    model.save_pretrained(tmp_path)
+    rows = {row.name: row for row in iter_matrices(tmp_path)}
+    assert len(rows) == 2
+    for name in ("q_proj", "v_proj"):
+        row = rows[f"base_model.model.{name}.lora.weight"]
+        layer = model.get_submodule(f"base_model.model.{name}")
+        added = layer.get_delta_weight("default").detach()
+        assert torch.allclose(row.tensor(), added, atol=1e-5)
+        assert row.note is None
+    (tmp_path / "adapter_config.json").write_text("[broken")
+    rows = {row.name: row for row in iter_matrices(tmp_path)}
+    assert all(row.note for row in rows.values())

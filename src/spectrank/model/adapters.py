@@ -11,10 +11,11 @@ arXiv:2106.09685, section 4.1.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import final
+from typing import Any, final
 
 from torch import Tensor
 
@@ -27,11 +28,14 @@ _FIRST = re.compile(
 _OTHER = {"A": "B", "down": "up"}
 
 
-def paired(entries: Iterable[Entry]) -> list[Entry]:
+def paired(
+    entries: Iterable[Entry], config: Mapping[str, Any] | None = None
+) -> list[Entry]:
     """Entries with every pair of adapter factors followed by their product.
 
     Args:
         entries: Of a source.
+        config: ``adapter_config.json`` of peft beside the file; None for none.
 
     Returns:
         The entries in order; factors that have a partner are skipped with the name of
@@ -46,7 +50,7 @@ def paired(entries: Iterable[Entry]) -> list[Entry]:
         left = _partner(right, by_name)
         if left is None:
             continue
-        product = _product(right, left, by_name)
+        product = _product(right, left, by_name, config or {})
         factor_of |= {right.name: product.name, left.name: product.name}
         last = max(right.name, left.name, key=places.__getitem__)
         products[last] = product
@@ -89,7 +93,12 @@ def _fit(left: tuple[int, ...] | None, right: tuple[int, ...] | None) -> bool:
     return left[1] == right[0] and all(side == 1 for side in left[2:])
 
 
-def _product(right: Entry, left: Entry, by_name: Mapping[str, Entry]) -> Entry:
+def _product(
+    right: Entry,
+    left: Entry,
+    by_name: Mapping[str, Entry],
+    config: Mapping[str, Any],
+) -> Entry:
     assert left.shape is not None
     assert right.shape is not None
     match = _FIRST.match(right.name)
@@ -99,6 +108,8 @@ def _product(right: Entry, left: Entry, by_name: Mapping[str, Entry]) -> Entry:
     for side in rest:
         inputs *= side
     known = left.scale if left.scale is not None else right.scale
+    if known is None:
+        known = _configured(config, match["head"], rank)
     alpha = by_name.get(f"{match['head'].rpartition('lora')[0]}alpha")
     scale: Callable[[], float] = _Constant(1.0 if known is None else known)
     note = None
@@ -127,6 +138,28 @@ def _product(right: Entry, left: Entry, by_name: Mapping[str, Entry]) -> Entry:
         product=product,
         role="computed",
     )
+
+
+def _configured(config: Mapping[str, Any], head: str, rank: int) -> float | None:
+    """The scale that a configuration of peft gives a module; None for none."""
+    alpha = config.get("lora_alpha")
+    own = config.get("alpha_pattern")
+    module = head.rpartition("lora")[0].rstrip("._")
+    if isinstance(own, Mapping):
+        # As peft reads it: a pattern for the end of the module's name.
+        ends = (a for p, a in own.items() if _ends(str(p), module))
+        alpha = next(ends, alpha)
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or rank == 0:
+        return None
+    # Rank-stabilised: Kalajdzievski (2023), arXiv:2312.03732.
+    return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+
+
+def _ends(pattern: str, module: str) -> bool:
+    try:
+        return re.match(rf"(.*\.)?({pattern})$", module) is not None
+    except re.error:
+        return False
 
 
 @final

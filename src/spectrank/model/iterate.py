@@ -79,7 +79,8 @@ def iter_weights(
     """  # noqa: DOC502 - raised by the functions called
     everywhere, overrides = _requested(views)
     _, _, entries = _open(source)
-    entries = paired(entries) if split else entries
+    if split:
+        entries = paired(entries, _json_beside(source, "adapter_config.json"))
     asked = [*overrides.values(), everywhere or ""]
     sizes = {}
     if example_input is not None and any(x.startswith(OPERATOR) for x in asked):
@@ -89,7 +90,7 @@ def iter_weights(
         everywhere=everywhere,
         shapes={e.name: e.shape for e in entries if e.shape is not None},
         split=split,
-        config=_config_beside(source) if split else None,
+        config=_json_beside(source, "config.json") if split else None,
         sizes=sizes,
     )
     chosen = [entry for entry in entries if _selected(entry.name, select)]
@@ -199,12 +200,12 @@ def _requested(views: Views) -> tuple[str | None, dict[str, str]]:
     return None, overrides
 
 
-def _config_beside(source: Source) -> Mapping[str, Any] | None:
-    """``config.json`` beside a file or in a folder; None where there is none."""
+def _json_beside(source: Source, name: str) -> Mapping[str, Any] | None:
+    """A configuration beside a file or in a folder; None where there is none."""
     if not isinstance(source, str | Path):
         return None
     path = Path(source)
-    file = (path if path.is_dir() else path.parent) / "config.json"
+    file = (path if path.is_dir() else path.parent) / name
     try:
         if file.stat().st_size > _MOST_CONFIG_BYTES:
             return None
