@@ -101,14 +101,15 @@ class Ledger:
     def go_on(self, optimizer: Optimizer, step: int) -> None:
         """Doubt families whose gradients changed between steps of two optimizers.
 
-        They may be those of other weights: of a second backward after the first step.
+        They may be of other weights, and what the first step used is gone. Families of
+        the second optimizer alone are as right as ever.
 
         Args:
             optimizer: About to step, not the first one.
             step: Number of the step.
         """
         assert self._marks is not None
-        changed, held = self._marks.changed(optimizer), held_by(optimizer)
+        changed, held = self._marks.changed(), held_by(optimizer)
         for family in self.families:
             names = family.law.parameters
             alone = all(id(self._training.parameters[p]) in held for p in names)
@@ -240,7 +241,7 @@ class Ledger:
         gradients = self._training.gradients(weights)
         if not gradients:
             return
-        # Relative to the largest entry: squares of 1e-200 are zero.
+        # Squares of 1e-200 are zero.
         most = max(float(g.abs().max()) for g in gradients.values()) or 1.0
         scales = dict.fromkeys(gradients, 1.0 / most)
         given = {name: weights[name] for name in gradients}

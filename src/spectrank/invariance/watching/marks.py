@@ -27,22 +27,18 @@ class Marks:
         self._parameters = parameters
         self._marks = {name: _mark(parameters[name]) for name in names}
 
-    def changed(self, optimizer: Optimizer) -> frozenset[str]:
-        """Parameters of an optimizer whose gradients are others than were marked.
-
-        Args:
-            optimizer: About to step.
+    def changed(self) -> frozenset[str]:
+        """Parameters whose gradients are others than were marked.
 
         Returns:
             Their names; also of gradients that were multiplied in place.
         """
-        held = held_by(optimizer)
         found = set()
         for name, (mark, version) in self._marks.items():
             parameter = self._parameters[name]
             now, again = _mark(parameter)
             # Of one tensor there is one reference; equal ones would compare entries.
-            if id(parameter) in held and (now is not mark or version != again):
+            if now is not mark or version != again:
                 found.add(name)
         return frozenset(found)
 
