@@ -99,16 +99,16 @@ def test_a_permutation_test_has_the_level_it_promises():
 
 def test_ends_are_the_standard_error_of_the_mean():
     W = gaussian(40, 30)
-    rows = measured(W, null="gaussian", num_null=400)
+    rows = measured(W, null="gaussian", num_null=200)
     row = rows["null_sigma_max"]
-    tops = np.linalg.svd(gaussian(400 * 40, 30, 5).reshape(400, 40, 30).numpy())[1][
+    tops = np.linalg.svd(gaussian(200 * 40, 30, 5).reshape(200, 40, 30).numpy())[1][
         :, 0
     ]
     assert row["error_kind"] == "stderr"
-    stderr = tops.std(ddof=1) / math.sqrt(400) * float(W.std())
+    stderr = tops.std(ddof=1) / math.sqrt(200) * float(W.std())
     assert row["upper"] - row["value"] == pytest.approx(stderr, rel=0.2)
     mean = tops.mean() * float(W.std())
-    # Both means are of 400 draws.
+    # Both means are of 200 draws.
     assert row["value"] == pytest.approx(mean, abs=STANDARD_ERRORS * 1.5 * stderr)
     one = measured(W, null="gaussian")["null_sigma_max"]
     assert (one["lower"], one["upper"]) == (None, None)

@@ -32,10 +32,10 @@ Floats = NDArray[np.float64]
 Null = Literal["permuted", "gaussian"]
 NULLS: tuple[Null, ...] = get_args(Null)
 
-# Entries that are shuffled at once: their indices fit into the second-level cache. A
-# random permutation of a larger array misses it with every entry and costs several
-# times as much.
-_SHUFFLED = 1 << 18
+# Larger matrices are shuffled piece by piece, so that the places to fetch from fit into
+# the cache of a core: a random permutation of 12 million entries misses it with each
+# and takes 2.4 s in place of 0.3 s (on a busy machine).
+_LARGE, _PIECE = 1 << 20, 1 << 17
 _WHOLE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -57,9 +57,9 @@ def permuted(W: Tensor, *, generator: torch.Generator) -> Tensor:
     # As whole numbers of the same width: quarter precision cannot be gathered.
     whole = _WHOLE[W.element_size()]
     flat = W.detach().reshape(-1).to("cpu", copy=True).view(whole)
-    if flat.numel() > _SHUFFLED:
+    if flat.numel() > _LARGE:
         sizes = _random_sizes(flat.numel(), generator)
-        _shuffle_pieces_(flat, [_SHUFFLED] * (len(sizes) - 1), generator)
+        _shuffle_pieces_(flat, [_PIECE] * (len(sizes) - 1), generator)
         parts = torch.split(flat, [x for row in sizes for x in row])
         # Parts lie piece by piece; the same bucket of every piece comes together.
         num = len(sizes)
@@ -74,8 +74,8 @@ def permuted(W: Tensor, *, generator: torch.Generator) -> Tensor:
 
 def _random_sizes(total: int, generator: torch.Generator) -> list[list[int]]:
     """Numbers of entries that each piece, a row, deals to each bucket, a column."""
-    num = math.ceil(total / _SHUFFLED)
-    pieces = [_SHUFFLED] * (num - 1) + [total - (num - 1) * _SHUFFLED]
+    num = math.ceil(total / _PIECE)
+    pieces = [_PIECE] * (num - 1) + [total - (num - 1) * _PIECE]
     random = _numpy_generator(generator)
     sizes: list[list[int]] = random.multinomial(pieces, [1.0 / num] * num).tolist()
     return sizes
