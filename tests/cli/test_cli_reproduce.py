@@ -13,7 +13,7 @@ import spectrank.experiments.georgiev2021stable as paper_module
 from spectrank.cli import app as app_module
 from spectrank.cli import reproduce as reproduce_module
 from spectrank.cli.app import app
-from spectrank.experiments import get_paper, running
+from spectrank.experiments import get_paper, list_papers, running
 from spectrank.experiments.data import DataError
 from spectrank.experiments.georgiev2021stable import mean_signal
 from spectrank.experiments.georgiev2021stable.protocol import Size
@@ -119,23 +119,43 @@ def test_strict_needs_every_claim_reproduced(cache, monkeypatch):
     assert result.exit_code == 0
 
 
-def test_without_a_key_papers_and_claims_are_listed():
+def test_without_a_key_the_papers_alone_are_listed():
     for columns in (60, 140):
         result = run("reproduce", columns=columns)
         assert result.exit_code == 0, result.output
         text = " ".join(result.stdout.split())
-        assert "On the Impact of Stable Ranks in Deep Nets" in text
-        assert "arXiv:2110.02333" in text
+        for paper in list_papers():
+            assert paper.title in text
+            for mode in ("quick", "full"):
+                assert f"--{mode}: {len(paper.claims(mode))} claims" in text
+        assert get_paper(KEY).claims("quick")[0].statement not in text
+        lines = result.stdout.splitlines()
+        assert max(map(len, lines)) <= columns
+        # A screen, whatever the papers claim.
+        assert len(lines) <= 12 * len(list_papers())
+
+
+def test_the_claims_of_a_paper_are_listed_and_not_run(monkeypatch):
+    def never(*arguments, **options):
+        raise AssertionError("not to be run")
+
+    monkeypatch.setattr("spectrank.experiments.reproduce", never)
+    for columns in (60, 140):
+        result = run("reproduce", KEY, "--claims", columns=columns)
+        assert result.exit_code == 0, result.output
+        text = " ".join(result.stdout.split())
         for claim in get_paper(KEY).claims("quick"):
             assert claim.statement in text
             assert claim.relation_text in text
-        assert "42 more with --full" in text
+        more = len(get_paper(KEY).claims("full")) - len(get_paper(KEY).claims("quick"))
+        assert f"{more} more with --full" in text
         assert max(len(line) for line in result.stdout.splitlines()) <= columns
 
 
 MISTAKES = [
     (["--html", "t.html"], "got none; name one"),
     (["--strict"], "got none; name one"),
+    (["--claims"], "got none; name one"),
     ([KEY[:-1]], "did you mean 'georgiev2021stable'"),
     ([KEY, "--out", "t.xlsx"], ".parquet, .json or .csv"),
     ([KEY, "--out", "no/such/t.csv"], "existing, writable"),

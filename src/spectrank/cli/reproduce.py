@@ -32,9 +32,7 @@ _DECIMALS = 6
 def reproduce_command(
     key: Annotated[
         str | None,
-        typer.Argument(
-            help="Of the paper; without it the papers and their claims are listed."
-        ),
+        typer.Argument(help="Of the paper; without it the papers are listed."),
     ] = None,
     full: Annotated[
         bool,
@@ -53,6 +51,10 @@ def reproduce_command(
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit with 1 unless all are reproduced.")
     ] = False,
+    claims: Annotated[
+        bool,
+        typer.Option("--claims", help="List the claims of the paper and run nothing."),
+    ] = False,
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="No summary, no progress bar.")
     ] = False,
@@ -66,14 +68,17 @@ def reproduce_command(
     from rich.console import Console
 
     if key is None:
-        if html is not None or out or cache is not None or full or strict:
+        if html is not None or out or cache is not None or full or strict or claims:
             from spectrank.errors import DomainError
 
             raise DomainError(
                 "options of a run go with a paper, got none; name one, "
                 "e.g. spectrank reproduce georgiev2021stable --html page.html"
             )
-        _list(Console())
+        _list_papers(Console())
+        return
+    if claims:
+        _list_claims(key, Console())
         return
     from spectrank.experiments import get_paper, reproduce
 
@@ -98,7 +103,7 @@ def reproduce_command(
         raise typer.Exit(1)
 
 
-def _list(console: Console) -> None:
+def _list_papers(console: Console) -> None:
     from rich.padding import Padding
     from rich.text import Text
 
@@ -108,17 +113,30 @@ def _list(console: Console) -> None:
         console.print(Text(paper.key, style="bold cyan"))
         about = f"{paper.title}. {paper.authors}, {paper.identifier}."
         console.print(Padding(Text(about), (0, 0, 0, 2)))
-        for mode, cost in paper.cost.items():
-            console.print(Padding(Text(f"--{mode}: {cost}", "dim"), (0, 0, 0, 2)))
-        console.print()
-        for claim in paper.claims("quick"):
-            name = claim.key.removeprefix(f"{paper.key}.")
-            console.print(Padding(Text(name, style="bold"), (0, 0, 0, 2)))
-            quantity = claim.quantity.replace("_", " ")
-            about = f"{claim.statement}\n{quantity} {claim.relation_text}"
-            lines = Text.assemble(about, (f"\n{claim.whose}", "dim"))
-            console.print(Padding(lines, (0, 0, 0, 4)))
-        _print_full_only(paper, console)
+        for mode in ("quick", "full"):
+            claims = len(paper.claims(mode))
+            cost = f"--{mode}: {claims} claims, {paper.cost[mode]}"
+            console.print(Padding(Text(cost, "dim"), (0, 0, 0, 2)))
+    console.print(
+        "spectrank reproduce KEY --claims lists the claims of one", style="dim"
+    )
+
+
+def _list_claims(key: str, console: Console) -> None:
+    from rich.padding import Padding
+    from rich.text import Text
+
+    from spectrank.experiments import get_paper
+
+    paper = get_paper(key)
+    for claim in paper.claims("quick"):
+        name = claim.key.removeprefix(f"{paper.key}.")
+        console.print(Text(name, style="bold"))
+        quantity = claim.quantity.replace("_", " ")
+        about = f"{claim.statement}\n{quantity} {claim.relation_text}"
+        lines = Text.assemble(about, (f"\n{claim.whose}", "dim"))
+        console.print(Padding(lines, (0, 0, 0, 2)))
+    _print_full_only(paper, console)
 
 
 def _print_full_only(paper: Paper, console: Console) -> None:
