@@ -48,7 +48,10 @@ def find(
     linear system over the entries of all values (`potentials.solve`): vertex, channel,
     stream, scale, affine, tied and attention laws, all of them and no others. Matrix
     laws stand in place of the diagonal ones that they contain. Linear laws follow.
-    Pair laws depend on activation patterns and are found from those.
+    Pair laws depend on activation patterns and are found from those. Gradients are
+    taken to be those of the traced forward pass: a straight-through estimator, or any
+    autograd Function with a backward of its own, has others, which a trace does not
+    show, and so has a parameter with a gradient hook.
     Source (derived): tests/invariance/potentials/test_brute_force.py.
 
     Args:
