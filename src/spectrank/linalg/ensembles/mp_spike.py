@@ -35,6 +35,7 @@ from spectrank.linalg.ensembles.assembly import add_product
 from spectrank.linalg.ensembles.law import Law, Matrices, SpectralMoments
 from spectrank.linalg.haar import Draws
 from spectrank.linalg.measure import DEFAULT_FAILURE_PROBABILITY, spectrum
+from spectrank.linalg.tracy_widom import largest_eigenvalue_law
 
 # Relative excess of the bulk over the spike that rounding alone can make; twice it is
 # what the stable rank may lose.
@@ -110,10 +111,8 @@ def largest_reliable(m: int, n: int) -> float:
     top = largest_typical(m, n)
     if min(m, n) < 3:
         return top
-    M, N = m - 1.5, n - 1.5
-    centre = math.sqrt(M) + math.sqrt(N)
-    width = centre * (1.0 / math.sqrt(M) + 1.0 / math.sqrt(N)) ** (1.0 / 3.0)
-    longest = math.sqrt(centre**2 + _TAIL * width)
+    centre, width = largest_eigenvalue_law(m - 1, n - 1)
+    longest = math.sqrt(centre + _TAIL * width)
     shortest = max(math.sqrt((m - 1) * (n - 1)) - 3.0 / math.sqrt(2.0), 0.0)
     return min(max(1.0 + (shortest / longest) ** 2, largest_sure(m, n)), top)
 
