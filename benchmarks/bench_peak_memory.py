@@ -7,6 +7,7 @@ The bound: three times the largest matrix in float64.
 
 import json
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -39,13 +40,18 @@ print(json.dumps({{
 """
 
 
-def make_checkpoint(folder: Path) -> int:
+def make_checkpoint(
+    folder: Path,
+    total_bytes: int = TOTAL_BYTES,
+    shapes: Sequence[tuple[int, int]] = SHAPES,
+) -> int:
+    """Write shards of random matrices; return their bytes."""
     generator = torch.Generator().manual_seed(0)
     weight_map, total, count = {}, 0, 0
     for shard in range(NUM_SHARDS):
         tensors = {}
-        while total < TOTAL_BYTES * (shard + 1) // NUM_SHARDS:
-            shape = SHAPES[count % len(SHAPES)]
+        while total < total_bytes * (shard + 1) // NUM_SHARDS:
+            shape = shapes[count % len(shapes)]
             name = f"layers.{count}.weight"
             tensors[name] = torch.randn(*shape, generator=generator)
             total, count = total + tensors[name].nbytes, count + 1
