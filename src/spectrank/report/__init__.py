@@ -1,4 +1,5 @@
-"""Reports of a Table: self-contained HTML pages of scans, model graphs and claims."""
+"""Reports of a Table: self-contained HTML pages, and static figures."""
 
 from spectrank.report._page import render_html as render_html
 from spectrank.report._page import write_html as write_html
+from spectrank.report._static import figure as figure
