@@ -13,7 +13,7 @@ from spectrank.scanning.running.jobs import Job, Outcome
 # Lanczos vectors that are kept; the hardest case met took 125 at order 4096.
 _STEPS = 200
 # Rows of the blocks that a Gram matrix is summed from.
-_BLOCK_ROWS = 1024
+_BLOCK_ROWS = 512
 
 
 def working_bytes(job: Job, settings: Settings) -> int:
