@@ -100,19 +100,26 @@ def test_strange_matrices_are_measured_one_by_one_and_harm_no_other():
     good = torch.diag(torch.tensor([4.0, 2.0, 1.0], dtype=torch.float64))
     nan = good.clone()
     nan[0, 1] = math.nan
-    strange = [
-        torch.zeros_like(good),
-        nan,
-        good * 1e200,
-        good * 1e-200,
-        good * math.inf,
-    ]
-    found = spectra([good, *strange, good], ["sigma"])
-    words = [s.status for s in found]
-    assert words == ["ok", "degenerate", "nonfinite", "ok", "ok", "nonfinite", "ok"]
-    assert found[0].sigma.tolist() == [4.0, 2.0, 1.0] == found[-1].sigma.tolist()
-    assert found[3].sigma.tolist() == pytest.approx([4e200, 2e200, 1e200], rel=1e-13)
-    assert found[4].sigma.tolist() == pytest.approx([4e-200, 2e-200, 1e-200], rel=1e-13)
+    strange = {
+        "degenerate": torch.zeros_like(good),
+        "nonfinite": nan,
+        "large": good * 1e200,
+        "small": good * 1e-200,
+        "infinite": good * math.inf,
+    }
+    together = spectra([good, *strange.values(), good], ["sigma"])
+    # Each with a good one alone too: one that breaks a batch would hide the others.
+    apart = [spectra([good, W], ["sigma"]) for W in strange.values()]
+    for first, *odd, last in [together, *([*pair, pair[0]] for pair in apart)]:
+        assert first.sigma.tolist() == [4.0, 2.0, 1.0] == last.sigma.tolist()
+        assert first.route == last.route == "gram"
+        assert odd
+    for found in (together[1:-1], [pair[1] for pair in apart]):
+        words = [s.status for s in found]
+        assert words == ["degenerate", "nonfinite", "ok", "ok", "nonfinite"]
+        for s, scale in ((found[2], 1e200), (found[3], 1e-200)):
+            truth = [4 * scale, 2 * scale, scale]
+            assert s.sigma.tolist() == pytest.approx(truth, rel=1e-13, abs=0.0)
 
 
 def test_nothing_and_empty_matrices_are_answered():
