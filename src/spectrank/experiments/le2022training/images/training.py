@@ -201,11 +201,10 @@ def rate_of(arm: Arm, num_pixels: int) -> float:
         num_pixels: d.
 
     Returns:
-        That of its recipe; by SGD on kernels 64 / d of it, as they are shared by so
-        many places, whose gradients add up.
+        That of its recipe; with kernels 64 / d of it, as they are shared by so many
+        places, whose gradients add up.
     """
-    shared = arm.network == "cnn" and arm.recipe != "adam"
-    return _RATES[arm.recipe] * (64 / num_pixels if shared else 1.0)
+    return _RATES[arm.recipe] * (64 / num_pixels if arm.network == "cnn" else 1.0)
 
 
 def _optimizer(arm: Arm, net: nn.Module, num_pixels: int) -> Optimizer:
