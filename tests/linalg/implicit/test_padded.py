@@ -116,6 +116,21 @@ def test_a_large_operator_is_enclosed_to_the_width_asked_for(rtol: float) -> Non
     assert top * (1 - 1e-12) <= s.sigma_max.upper
 
 
+def test_steps_that_run_out_leave_a_wider_enclosure_that_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    op = PaddedConvolution(drawn((4, 4, 3, 3)), 12, 1)
+    truth = float(torch.linalg.matrix_norm(op.dense(), 2))
+    monkeypatch.setattr(padded, "_NORMS_SIDE", 0)
+    monkeypatch.setattr(padded, "_KEPT_ENTRIES", 8 * 576)
+    top = spectrum(op, ["sigma_max"], certify="deterministic").sigma_max
+    assert top.lower <= truth <= top.upper
+    assert top.relative_width > 1e-3
+    assert top.reason is not None
+    assert top.reason.startswith("wider than asked for")
+    assert "no certificate" in top.reason
+
+
 def test_an_operator_too_large_to_form_says_so_and_keeps_its_norms(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -36,7 +36,8 @@ from spectrank.linalg.value import Value
 # An operator is formed up to this shorter side and number of entries (512 MiB) where
 # all values are wanted, and up to the first side alone where norms are enough.
 _FORMED_SIDE, _FORMED_ENTRIES, _NORMS_SIDE = 4096, 1 << 26, 512
-_MAX_STEPS = 1000
+# Steps of Lanczos, and entries of the vectors that they keep: 512 MiB.
+_MAX_STEPS, _KEPT_ENTRIES = 1000, 1 << 26
 
 _CONVOLUTIONS: tuple[Callable[..., Tensor], ...] = (
     functional.conv1d,
@@ -257,12 +258,17 @@ class PaddedConvolution(Implicit):
             2.0 * (self.kernel[0].numel() + grid.out * math.prod(grid.taps)) * EPS,
             rtol=settings.rtol,
             failure_probability=settings.failure_probability,
-            max_steps=_MAX_STEPS,
+            max_steps=max(min(_MAX_STEPS, _KEPT_ENTRIES // min(m, n)), 3),
             wide=True,
         )
-        if value is not None and settings.certify == "deterministic":
-            return replace(value, reason=NO_CERTIFICATE)
-        return value
+        if value is None:
+            return None
+        reasons = []
+        if value.relative_width > settings.rtol * (1.0 + 1e-6):
+            reasons.append("wider than asked for: Lanczos ran out of steps")
+        if settings.certify == "deterministic":
+            reasons.append(NO_CERTIFICATE)
+        return replace(value, reason="; ".join(reasons) or None)
 
     def _frobenius(self) -> Value:
         """Every tap as often as it meets an input."""
