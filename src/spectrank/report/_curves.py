@@ -146,7 +146,7 @@ def colour_roles(drawn: Drawn) -> list[str]:
     return [role for role in counts if role in common]
 
 
-def depth_groups(drawn: Drawn, *, least: int) -> list[tuple[str, list[int]]]:
+def depth_groups(drawn: Drawn, *, least: int) -> list[tuple[str, int, list[int]]]:
     """Places of the matrices of each role.
 
     Args:
@@ -154,7 +154,8 @@ def depth_groups(drawn: Drawn, *, least: int) -> list[tuple[str, list[int]]]:
         least: Fewest members of a role.
 
     Returns:
-        Name and places; what has no colour of its own is ``others``.
+        Name, number of the colour, places; what has no colour of its own is
+        ``others``.
     """
     roles = colour_roles(drawn)
     groups: dict[str, list[int]] = {role: [] for role in roles}
@@ -162,8 +163,8 @@ def depth_groups(drawn: Drawn, *, least: int) -> list[tuple[str, list[int]]]:
         role = str(drawn.data["matrices"][i]["role"])
         groups.setdefault(role if role in roles else "others", []).append(place)
     return [
-        (name, places)
-        for name, places in groups.items()
+        (name, group, places)
+        for group, (name, places) in enumerate(groups.items())
         if len(places) >= least and (least == 1 or name != "others")
     ]
 

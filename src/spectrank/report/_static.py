@@ -140,7 +140,7 @@ def _legend(axes: "Axes", *, most: int = 10) -> None:
 
 
 def _draw_bars(axes: "Axes", drawn: Drawn) -> None:
-    for group, (name, members) in enumerate(depth_groups(drawn, least=1)):
+    for name, group, members in depth_groups(drawn, least=1):
         known = [(at, y) for at, y in numbers(drawn, members) if y is not None]
         axes.bar(
             [at for at, _ in known],
@@ -154,7 +154,7 @@ def _draw_bars(axes: "Axes", drawn: Drawn) -> None:
 
 
 def _draw_depth(axes: "Axes", drawn: Drawn) -> None:
-    for group, (name, members) in enumerate(depth_groups(drawn, least=2)):
+    for name, group, members in depth_groups(drawn, least=2):
         known = [(at, y) for at, y in numbers(drawn, members) if y is not None]
         axes.plot(
             [at for at, _ in known],

@@ -162,7 +162,8 @@ def _reasons(block: Block) -> list[str]:
     # A verdict is never shown without its reason: where the column has no room,
     # a line below has. Rows with one reason share a line.
     cells = {column.header: column.cells for column in block.columns}
-    names = [cells[name] for name in _NAMES if name in cells]
+    told = _NAMES[:1] if block.noun == "laws" else _NAMES
+    names = [cells[name] for name in told if name in cells]
     groups: dict[str, dict[str, None]] = {}
     for *row, reason in zip(*names, cells["reason"], strict=True):
         if reason.text:
