@@ -73,7 +73,7 @@ def _move(still: np.ndarray, term: Term, mask: np.ndarray | None) -> None:
         ordered = mask.reshape(term.view).transpose(*term.axes, *others)
         rows = ordered.reshape(kept, -1)
     if not isinstance(term, GramTerm):
-        changes = ~rows.all(axis=1)
+        changes = ~np.logical_and.reduce(rows, axis=1)
         still[term.laws[changes[term.indices]]] = False
         return
     if mask is not None and term.columns is not None:

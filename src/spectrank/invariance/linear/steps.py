@@ -313,4 +313,5 @@ class Reading:
 
 def _paired(slots: np.ndarray, places: np.ndarray) -> np.ndarray:
     """A number for each slot at each place of a factor."""
-    return slots * (int(places.max(initial=0)) + 1) + places
+    paired: np.ndarray = slots * (int(places.max(initial=0)) + 1) + places
+    return paired

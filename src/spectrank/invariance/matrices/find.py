@@ -91,9 +91,9 @@ def matrix_laws(potentials: Potentials, *, coactive: bool = False) -> tuple[Bloc
         part = "head" if kind == "attention" else "block"
         full = name if total[name] == 1 else f"{name} {part} {seen[name]}"
         seen[name] += 1
-        made = _law(full, kind, terms, every)
+        law = _law(full, kind, terms, every)
         stated = not uncovered & set(order.tolist())
-        blocks.append(Block(_qualified(made, potentials, stated=stated), order))
+        blocks.append(Block(_qualified(law, potentials, stated=stated), order))
     return tuple(blocks)
 
 
@@ -133,7 +133,8 @@ def _qualified(law: Law, potentials: Potentials, *, stated: bool) -> Law:
         condition += "; the row of the padding index zero"
     stated &= len(uses) == len(law.parameters) and law.kind in _STATED
     stated &= all(_plain(node, role) for node, role in uses)
-    if stated and all(abs(term.coefficient) == 1 for term in law.terms):
+    signs = [term.coefficient for term in law.terms if isinstance(term, GramTerm)]
+    if stated and all(abs(sign) == 1 for sign in signs):
         source = _STATED[law.kind]
     return replace(law, condition=condition, source=source)
 

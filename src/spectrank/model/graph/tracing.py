@@ -141,7 +141,8 @@ def trace(model: nn.Module, example_input: Any, kwargs: Mapping[str, Any]) -> Tr
 def _known_cause(model: nn.Module) -> tuple[str, str] | None:
     """Why a model was refused, and the way out; None where it is not known."""
     for name, parameter in model.named_parameters():
-        if nn.parameter.is_lazy(parameter):
+        lazy: bool = nn.parameter.is_lazy(parameter)
+        if lazy:
             return (
                 f"{name!r} has no shape before the first batch",
                 "run one batch through the model first",
