@@ -156,3 +156,24 @@ def test_what_is_no_positive_vector_is_refused():
             fit_power_law(torch.tensor([1.0, 2.0, bad, 3.0]))
     with pytest.raises(DomainError, match="at least 2 values, got min_tail=1"):
         fit_power_law(torch.ones(5), min_tail=1)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_tail_holds_all_values_from_its_start_on(seed):
+    # Rounded values tie: brute force over the different starts.
+    g = np.random.default_rng(seed)
+    x = np.sort(np.round(g.pareto(1.5, 200) + 1.0, 1))
+    best = None
+    for start in np.unique(x):
+        tail = x[x >= start]
+        if len(tail) < 3 or tail[-1] == start:
+            continue
+        alpha = 1.0 + len(tail) / np.log(tail / start).sum()
+        fitted = 1.0 - (tail / start) ** (1.0 - alpha)
+        distance = np.abs(fitted - np.arange(len(tail)) / len(tail)).max()
+        if best is None or distance < best[0]:
+            best = (distance, alpha, start, len(tail))
+    fit = fit_power_law(torch.from_numpy(x))
+    assert fit.num_tail == (x >= fit.xmin).sum()
+    truth = pytest.approx(best, rel=1e-10)
+    assert (fit.distance, fit.alpha, fit.xmin, fit.num_tail) == truth

@@ -180,6 +180,15 @@ def test_every_matrix_without_a_partner_is_named():
     }
 
 
+def test_what_was_not_selected_is_not_said_to_be_missing():
+    A, B = _pair(5)
+    both = {"a": A, "b": A.clone()}
+    table = compare(both, {"a": B, "b": B.clone(), "a2": B.clone()}, select="a*")
+    assert {row["subject"] for row in table.where(kind="skip")} == {"a2"}
+    with pytest.raises(DomainError, match="the first has none: bias or scale vector"):
+        compare({"a": torch.ones(3)}, {"a": torch.ones(3)})
+
+
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "base_model.model."])
 def test_the_prefix_of_a_wrapper_is_taken_off_or_put_before(prefix):
     A, B = _pair(6)

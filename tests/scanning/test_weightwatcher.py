@@ -8,6 +8,7 @@ import pytest
 import torch
 from weightwatcher_layers import synthetic_layers
 
+import spectrank as sr
 from spectrank.linalg import spectrum
 from spectrank.scanning.weightwatcher import (
     COLUMNS,
@@ -137,3 +138,15 @@ def test_its_norms_are_squares_and_ours_are_not():
     values = {row["metric"]: row["value"] for row in rows_of("x", W)}
     assert values["spectral_norm"] == pytest.approx(9.0)
     assert values["sv_max"] == pytest.approx(3.0)
+
+
+def test_a_matrix_whose_squares_overflow_is_rows_of_its_own():
+    huge = torch.full((6, 5), 1e200, dtype=torch.float64)
+    table = sr.scan(
+        {"ok.weight": torch.eye(30), "huge.weight": huge},
+        metrics="spectral_norm",
+        compat="weightwatcher",
+    )
+    rows = table.where(subject="huge.weight", variant="weightwatcher").frame
+    assert set(rows["status"]) == {"nonfinite"}
+    assert table.value("ok.weight", "sv_max", variant="weightwatcher") == 1.0

@@ -114,7 +114,10 @@ def _rates(y: Floats, min_tail: int, unbiased: bool) -> Floats:
     spread[:-1] = np.cumsum((num[1:] * np.diff(y))[::-1])[::-1]
     candidates = slice(len(y) - min_tail + 1)
     with np.errstate(divide="ignore"):
-        return (num[candidates] - unbiased) / spread[candidates]
+        rates: Floats = (num[candidates] - unbiased) / spread[candidates]
+    # A tail holds all values from its start on: of equal ones the first starts it.
+    rates[1:][np.diff(y)[: max(len(rates) - 1, 0)] == 0.0] = math.inf
+    return rates
 
 
 def _least_distance(y: Floats, rates: Floats) -> tuple[int, float]:

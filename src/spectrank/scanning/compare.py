@@ -99,7 +99,7 @@ def compare(
     check_types(select, views)
     old = list(iter_weights(before, select=select, views=views))
     check_patterns(old, select, views, what="a comparison")
-    matching = match(old, list(iter_weights(after, views=views)), rename)
+    matching = match(old, list(iter_weights(after, views=views)), rename, select)
     wanted = frozenset[Need]().union(*(request.needs for request in requests))
     measure = Measure(
         requests=requests,

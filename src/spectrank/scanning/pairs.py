@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 from spectrank.errors import DomainError
 from spectrank.model import Skip, WeightMatrix
@@ -46,7 +47,10 @@ class Matching:
 
 
 def match(
-    before: Weights, after: Weights, rename: Mapping[str, str] | None = None
+    before: Weights,
+    after: Weights,
+    rename: Mapping[str, str] | None = None,
+    select: str | Sequence[str] | None = None,
 ) -> Matching:
     """Match the matrices of two sources by name and view.
 
@@ -59,6 +63,8 @@ def match(
         before: Matrices and skips of the first source.
         after: Matrices and skips of the second source.
         rename: Name or prefix in the second source -> the same in the first.
+        select: Glob pattern(s) by which ``before`` was chosen: others of ``after``
+            were not asked for.
 
     Returns:
         The matching.
@@ -86,13 +92,18 @@ def match(
         pairs.append(Pair(weight, tuple(by_key[k] for k in found)))
     skipped = {w.name: w.reason for w in before if isinstance(w, Skip)}
     for key, weight in by_key.items():
-        if key not in used and key not in old:
+        if key not in used and key not in old and _asked(key[0], select):
             reason = skipped.get(key[0])
             where = "only in the second source"
             alone.append(
                 _alone(weight, f"{where} (in the first: {reason})" if reason else where)
             )
     if not pairs:
+        why = next((w.reason for w in (*before, *after) if isinstance(w, Skip)), None)
+        if not old and why:
+            raise DomainError(
+                f"two sources must share matrices, the first has none: {why}"
+            )
         raise DomainError(
             f"two sources must share matrices, {len(old)} and {len(new)} of them "
             f"have no name and shape in common, e.g. {_first(old)} and "
@@ -123,6 +134,11 @@ def _partner(
         if rank == inside and (m, n) == weight.shape:
             return [outer, inner]
     return "only in the first source"
+
+
+def _asked(name: str, select: str | Sequence[str] | None) -> bool:
+    patterns = [select] if isinstance(select, str) else select
+    return patterns is None or any(fnmatchcase(name, glob) for glob in patterns)
 
 
 def _renamed(names: Sequence[str], rename: Mapping[str, str]) -> list[str]:

@@ -154,6 +154,8 @@ def _undefined(key: Mapping[str, Any], s: Spectrum) -> tuple[str | None, str | N
         return "skipped", reason
     if s.sigma is None:
         return "skipped", f"its columns need all values, the route {s.route} has norms"
+    if not math.isfinite(float(s.sigma.square().sum())):
+        return "nonfinite", "its squares leave the range of float64; rescale the matrix"
     return None, None
 
 
