@@ -76,3 +76,27 @@ def test_a_gate_on_what_was_not_measured_is_refused(table):
         Gate.parse("nuclear_norm<2").failures(table)
     with pytest.raises(UnknownNameError, match="has none; add it"):
         Gate.parse("energy_rank[q=0.1]<2").failures(table)
+
+
+def test_a_gate_means_our_metric_unless_it_names_the_other_tool():
+    # Its spectral_norm is a square: 4 where ours is 2.
+    table = sr.scan(
+        {"w.weight": torch.diag(torch.tensor([2.0] + [1.0] * 29))},
+        metrics="spectral_norm",
+        compat="weightwatcher",
+        null="permuted",
+    )
+    assert Gate.parse("spectral_norm>3").failures(table) == []
+    (line,) = Gate.parse("spectral_norm[weightwatcher]>3").failures(table)
+    assert line == "w.weight: spectral_norm[weightwatcher] = 4"
+    (line,) = Gate.parse("null_p>0").failures(table)
+    assert line.startswith("w.weight: null_p[permuted] = ")
+
+
+def test_parts_of_one_tensor_are_told_apart():
+    model = torch.nn.MultiheadAttention(8, 2)
+    table = sr.scan(model, metrics="stable_rank", select="in_proj_weight")
+    lines = Gate.parse("stable_rank<100").failures(table)
+    assert [line.split(":")[0] for line in lines] == [
+        f"in_proj_weight[qkv.{part}]" for part in "qkv"
+    ]

@@ -79,6 +79,15 @@ def test_a_damaged_checkpoint_is_a_row_and_the_others_are_measured(run):
     assert table.where(kind="measurement").frame["step"].to_list() == [3, 20, 100]
 
 
+def test_a_checkpoint_without_a_step_is_a_row_that_says_so(run):
+    torch.save(_flat_to_rank_one(1.0), run / "last.pt")
+    table = sr.scan_steps(run, metrics="stable_rank")
+    (skip,) = list(table.where(kind="skip"))
+    assert skip["subject"] == "last.pt"
+    assert "no step" in skip["reason"]
+    assert _measured(table)["step"].to_list() == [3, 20, 100]
+
+
 def test_steps_are_read_where_the_expression_says(run):
     assert list(find_steps(run, r"epoch(\d+)-step_3")) == [1]
     with pytest.raises(CheckpointError, match="both have step 1"):

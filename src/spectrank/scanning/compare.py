@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from spectrank.errors import CheckpointError, DomainError
+from spectrank.errors import ArgumentTypeError, CheckpointError, DomainError
 from spectrank.linalg import (
     DEFAULT_FAILURE_PROBABILITY,
     DEFAULT_RTOL,
@@ -82,6 +82,7 @@ def compare(
         a matrix without a partner, or with another shape, is a skip with its reason.
 
     Raises:
+        ArgumentTypeError: If ``rename`` is no mapping.
         DomainError: If ``top`` is not a whole number from 1, a pattern matches
             nothing, or the sources have nothing in common.
 
@@ -93,8 +94,13 @@ def compare(
         1.0
     """
     requests = parse_metrics(DEFAULT_METRICS if metrics is None else metrics)
-    if not isinstance(top, int) or top < 1:
+    if not isinstance(top, int) or isinstance(top, bool) or top < 1:
         raise DomainError(f"top is a whole number from 1, got {top!r}; e.g. top=8")
+    if rename is not None and not isinstance(rename, Mapping):
+        raise ArgumentTypeError(
+            "rename maps names of the second source to the first, got "
+            f"{type(rename).__name__}; e.g. rename={{'encoder.': 'model.'}}"
+        )
     started = time.perf_counter()
     check_types(select, views)
     old = list(iter_weights(before, select=select, views=views))

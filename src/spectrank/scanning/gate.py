@@ -11,7 +11,9 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from spectrank.errors import DomainError, UnknownNameError
+from spectrank.scanning.null_rows import NULL_METRICS
 from spectrank.scanning.requests import MetricRequest, parse_metrics
+from spectrank.scanning.weightwatcher import VARIANT as WEIGHTWATCHER
 from spectrank.table import Table
 
 _OPERATORS: dict[str, Callable[[float, float], bool]] = {
@@ -35,13 +37,14 @@ class Gate:
 
     ``[PATTERN:]METRIC[.RUN][[VARIANT]] < NUMBER``: ``stable_rank<2``,
     ``*.mlp.*:energy_rank[q=0.9]<4``, and of comparisons ``relative_change>0.1``,
-    ``stable_rank.change<-2``, ``subspace_overlap[left]<0.5``.
+    ``stable_rank.change<-2``, ``subspace_overlap[left]<0.5``. With ``null=`` also
+    ``null_p>0.05``, with ``compat=`` also ``alpha[weightwatcher]<2``.
 
     Attributes:
         text: As written.
         metric: Name of the metric.
         request: The metric with the options of the variant; None for what only a
-            comparison has.
+            comparison, or another option of a scan, gives.
         variant: Variant as it stands in a row, or how it starts where ``request`` is
             None; None for every variant.
         run: ``before``, ``after``, ``change`` or ``difference``; None for every row
@@ -93,7 +96,7 @@ class Gate:
                 f"got {run!r} in {text!r}; e.g. 'stable_rank.change<-2'"
             )
         request = None
-        if metric not in _OF_COMPARISONS:
+        if not (metric in _OF_COMPARISONS or _is_beside(metric, variant)):
             options = [] if variant is None else variant.split(",")
             pairs = [x if "=" in x else f"variant={x.strip()}" for x in options]
             (request,) = parse_metrics(":".join([metric, *pairs]))
@@ -129,6 +132,9 @@ class Gate:
         """
         unread = _is_uncompared if "comparison" in table.provenance else _is_unread
         rows = [row for row in table if self._looks_at(row) or self._is(unread, row)]
+        views: dict[str, set[str]] = {}
+        for row in rows:
+            views.setdefault(row["subject"], set()).add(row["view"])
         if not rows:
             looked = f"{self.metric}.{self.run}" if self.run else self.metric
             looked += f"[{self.variant}]" if self.variant else ""
@@ -137,7 +143,8 @@ class Gate:
                 f"the gate {self.text!r} needs rows of {looked}{among}, the table has "
                 "none; add it to the metrics, or mend the pattern"
             )
-        return [line for row in rows if (line := self._failure(row))]
+        several = {subject for subject, found in views.items() if len(found) > 1}
+        return [line for row in rows if (line := self._failure(row, several))]
 
     def _is(
         self, unread: Callable[[dict[str, Any]], bool], row: dict[str, Any]
@@ -155,22 +162,25 @@ class Gate:
         if self.run and row["run"] != self.run:
             return False
         if self.variant is None:
-            return True
+            # Another tool may mean another thing by the same name.
+            return bool(row["variant"] != WEIGHTWATCHER)
         if self.request is None:
             # "left" and "left,k=8": where a subspace ends depends on the matrix.
             return str(row["variant"]).startswith(self.variant)
         return bool(row["variant"] == self.variant)
 
-    def _failure(self, row: dict[str, Any]) -> str | None:
+    def _failure(self, row: dict[str, Any], several: set[str]) -> str | None:
+        key = row["subject"]
+        key = f"{key}[{row['view']}]" if key in several else key
         if row["kind"] == "skip":
-            return f"{row['subject']}: {row['reason']}"
+            return f"{key}: {row['reason']}"
         name = row["metric"] + (f".{self.run}" if self.run else "")
         name += f"[{row['variant']}]" if row["variant"] else ""
         value = row["value"]
         if value is None or math.isnan(value):
-            return f"{row['subject']}: {name} is {row['status']}"
+            return f"{key}: {name} is {row['status']}"
         if _OPERATORS[self.operator](value, self.bound):
-            return f"{row['subject']}: {name} = {value:.6g}"
+            return f"{key}: {name} = {value:.6g}"
         return None
 
 
@@ -192,7 +202,7 @@ def with_gates(
     """
     gates = list(gates)
     for gate in gates:
-        if not comparison and (gate.run or gate.request is None):
+        if not comparison and (gate.run or gate.metric in _OF_COMPARISONS):
             raise DomainError(
                 "a gate of a scan looks at one checkpoint, "
                 f"{gate.text!r} at two; use `spectrank compare`"
@@ -204,6 +214,11 @@ def with_gates(
         if gate.request is not None and not gate.served_by(asked)
     ]
     return [*(request.text for request in asked), *more]
+
+
+def _is_beside(metric: str, variant: str | None) -> bool:
+    """Whether rows of the metric come with an option of a scan, not by its name."""
+    return metric in NULL_METRICS or variant == WEIGHTWATCHER
 
 
 def _is_unread(row: dict[str, Any]) -> bool:

@@ -24,7 +24,7 @@ from spectrank.table import Table
 DEFAULT_STEPS = r"(\d+)(?!.*\d)"
 """The last number in a name: ``checkpoint-500``, ``epoch_3.pt``, ``step100-model``."""
 
-_WEIGHTS = frozenset({".safetensors", ".pt", ".pth", ".bin", ".ckpt"})
+_WEIGHTS = frozenset({".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".onnx", ".gguf"})
 
 
 def scan_steps(
@@ -49,7 +49,8 @@ def scan_steps(
 
     Returns:
         The tables of the checkpoints, stacked, each row with its ``step``; a
-        checkpoint that cannot be read is a row of kind ``skip``.
+        checkpoint that cannot be read, or whose name has no step, is a row of kind
+        ``skip``.
 
     Raises:
         CheckpointError: If no checkpoint can be read.
@@ -87,6 +88,8 @@ def scan_steps(
         tables.append(_at(step, table))
     if errors and len(errors) == len(found):
         raise errors[0]
+    if not isinstance(source, Mapping):
+        tables += [_left_out(path) for path in _without_step(source, found)]
     if errors:
         warnings.warn(
             f"{len(errors)} of {len(found)} checkpoints could not be read, first: "
@@ -177,6 +180,23 @@ def _checked_steps(source: Mapping[int, Source]) -> dict[int, Source]:
 def _at(step: int, table: Table) -> Table:
     frame = table.frame.with_columns(pl.lit(step, dtype=pl.Int64).alias("step"))
     return Table(frame, {**table.provenance, "step": step})
+
+
+def _without_step(folder: str | Path, found: Mapping[int, Source]) -> list[Path]:
+    used = set(found.values())
+    entries = sorted(Path(folder).iterdir())
+    return [entry for entry in entries if entry not in used and _is_checkpoint(entry)]
+
+
+def _left_out(path: Path) -> Table:
+    row = {
+        "kind": "skip",
+        "subject": path.name,
+        "metric": "scan_steps",
+        "status": "skipped",
+        "reason": "its name has no step: give it one, or a pattern in steps",
+    }
+    return Table.from_rows([row])
 
 
 def _unread(step: int, error: CheckpointError) -> Table:
