@@ -11,9 +11,11 @@ function peerTrace(i) {
     .filter((k) => k !== i && SLICE_OF[k] === SLICE_OF[i] && MATRICES[k].role === MATRICES[i].role && SPECTRA[k]);
   const x = [];
   const y = [];
+  // What is only a background needs fewer points.
+  const few = (values) => values.filter((_, at) => at % Math.ceil(values.length / 100) === 0 || at === values.length - 1);
   for (const k of peers.slice(0, MAX_PEERS)) {
-    x.push(...SPECTRA[k].index, null);
-    y.push(...positive(SPECTRA[k].values), null);
+    x.push(...few(SPECTRA[k].index), null);
+    y.push(...few(positive(SPECTRA[k].values)), null);
   }
   const trace = { type: "scatter", mode: "lines", x, y, hoverinfo: "skip", line: { color: colour("ghost"), width: 1 } };
   return { trace, count: Math.min(peers.length, MAX_PEERS) };

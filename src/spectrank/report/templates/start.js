@@ -14,6 +14,7 @@ function drawAll() {
 function select(i) {
   // A link may name a matrix of another slice than the one on view.
   if (!VIEW.place.has(i)) changeSlice(SLICE_OF[i], i);
+  const moved = VIEW.selected !== i;
   VIEW.selected = i;
   byId("matrix").value = String(i);
   for (const [k, row] of ROWS.entries()) {
@@ -27,6 +28,7 @@ function select(i) {
   }
   drawCard();
   drawSigma();
+  if (!moved) return;
   markSelected();
   if (COURSE === "trend") drawTrendLines();
 }
@@ -156,6 +158,12 @@ if (first) {
 
 if (byId("checks")) wireChecks();
 if (byId("laws")) wireLaws();
+// Known before anything is drawn, so that nothing is drawn twice.
+if (MATRICES.length) {
+  const chosen = addressed();
+  if (chosen >= 0 && !VIEW.place.has(chosen)) showSlice(SLICE_OF[chosen]);
+  VIEW.selected = chosen >= 0 ? chosen : VIEW.shown.find((i) => SPECTRA[i]) ?? VIEW.shown[0];
+}
 if (NUM_PLAIN) wireLayers();
 if (MATRICES.length) {
   wireSlices();
@@ -163,8 +171,7 @@ if (MATRICES.length) {
   wireTable();
   if (COURSE === "comparison") wireComparison();
   if (COURSE === "trend") wireTrend();
-  const chosen = addressed();
-  select(chosen >= 0 ? chosen : VIEW.shown.find((i) => SPECTRA[i]) ?? VIEW.shown[0]);
+  select(VIEW.selected);
   addEventListener("hashchange", () => follow());
   follow("instant");
 }
