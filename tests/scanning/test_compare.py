@@ -165,6 +165,27 @@ def test_a_layer_in_two_factors_is_compared_by_its_product():
     assert rank["value"] == k
 
 
+@pytest.mark.parametrize("prefix", ["", "base_model.model."])
+def test_an_adapter_is_compared_by_what_it_adds(prefix):
+    g = torch.Generator().manual_seed(0)
+    W = torch.randn(24, 32, generator=g)
+    A, B = torch.randn(4, 32, generator=g), torch.randn(24, 4, generator=g)
+    pair = {f"{prefix}q.lora_A.weight": A, f"{prefix}q.lora_B.weight": B}
+    table = compare({"q.weight": W}, pair)
+    change = _row(table, "relative_change")
+    truth = float((B @ A).norm() / W.norm())
+    assert change["value"] == pytest.approx(truth, rel=1e-5)
+    assert change["partner"].startswith("q.weight + ")
+    rank = sr.metrics.stable_rank((B @ A).double()).value
+    row = _row(table, "stable_rank", run="difference")
+    assert row["value"] == pytest.approx(rank, rel=1e-4)
+
+
+def test_empty_matrices_have_a_status():
+    table = compare({"w": torch.zeros(0, 4)}, {"w": torch.zeros(0, 4)})
+    assert _row(table, "cosine")["status"] == "degenerate"
+
+
 def test_every_matrix_without_a_partner_is_named():
     A, B = _pair(5)
     table = compare(

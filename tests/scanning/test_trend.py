@@ -88,6 +88,28 @@ def test_a_checkpoint_without_a_step_is_a_row_that_says_so(run):
     assert _measured(table)["step"].to_list() == [3, 20, 100]
 
 
+@pytest.mark.parametrize(
+    ("name", "step"),
+    [
+        ("epoch=2-val_loss=0.31", None),
+        ("epoch=2-step=400-val_loss=0.31", 400),
+        ("checkpoint-500", 500),
+        ("global_step1200", 1200),
+        ("model_iter_0030", 30),
+        ("ckpt.7", 7),
+        ("model-12", 12),
+        ("gpt2-small-12", 12),
+        ("lr1e-3", None),
+        ("loss0.35", None),
+        ("best", None),
+    ],
+)
+def test_the_step_of_a_usual_name_is_no_decimal_place(name, step):
+    # An epoch counts where nothing surer does.
+    expected = 2 if name.startswith("epoch=2-val") else step
+    assert trend._step_of(name) == expected
+
+
 def test_steps_are_read_where_the_expression_says(run):
     assert list(find_steps(run, r"epoch(\d+)-step_3")) == [1]
     with pytest.raises(CheckpointError, match="both have step 1"):

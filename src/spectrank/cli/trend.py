@@ -38,7 +38,7 @@ def trend_command(
         str | None,
         typer.Option(
             help="Regular expression whose first group is the step in a name. Default: "
-            "the last number."
+            "the number behind step, iter, checkpoint or epoch, else the last one."
         ),
     ] = None,
     select: Select = None,
@@ -52,7 +52,7 @@ def trend_command(
     from rich.console import Console
 
     from spectrank.scanning import parse_metrics
-    from spectrank.scanning.trend import DEFAULT_STEPS, scan_steps
+    from spectrank.scanning.trend import scan_steps
 
     requests = parse_metrics(metrics)
     check_targets(out or [], html, source=folder)
@@ -66,7 +66,7 @@ def trend_command(
 
         table = scan_steps(
             folder,
-            steps=steps or DEFAULT_STEPS,
+            steps=steps,
             metrics=metrics,
             select=select,
             views=parse_views(view),

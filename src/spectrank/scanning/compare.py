@@ -171,11 +171,14 @@ def _pair_rows(pair: Pair, measure: Measure) -> list[dict[str, Any]]:
     if len(others) == 2:
         outer, inner = (x.double() for x in others)
         return moved_rows(key, first, outer @ inner, measure)
-    return moved_rows(key, first, others[0], measure)
+    second = first + others[0].to(first.dtype) if pair.adds else others[0]
+    return moved_rows(key, first, second, measure)
 
 
 def _partner(pair: Pair) -> str | None:
     names = [weight.name for weight in pair.after]
+    if pair.adds:
+        return f"{pair.before.name} + {names[0]}"
     return None if names == [pair.before.name] else " @ ".join(names)
 
 

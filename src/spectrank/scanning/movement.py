@@ -122,6 +122,8 @@ def _distance_rows(
 
 
 def _cosine(A: Tensor, B: Tensor) -> Value:
+    if not A.numel():
+        return Value.undefined("degenerate", "the matrices are empty")
     a, b = (x.reshape(-1) / x.abs().amax().clamp_min(5e-324) for x in (A, B))
     norm = float(a.norm() * b.norm())
     if norm == 0.0:

@@ -10,6 +10,10 @@ from fnmatch import fnmatchcase
 from spectrank.errors import DomainError
 from spectrank.model import Skip, WeightMatrix
 
+# The view of a product that is added to the weight of the same layer, and its name.
+_ADAPTER = "lora-product"
+_LORA = re.compile(r"\.lora(\.[^.]+)?\.weight$")
+
 Weights = Sequence[WeightMatrix | Skip]
 
 # What wrappers put before every name: data parallel, compile, trainers, adapters.
@@ -24,10 +28,12 @@ class Pair:
         before: In the first source.
         after: In the second source: the matrix, or the two factors whose product
             replaces it, outputs first.
+        adds: It is the product of an adapter, which is added to the matrix.
     """
 
     before: WeightMatrix
     after: tuple[WeightMatrix, ...]
+    adds: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,7 +63,8 @@ def match(
     A name of the second source is first looked up in ``rename``; where no name at all
     is in both, the prefix of a wrapper (``module.``, ``_orig_mod.``, ...) is taken off
     or put before. A matrix without a partner whose layer became two layers in a row
-    (``fc.weight`` to ``fc.0.weight`` and ``fc.1.weight``) is paired with the product.
+    (``fc.weight`` to ``fc.0.weight`` and ``fc.1.weight``) is paired with the product;
+    one to which the second source has a LoRA pair, with the sum.
 
     Args:
         before: Matrices and skips of the first source.
@@ -75,7 +82,7 @@ def match(
     """
     old = {(w.name, w.view): w for w in before if isinstance(w, WeightMatrix)}
     new = [w for w in after if isinstance(w, WeightMatrix)]
-    names = _renamed([w.name for w in new], rename or {})
+    names = _renamed([_adapted(w) for w in new], rename or {})
     known = {name for name, _ in old}
     prefix = "" if known & set(names) else _wrapper(known, names)
     by_key = {
@@ -89,7 +96,8 @@ def match(
             alone.append(_alone(weight, found))
             continue
         used |= set(found)
-        pairs.append(Pair(weight, tuple(by_key[k] for k in found)))
+        adds = found[0][1] == _ADAPTER
+        pairs.append(Pair(weight, tuple(by_key[k] for k in found), adds))
     skipped = {w.name: w.reason for w in before if isinstance(w, Skip)}
     for key, weight in by_key.items():
         if key not in used and key not in old and _asked(key[0], select):
@@ -125,6 +133,9 @@ def _partner(
             return [key]
         return f"{weight.shape} in the first source, {other.shape} in the second"
     name, view = key
+    adapter = by_key.get((name, _ADAPTER))
+    if adapter is not None and adapter.shape == weight.shape:
+        return [(name, _ADAPTER)]
     stem = name.removesuffix("weight")
     layer = re.compile(re.escape(stem) + r"[^.]+\.weight")
     factors = [k for k in by_key if k[1] == view and layer.fullmatch(k[0])]
@@ -134,6 +145,13 @@ def _partner(
         if rank == inside and (m, n) == weight.shape:
             return [outer, inner]
     return "only in the first source"
+
+
+def _adapted(weight: WeightMatrix) -> str:
+    """Name of the weight that a matrix is, or is added to."""
+    if weight.view != _ADAPTER:
+        return weight.name
+    return _LORA.sub(".weight", weight.name)
 
 
 def _asked(name: str, select: str | Sequence[str] | None) -> bool:

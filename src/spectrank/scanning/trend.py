@@ -21,8 +21,13 @@ from spectrank.scanning.provenance import InputHash
 from spectrank.scanning.scan import scan
 from spectrank.table import Table
 
-DEFAULT_STEPS = r"(\d+)(?!.*\d)"
-"""The last number in a name: ``checkpoint-500``, ``epoch_3.pt``, ``step100-model``."""
+# What counts, the surest first: epoch=3-step=400 is step 400.
+_COUNTERS = ("step", "iter(?:ation)?", "checkpoint", "ckpt", "update", "epoch")
+_NUMBER = r"s?[-_=. ]?(\d+)(?![.\d]*[\d.]*[eE]-?\d)"
+# Neither a decimal place nor an exponent nor what follows one: lr1e-3, loss=0.35.
+_LAST = re.compile(
+    r"(?<![\d.])(?<![eE]-)(?<![eE])(\d+)(?!\.?\d)(?![eE]-?\d)(?![kKmM]\b)"
+)
 
 _WEIGHTS = frozenset({".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".onnx", ".gguf"})
 
@@ -30,7 +35,7 @@ _WEIGHTS = frozenset({".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".onnx", "
 def scan_steps(
     source: str | Path | Mapping[int, Source],
     *,
-    steps: str = DEFAULT_STEPS,
+    steps: str | None = None,
     progress: Callable[[int, int, int], None] | None = None,
     **scanning: Any,
 ) -> Table:
@@ -43,7 +48,8 @@ def scan_steps(
         source: Folder with a file or a folder for each checkpoint, or a mapping of
             steps to sources.
         steps: Regular expression whose first group is the step in the name of a file
-            or folder; the last number of the name by default.
+            or folder. By default the number behind ``step``, ``iter``, ``checkpoint``,
+            ``ckpt``, ``update`` or ``epoch``, in this order, else the last one.
         progress: Called with the step, checkpoints done and checkpoints in all.
         **scanning: Options of `scan`.
 
@@ -98,23 +104,73 @@ def scan_steps(
             stacklevel=2,
         )
     stacked = Table.concat(tables)
-    trend = {"trend": list(found)}
+    trend = {"trend": list(found), "steps": steps or "behind a counter, else the last"}
     return Table(stacked.frame, {**stacked.provenance, **trend})
 
 
-def find_steps(folder: str | Path, steps: str = DEFAULT_STEPS) -> dict[int, Path]:
+def find_steps(folder: str | Path, steps: str | None = None) -> dict[int, Path]:
     """Checkpoints of a folder by step, in their order.
 
     Args:
         folder: Holds weight files, or folders with weight files.
-        steps: Regular expression whose first group is the step.
+        steps: Regular expression whose first group is the step; None for the usual
+            names.
 
     Returns:
         Step to path.
 
     Raises:
         CheckpointError: If there are none, or two have one step.
-        DomainError: If ``steps`` is no expression with a group.
+    """
+    step_of = _step_of if steps is None else _reader(steps)
+    path = Path(folder)
+    if not path.is_dir():
+        raise CheckpointError(
+            f"the checkpoints of a run lie in a folder, got {path}; "
+            "use `scan` for one of them"
+        )
+    names = sorted(entry for entry in path.iterdir() if _is_checkpoint(entry))
+    found: dict[int, Path] = {}
+    for entry in names:
+        step = step_of(entry.stem if entry.is_file() else entry.name)
+        if step is None:
+            continue
+        if step in found:
+            raise CheckpointError(
+                f"a step has one checkpoint, {found[step].name} and {entry.name} both "
+                f"have step {step}; choose with steps, e.g. 'model_(\\d+)'"
+            )
+        found[step] = entry
+    if not found:
+        seen = ", ".join(entry.name for entry in names[:5]) or "none"
+        raise CheckpointError(
+            f"a run has checkpoints with a number in their names, {path} has weight "
+            f"files and folders: {seen}; pass steps, or `scan` the folder"
+        )
+    return dict(sorted(found.items()))
+
+
+def _step_of(name: str) -> int | None:
+    """Step in a usual name: behind a counter, else the last whole number."""
+    for counter in _COUNTERS:
+        found = re.findall(counter + _NUMBER, name, re.IGNORECASE)
+        if found:
+            return int(found[-1])
+    whole = _LAST.findall(name)
+    return int(whole[-1]) if whole else None
+
+
+def _reader(steps: str) -> Callable[[str], int | None]:
+    """Reader of a step by an expression of the user.
+
+    Args:
+        steps: Regular expression with a group.
+
+    Returns:
+        Name to step; None where it does not match.
+
+    Raises:
+        DomainError: If it is no expression with a group.
     """
     try:
         pattern = re.compile(steps)
@@ -129,32 +185,13 @@ def find_steps(folder: str | Path, steps: str = DEFAULT_STEPS) -> dict[int, Path
             f"{steps!r}; "
             r"e.g. 'step_(\d+)'"
         )
-    path = Path(folder)
-    if not path.is_dir():
-        raise CheckpointError(
-            f"the checkpoints of a run lie in a folder, got {path}; "
-            "use `scan` for one of them"
-        )
-    names = sorted(entry for entry in path.iterdir() if _is_checkpoint(entry))
-    found: dict[int, Path] = {}
-    for entry in names:
-        match = pattern.search(entry.stem if entry.is_file() else entry.name)
-        if match is None or not match[1].isdecimal():
-            continue
-        step = int(match[1])
-        if step in found:
-            raise CheckpointError(
-                f"a step has one checkpoint, {found[step].name} and {entry.name} both "
-                f"have step {step}; choose with steps, e.g. 'model_(\\d+)'"
-            )
-        found[step] = entry
-    if not found:
-        seen = ", ".join(entry.name for entry in names[:5]) or "none"
-        raise CheckpointError(
-            f"a run has checkpoints with a number in their names, {path} has weight "
-            f"files and folders: {seen}; pass steps, or `scan` the folder"
-        )
-    return dict(sorted(found.items()))
+
+    def read(name: str) -> int | None:
+        match = pattern.search(name)
+        decimal = match is not None and str(match[1]).isdecimal()
+        return int(match[1]) if match is not None and decimal else None
+
+    return read
 
 
 def _is_checkpoint(entry: Path) -> bool:
