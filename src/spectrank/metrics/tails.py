@@ -186,7 +186,11 @@ def xmin(s: Spectrum) -> Value:
         return _NO_TAIL
     sigma, error = sigma_of(s)
     last = fit.num_tail - 1
-    return Value.around(float(sigma[last]), float(error[last])) ** 2
+    value = Value.around(float(sigma[last]), float(error[last])) ** 2
+    if not 0.0 < value.value < math.inf:
+        reason = "its square leaves the range of float64; rescale the matrix"
+        return Value.undefined("nonfinite", reason)
+    return value
 
 
 @register(

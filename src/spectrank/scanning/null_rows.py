@@ -113,6 +113,9 @@ def _undefined(operand: Any, s: Spectrum) -> Value | None:
     return None
 
 
+_NO_NOISE = Value.undefined("degenerate", "a twin has no noise to count spikes above")
+
+
 def _values(s: Spectrum, twins: Sequence[Spectrum]) -> dict[str, Value]:
     sigma = _sigma(s)
     top, tops = float(sigma[0]), [float(_sigma(twin)[0]) for twin in twins]
@@ -127,7 +130,7 @@ def _values(s: Spectrum, twins: Sequence[Spectrum]) -> dict[str, Value]:
         "null_p": Value.exact((1 + at_least) / (1 + len(twins))),
         "num_above_null": Value.exact(float((sigma > max(tops)).sum())),
         "null_distance": _mean(distances),
-        "null_num_spikes": _mean([0.0 if math.isnan(x) else x for x in spikes]),
+        "null_num_spikes": _NO_NOISE if any(map(math.isnan, spikes)) else _mean(spikes),
     }
 
 
