@@ -152,6 +152,8 @@ def print_comparison(table: Table, console: Console) -> None:
 
 
 def _layers(table: Table) -> list[dict[str, Any]]:
+    from collections import Counter
+
     found: dict[tuple[str, str], dict[str, Any]] = {}
     for row in table.where(kind="measurement"):
         layer = found.setdefault((row["subject"], row["view"]), {"overlap": {}})
@@ -168,6 +170,10 @@ def _layers(table: Table) -> list[dict[str, Any]]:
             layer["overlap"][row["variant"].partition(",")[0]] = _number(row)
         elif metric == "stable_rank":
             layer[run] = _number(row)
+    views = Counter(subject for subject, _ in found)
+    for (subject, view), layer in found.items():
+        if views[subject] > 1:
+            layer["name"] = f"{subject}[{view}]"
     return list(found.values())
 
 

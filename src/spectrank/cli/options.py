@@ -10,7 +10,8 @@ import typer
 Source = Annotated[
     str,
     typer.Argument(
-        help="A .safetensors, .pt, .pth, .bin or .ckpt file, or a folder of them."
+        help="A .safetensors, .pt, .pth, .bin, .ckpt, .onnx or .gguf file, a "
+        "CTranslate2 model.bin, or a folder with weights."
     ),
 ]
 Select = Annotated[

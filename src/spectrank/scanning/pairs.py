@@ -84,6 +84,13 @@ def match(
     new = [w for w in after if isinstance(w, WeightMatrix)]
     names = _renamed([_adapted(w) for w in new], rename or {})
     known = {name for name, _ in old}
+    # Quantisers append to the name of the weight.
+    names = [
+        name.removesuffix(".qweight")
+        if name.removesuffix(".qweight") in known
+        else name
+        for name in names
+    ]
     prefix = "" if known & set(names) else _wrapper(known, names)
     by_key = {
         (_moved(name, prefix), w.view): w for name, w in zip(names, new, strict=True)

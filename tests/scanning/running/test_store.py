@@ -217,3 +217,17 @@ def test_only_old_leftovers_are_swept(tmp_path):
     sr.scan({"w": torch.eye(3)}, resume=Path(tmp_path))
     assert not old.exists()
     assert new.exists()
+
+
+def test_one_matrix_under_two_views_is_two_parts(tmp_path):
+    # Rows may depend on the view: WeightWatcher measures no unfolded kernel.
+    W = torch.randn(30, 30, generator=torch.Generator().manual_seed(0))
+    both = {"fc.weight": W, "conv.weight": W.clone().reshape(30, 30, 1)}
+    options = {"metrics": "stable_rank", "compat": "weightwatcher"}
+    plain = sr.scan(both, **options)
+    kept = sr.scan(both, **options, resume=tmp_path / "parts")
+    again = sr.scan(both, **options, resume=tmp_path / "parts")
+    for table in (kept, again):
+        assert table.frame.equals(plain.frame)
+    rows = plain.where(subject="conv.weight", variant="weightwatcher").frame
+    assert set(rows["status"]) == {"skipped"}

@@ -29,7 +29,7 @@ PAPER = Paper(
         {
             "quick": "small networks and bundled digits, under four minutes on two "
             "cores",
-            "full": "more seeds, MNIST, up to three hours on two cores",
+            "full": "more seeds, MNIST, about twenty minutes on one core",
         }
     ),
 )

@@ -165,7 +165,8 @@ def run(
     told: tuple[str, ...] = ()
     if read_well:
         weights, values = zip(*read_well, strict=True)
-        key = store.key(values) if store else None
+        views = [weight.view for weight in weights]
+        key = store.key(values, views) if store else None
         part = store.get(key, weights) if store and key else None
         if part is None:
             with warnings.catch_warnings(record=True) as caught:

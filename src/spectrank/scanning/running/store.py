@@ -1,9 +1,9 @@
 """Finished matrices in a folder, so that a killed scan goes on where it was.
 
 A part is a Parquet file named after a hash of what was measured: the bytes of the
-matrices and the settings, not their names. It is written beside its place and then
-renamed: a kill leaves a whole part or none. A part that cannot be read, or that says
-that it is another one, is measured again.
+matrices, their views and the settings, not their names. It is written beside its place
+and then renamed: a kill leaves a whole part or none. A part that cannot be read, or that
+says that it is another one, is measured again.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from spectrank.scanning.running.packing import digest
 from spectrank.table import Table
 
 # Raised when rows change for the same settings.
-_FORMAT = 1
+_FORMAT = 2
 # A temporary file this old belongs to no process that still runs.
 _STALE_SECONDS = 86_400.0
 
@@ -75,16 +75,17 @@ class Store:
         }
         self._context = json.dumps(context, sort_keys=True)
 
-    def key(self, operands: Sequence[Operand]) -> str:
+    def key(self, operands: Sequence[Operand], views: Sequence[str]) -> str:
         """Return the name of the part of these matrices under the settings.
 
         Args:
             operands: Matrices of a job.
+            views: Of each: a row may depend on how its matrix came about.
 
         Returns:
             Hash of their bytes and of all that shapes the rows.
         """
-        text = self._context + digest(operands)
+        text = self._context + json.dumps(list(views)) + digest(operands)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def get(self, key: str, weights: Sequence[WeightMatrix]) -> Part | None:
