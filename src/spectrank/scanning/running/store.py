@@ -2,7 +2,7 @@
 
 A part is a Parquet file named after a hash of what was measured: the bytes of the
 matrices, their views and the settings, not their names. It is written beside its place
-and then renamed: a kill leaves a whole part or none. A part that cannot be read, or that
+and then renamed: a kill leaves a whole part or none. One that cannot be read, or that
 says that it is another one, is measured again.
 """
 
