@@ -50,7 +50,7 @@ def moves(loss):
     raise AssertionError(loss)
 
 
-@pytest.mark.parametrize("loss", MODULES, ids=str)
+@pytest.mark.parametrize("loss", MODULES, ids=lambda x: getattr(x, "__name__", str(x)))
 def test_a_loss_sees_differences_iff_a_common_number_does_not_move_it(loss):
     assert sees_differences(loss) == (moves(loss) < 1e-12)
 
