@@ -2,7 +2,7 @@
 
 The packaged all-MiniLM-L6-v2. `compare` with a copy moved by 1 % of each norm, against
 scans of both for the same metrics: what is added are the difference, its spectrum and
-the subspaces. `scan_features` of its 39 layers on 1,024 sentences of 32 random tokens,
+the subspaces. `scan_features` of its 39 layers on 256 sentences of 32 random tokens,
 against the forward passes alone.
 """
 
@@ -18,7 +18,7 @@ import spectrank as sr
 
 PAIRS = 5
 METRICS = "stable_rank,effective_rank,spectral_norm,frobenius_norm"
-BATCHES, SENTENCES, TOKENS = 16, 64, 32
+BATCHES, SENTENCES, TOKENS = 4, 64, 32
 
 
 def moved(model: torch.nn.Module) -> dict[str, torch.Tensor]:
