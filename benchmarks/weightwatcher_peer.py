@@ -152,7 +152,7 @@ def race(
     us.close()
     them.close()
     row = summarise([(a["seconds"], b["seconds"]) for a, b in times])
-    # Time of the processors, waiting left out: it tells a busy machine from a slow side.
+    # Waiting left out: it tells a busy machine from a slow side.
     used = summarise(
         [(a["processor_seconds"], b["processor_seconds"]) for a, b in times]
     )
