@@ -16,23 +16,10 @@ from typing import Any
 from harness import write
 from weightwatcher_peer import race
 
+from spectrank.scanning import DEFAULT_METRICS
+
 PAIRS = 5
-DEFAULTS = [
-    "stable_rank",
-    "participation_ratio",
-    "effective_rank",
-    "effective_rank:variant=squared",
-    "numerical_rank",
-    "energy_rank",
-    "nuclear_rank",
-    "nuclear_rank:variant=squared",
-    "relative_distance_to_rank",
-    "spectral_norm",
-    "frobenius_norm",
-    "nuclear_norm",
-    "condition_number",
-    "spectral_gap",
-]
+DEFAULTS = list(DEFAULT_METRICS)
 TAILS = ["alpha", "alpha_weighted", "log_alpha_norm", "ks_distance", "xmin", "num_tail"]
 NOISE = [
     "mp_sigma",

@@ -4,14 +4,12 @@ Each tensor is a matrix or several that hold all of its entries, or a skip with 
 reason. The tensors are counted by the library that wrote them, not by ours.
 """
 
-import importlib.util
 import math
 from collections import Counter
 from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import load_file
+from real_weights import folder_of, tensors_of
 
 from spectrank.model import Skip, WeightMatrix, iter_weights
 
@@ -48,28 +46,11 @@ REASONS = (
 )
 
 
-def path_of(package, file):
-    spec = importlib.util.find_spec(package)
-    if spec is None or spec.submodule_search_locations is None:
-        pytest.skip(f"package {package} with real weights is not installed")
-    return Path(spec.submodule_search_locations[0]) / file
-
-
-def tensors_of(path):
-    """Name to tensor, as torch or safetensors load the file."""
-    if path.suffix == ".safetensors":
-        return dict(load_file(path))
-    loaded = torch.load(path, weights_only=True, map_location="cpu")
-    for key in ("model_state", "state_dict"):
-        loaded = loaded.get(key, loaded)
-    return loaded
-
-
 @pytest.mark.parametrize(
     ("package", "file", "views"), MODELS, ids=[Path(f).name for _, f, _ in MODELS]
 )
 def test_every_weight_is_a_matrix_or_has_a_reason(package, file, views):
-    path = path_of(package, file)
+    path = folder_of(package) / file
     rows = list(iter_weights(path))
     by_name: dict[str, list[WeightMatrix | Skip]] = {}
     for row in rows:

@@ -1,36 +1,18 @@
 """Real pretrained weights from packages: every tensor is a matrix or a named skip."""
 
-import importlib.util
 from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from real_weights import folder_of, tensors_of
 
 from spectrank.model import Skip, WeightMatrix, describe, iter_weights
 
 
-def folder_of(package: str) -> Path:
-    # The package itself is not imported: some ask for more than their weights need.
-    spec = importlib.util.find_spec(package)
-    if spec is None or spec.submodule_search_locations is None:
-        pytest.skip(f"package {package} with real weights is not installed")
-    return Path(spec.submodule_search_locations[0])
-
-
-def oracle(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors as the libraries themselves load them, all at once."""
-    if path.suffix == ".safetensors":
-        return dict(load_file(path))
-    loaded = torch.load(path, weights_only=True, map_location="cpu")
-    assert isinstance(loaded, dict)
-    return loaded
-
-
 def account(path: Path, file: Path) -> tuple[Counter[str], Counter[str]]:
     """Views and reasons of a source after comparing it with the oracle's tensors."""
-    tensors = oracle(file)
+    tensors = tensors_of(file)
     views: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
     seen = []

@@ -4,14 +4,11 @@ The tensors are counted and their norms taken by the library that wrote the file
 larger models are accounted for, tensor by tensor, in tests/model.
 """
 
-import importlib.util
 import math
 from collections import defaultdict
-from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import load_file
+from real_weights import folder_of, tensors_of
 
 import spectrank as sr
 
@@ -27,17 +24,6 @@ MODELS = [
 ]
 
 
-def tensors_of(path):
-    """Name to tensor of 2 to 4 axes, as torch or safetensors load the file."""
-    if path.suffix == ".safetensors":
-        loaded = dict(load_file(path))
-    else:
-        loaded = torch.load(path, weights_only=True, map_location="cpu")
-        for key in ("model_state", "state_dict"):
-            loaded = loaded.get(key, loaded)
-    return {name: x for name, x in loaded.items() if 2 <= x.ndim <= 4}
-
-
 @pytest.mark.parametrize(
     ("package", "file", "num_measured", "num_skipped"),
     MODELS,
@@ -46,10 +32,7 @@ def tensors_of(path):
 def test_every_weight_is_measured_or_skipped_with_a_reason(
     package, file, num_measured, num_skipped
 ):
-    spec = importlib.util.find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
-        pytest.skip(f"package {package} with real weights is not installed")
-    path = Path(spec.submodule_search_locations[0]) / file
+    path = folder_of(package) / file
     table = sr.scan(path, metrics="frobenius_norm,stable_rank")
     squares, ranks = defaultdict(float), defaultdict(list)
     for row in table.where(kind="measurement").frame.iter_rows(named=True):
@@ -62,7 +45,7 @@ def test_every_weight_is_measured_or_skipped_with_a_reason(
         row["subject"]: row["reason"]
         for row in table.where(kind="skip").frame.iter_rows(named=True)
     }
-    tensors = tensors_of(path)
+    tensors = {n: x for n, x in tensors_of(path).items() if 2 <= x.ndim <= 4}
     measured = tensors.keys() & squares.keys()
     skipped = tensors.keys() & reasons.keys()
     assert measured | skipped == tensors.keys()

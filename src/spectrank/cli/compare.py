@@ -9,6 +9,8 @@ import typer
 from spectrank.cli.options import Html, Out, Quiet, Select, View
 from spectrank.cli.outputs import (
     check_targets,
+    counting,
+    exit_if_failed,
     parse_views,
     plain,
     shorten,
@@ -64,11 +66,7 @@ def compare_command(
     ] = True,
     quiet: Quiet = False,
 ) -> None:
-    """Compare the matrices of two checkpoints.
-
-    Raises:
-        Exit: With code 1 if a gate failed.
-    """
+    """Compare the matrices of two checkpoints."""
     from rich.console import Console
 
     from spectrank.scanning import Gate, with_gates
@@ -79,13 +77,7 @@ def compare_command(
     for source in (before, after):
         check_targets(out or [], html, source=source)
     errors = Console(stderr=True)
-    with errors.status("") as status:
-        if quiet or not errors.is_terminal:
-            status.stop()
-
-        def show(name: str, done: int, count: int) -> None:
-            status.update(f"{done + 1}/{count} {name}")
-
+    with counting(errors, quiet=quiet) as show:
         table = compare(
             before,
             after,
@@ -102,13 +94,7 @@ def compare_command(
     if not quiet:
         print_comparison(table, Console())
     write_outputs(table, out or [], html, errors, quiet=quiet)
-    failures = [
-        f"gate {gate.text}: {line}" for gate in gates for line in gate.failures(table)
-    ]
-    for line in failures:
-        typer.secho(line, fg="red", err=True)
-    if failures:
-        raise typer.Exit(1)
+    exit_if_failed(gates, table)
 
 
 def _renaming(text: str) -> tuple[str, str]:

@@ -9,6 +9,7 @@ import typer
 from spectrank.cli.options import Html, Out, Quiet, Select, Source, View
 from spectrank.cli.outputs import (
     check_targets,
+    counting,
     parse_views,
     plain,
     shorten,
@@ -75,13 +76,7 @@ def init_report_command(
     views = parse_views(view)
     check_targets(out or [], html, source=source)
     errors = Console(stderr=True)
-    with errors.status("") as status:
-        if quiet or not errors.is_terminal:
-            status.stop()
-
-        def show(name: str, done: int, count: int) -> None:
-            status.update(f"{done + 1}/{count} {name}")
-
+    with counting(errors, quiet=quiet) as show:
         table = closeness(
             source,
             select=select,

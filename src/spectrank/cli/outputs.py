@@ -4,14 +4,60 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from spectrank.scanning import Gate
     from spectrank.table import Table
+
+
+@contextmanager
+def counting(
+    console: Console, *, quiet: bool
+) -> Iterator[Callable[[object, int, int], None]]:
+    """A line that says what is being done and how much of it is left.
+
+    Args:
+        console: Where it stands while the work goes on.
+        quiet: No line.
+
+    Yields:
+        Called with a name, how many are done and how many there are.
+    """
+    with console.status("") as status:
+        if quiet or not console.is_terminal:
+            status.stop()
+
+        def show(name: object, done: int, count: int) -> None:
+            status.update(f"{done + 1}/{count} {name}")
+
+        yield show
+
+
+def exit_if_failed(gates: Sequence[Gate], table: Table) -> None:
+    """Say which gates failed on which matrices.
+
+    Args:
+        gates: Conditions.
+        table: What they look at.
+
+    Raises:
+        Exit: With code 1 if a gate failed.
+    """
+    import typer
+
+    lines = [
+        f"gate {gate.text}: {line}" for gate in gates for line in gate.failures(table)
+    ]
+    for line in lines:
+        typer.secho(line, fg="red", err=True)
+    if lines:
+        raise typer.Exit(1)
 
 
 def check_targets(

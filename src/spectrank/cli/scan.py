@@ -11,6 +11,7 @@ import typer
 from spectrank.cli.options import Html, Out, Quiet, Select, Source, View
 from spectrank.cli.outputs import (
     check_targets,
+    exit_if_failed,
     parse_views,
     shorten,
     with_command,
@@ -20,8 +21,7 @@ from spectrank.cli.outputs import (
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from spectrank.scanning import Gate, Progress
-    from spectrank.table import Table
+    from spectrank.scanning import Progress
 
 
 def scan_command(
@@ -91,11 +91,7 @@ def scan_command(
     ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Measure every weight matrix of a checkpoint.
-
-    Raises:
-        Exit: With code 1 if a gate failed.
-    """
+    """Measure every weight matrix of a checkpoint."""
     from rich.console import Console
 
     from spectrank.scanning import Gate, scan, with_gates
@@ -130,11 +126,7 @@ def scan_command(
     if not quiet:
         Console().print(table)
     write_outputs(table, out or [], html, errors, quiet=quiet)
-    failures = [line for gate in gates for line in _failed(gate, table)]
-    for line in failures:
-        typer.secho(line, fg="red", err=True)
-    if failures:
-        raise typer.Exit(1)
+    exit_if_failed(gates, table)
 
 
 def parse_bytes(text: str) -> int:
@@ -163,10 +155,6 @@ def parse_bytes(text: str) -> int:
         )
     base = 1024 if match[3] else 1000
     return int(number * base ** (" kMGT".index(match[2]) if match[2] else 0))
-
-
-def _failed(gate: Gate, table: Table) -> list[str]:
-    return [f"gate {gate.text}: {line}" for line in gate.failures(table)]
 
 
 class _ProgressBar:

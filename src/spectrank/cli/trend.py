@@ -9,6 +9,7 @@ import typer
 from spectrank.cli.options import Html, Out, Quiet, Select, View
 from spectrank.cli.outputs import (
     check_targets,
+    counting,
     parse_views,
     shorten,
     with_command,
@@ -57,13 +58,7 @@ def trend_command(
     requests = parse_metrics(metrics)
     check_targets(out or [], html, source=folder)
     errors = Console(stderr=True)
-    with errors.status("") as status:
-        if quiet or not errors.is_terminal:
-            status.stop()
-
-        def show(step: int, done: int, count: int) -> None:
-            status.update(f"{done + 1}/{count} step {step}")
-
+    with counting(errors, quiet=quiet) as show:
         table = scan_steps(
             folder,
             steps=steps,

@@ -17,6 +17,7 @@ from spectrank.errors import (
     SpectrankWarning,
 )
 from spectrank.model import Source, describe
+from spectrank.model.paths import FORMAT_SUFFIXES, PICKLE_SUFFIXES
 from spectrank.scanning.provenance import InputHash
 from spectrank.scanning.scan import scan
 from spectrank.table import Table
@@ -29,7 +30,7 @@ _LAST = re.compile(
     r"(?<![\d.])(?<![eE]-)(?<![eE])(\d+)(?!\.?\d)(?![eE]-?\d)(?![kKmM]\b)"
 )
 
-_WEIGHTS = frozenset({".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".onnx", ".gguf"})
+_WEIGHTS = PICKLE_SUFFIXES | FORMAT_SUFFIXES | {".safetensors"}
 
 
 def scan_steps(

@@ -87,7 +87,7 @@ class ONNXFile:
             Entries in the order of the graph, those of inner graphs last.
 
         Raises:
-            CheckpointError: Two tensors of the graph have one name.
+            CheckpointError: There are none.
         """
         handle = self.open()
         tensors = handle.tensors
