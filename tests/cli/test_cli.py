@@ -104,7 +104,7 @@ def test_limits_and_a_folder_to_resume_from_reach_the_scan(checkpoint, tmp_path)
     result = run("scan", checkpoint, *options, "--num-null", "2", "--out", out)
     assert result.returncode == 0, result.stderr
     table = sr.Table.read(out)
-    assert "ceiling is 0.0 MB" in table.where(subject="fc1.weight").frame["reason"][0]
+    assert "ceiling is 1.0 kB" in table.where(subject="fc1.weight").frame["reason"][0]
     assert list(parts.iterdir()) == []
     settings = table.provenance["settings"]
     assert (settings["null"], settings["num_null"]) == ("gaussian", 2)

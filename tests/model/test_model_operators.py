@@ -147,9 +147,6 @@ def test_what_is_not_known_of_an_operator_is_a_skip_with_the_way_out() -> None:
     assert "must fit into the padded input" in reason(
         {"conv.weight": torch.ones(4, 3, 3)}, "conv-operator:2:padding=0"
     )
-    assert "written as numbers with x between" in reason(
-        {"conv.weight": torch.ones(4, 3, 3)}, "conv-operator:eight:padding=0"
-    )
 
 
 def test_what_a_file_does_not_tell_can_be_written() -> None:
@@ -202,3 +199,42 @@ def test_the_operator_of_a_parametrised_kernel_is_that_of_its_value() -> None:
     s = spectrum(row.operand())
     assert s.sigma is not None
     assert torch.allclose(s.sigma, truth, rtol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("view", "told"),
+    [
+        ("conv-operator:ax3", "size of conv-operator .* got 'ax3'; e.g. size=32x32"),
+        ("conv-operator:8:stride=two", "stride .* got 'two'"),
+        ("conv-operator:8:padding=reflect", "between, or circular, got 'reflect'"),
+        ("conv-operator:8:padding=1-", "padding .* got '1-'"),
+        ("conv-operator:8:dilation=-1", "dilation .* got '-1'"),
+    ],
+)
+def test_options_that_no_kernel_could_take_are_refused_before_any_is_read(
+    view: str, told: str
+) -> None:
+    layer = nn.Linear(2, 2)
+    for views in (view, {"*": view}):
+        with pytest.raises(DomainError, match=told):
+            iter_weights(layer, views=views)
+
+
+@pytest.mark.parametrize(
+    ("layer", "note"),
+    [
+        (nn.Conv1d(2, 3, 4, stride=2, dilation=3), "padding 0, stride 2, dilation 3"),
+        (nn.Conv1d(1, 2, 4, padding="same"), "padding 1-2"),
+        (nn.Conv1d(2, 2, 3, padding=1, groups=2), "padding 1, groups 2"),
+        (nn.Conv1d(2, 2, 3, padding=1, padding_mode="circular"), "padding circular"),
+        (
+            nn.ConvTranspose1d(2, 2, 3, stride=2, padding=1, output_padding=1),
+            "padding 1, stride 2, output padding 1",
+        ),
+    ],
+)
+def test_the_rows_of_an_operator_tell_what_its_shape_does_not(
+    layer: nn.Module, note: str
+) -> None:
+    (matrix,) = iter_matrices(layer, views="conv-operator:24")
+    assert matrix.note == f"input 24, {note}"

@@ -100,3 +100,23 @@ def test_parts_of_one_tensor_are_told_apart():
     assert [line.split(":")[0] for line in lines] == [
         f"in_proj_weight[qkv.{part}]" for part in "qkv"
     ]
+
+
+def test_a_pattern_may_choose_among_the_matrices_of_one_tensor():
+    q, k, v = torch.eye(4), torch.ones(4, 4), torch.diag(torch.tensor([2.0, 1, 1, 1]))
+    state = {"a.in_proj_weight": torch.cat([q, k, v]), "b.weight": torch.ones(3, 3)}
+    table = sr.scan(state, metrics="stable_rank")
+    names = {
+        "stable_rank<3": ["[qkv.k]", "[qkv.v]", "b.weight"],
+        "*[qkv.k]:stable_rank<3": ["a.in_proj_weight[qkv.k]"],
+        "a.*[qkv.*]:stable_rank<3": ["[qkv.k]", "[qkv.v]"],
+        "*[linear]:stable_rank<3": ["b.weight"],
+        "*[qkv.q]:stable_rank<3": [],
+    }
+    for text, wanted in names.items():
+        lines = Gate.parse(text).failures(table)
+        assert len(lines) == len(wanted), text
+        for line, name in zip(lines, wanted, strict=True):
+            assert name in line
+    with pytest.raises(UnknownNameError, match=r"of \*\[qkv\], the table .* mend"):
+        Gate.parse("*[qkv]:stable_rank<3").failures(table)

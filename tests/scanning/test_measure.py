@@ -140,3 +140,9 @@ def test_options_out_of_range_are_refused_before_anything_is_read(
     with pytest.raises(error, match=match):
         # Small enough for a batch, which takes none of these.
         sr.scan({"w": torch.eye(3)}, **options)
+
+
+def test_draws_of_a_null_that_was_not_asked_for_are_refused():
+    with pytest.raises(DomainError, match="got 3 and no null; add null='permuted'"):
+        Settings.of(None, num_null=3)
+    assert Settings.of(None, null="gaussian", num_null=3).num_null == 3

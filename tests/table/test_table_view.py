@@ -309,3 +309,18 @@ def test_printing_shows_what_a_terminal_shows(monkeypatch, capsys):
     assert [line.rstrip() for line in printed.splitlines()] == lines
     assert "2.5" in printed
     assert repr(table) == "Table(1 measurement, 1 skip; 2 subjects, a to b)"
+
+
+def test_the_narrowest_terminal_shows_a_number_of_every_matrix():
+    rows = [
+        measurement(f"encoder.{i}.weight", metric, 30.5, view=view, m=100, n=10_000)
+        for i, view in enumerate(["conv-transposed-unfolded", "linear", "qkv.q"])
+        for metric in METRICS
+    ]
+    table = Table.from_rows(rows, columns={"m": pl.Int64, "n": pl.Int64})
+    for width in (25, 40, 60):
+        output = show(table, width)
+        assert output.count("30.50") >= 3, width
+        assert max(map(cell_len, output.splitlines())) <= width
+    # What gave way is named.
+    assert "view" in show(table, 40).partition("more columns")[2]

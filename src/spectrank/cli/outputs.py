@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -78,6 +79,7 @@ def check_targets(
 
     for path in out:
         check_target(path)
+        _check_place(path)
     if html is not None and (
         html.suffix.lower() not in {".html", ".htm"}
         or not html.absolute().parent.is_dir()
@@ -87,6 +89,8 @@ def check_targets(
             f"a page is an .html file in an existing folder, got {html}; "
             "create the folder or choose another path"
         )
+    if html is not None:
+        _check_place(html)
     targets = [path.resolve() for path in [*out, *([html] if html else [])]]
     clash = source is not None and Path(source).resolve() in targets
     if len(set(targets)) < len(targets) or clash:
@@ -94,6 +98,25 @@ def check_targets(
             "each output is a file of its own and none is the source, got "
             f"{', '.join(map(str, targets))}; choose other names"
         )
+
+
+def _check_place(path: Path) -> None:
+    """Refuse a folder that takes no file, by trying: permissions do not tell all."""
+    from tempfile import NamedTemporaryFile
+
+    from spectrank.errors import TableError
+
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a folder")
+        # As outputs are written: beside their place, then moved.
+        with NamedTemporaryFile(dir=path.absolute().parent, prefix=f".{path.name}."):
+            return
+    except OSError as error:
+        raise TableError(
+            f"an output is written into a writable folder, got {path} "
+            f"({error.strerror or error}); choose another path"
+        ) from error
 
 
 def with_command(table: Table) -> Table:

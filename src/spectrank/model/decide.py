@@ -12,7 +12,9 @@ from spectrank.model.families import Config, fused_layout
 from spectrank.model.infer import Shapes, dtype_reason, infer_view
 from spectrank.model.layouts import parts_of
 from spectrank.model.operators import VIEW as OPERATOR
+from spectrank.model.operators import Operator
 from spectrank.model.sizes import Sizes
+from spectrank.model.splits import Part
 from spectrank.model.weights import Entry, Skip, Verdict, WeightMatrix
 
 _KERNELS = ("conv-",)
@@ -177,10 +179,15 @@ def _matrices(
             take=part.take,
             alone=len(parts) == 1,
             stored=part.stored,
-            note=entry.note,
+            note=_joined(entry.note, _note_of(part)),
         )
         for part in parts
     ]
+
+
+def _note_of(part: Part) -> str | None:
+    """What its name does not tell of an operator: another size is another matrix."""
+    return part.take.note if isinstance(part.take, Operator) else None
 
 
 def _product(entry: Entry, tied_to: tuple[str, ...]) -> WeightMatrix:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from spectrank.errors import DomainError, ShapeError, UnknownNameError
 from spectrank.model.kernels import GROUPS
-from spectrank.model.operators import OPERATOR
+from spectrank.model.operators import OPERATOR, check_operator
 from spectrank.model.splits import (
     Layout,
     Options,
@@ -67,6 +67,8 @@ def check_convention(text: str) -> None:
     if text in VIEWS:
         return
     layout, options = _parse(text)
+    if layout is OPERATOR:
+        check_operator(options)
     # A cut by heads has to know how many there are.
     by_head = {"heads"} if "each" in options else set()
     for name in sorted({*layout.needs, *(options.keys() & _COUNTS), *by_head}):

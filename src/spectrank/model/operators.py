@@ -28,6 +28,9 @@ from spectrank.model.splits import Layout, Options, Part, Shape
 VIEW = "conv-operator"
 _AXES = re.compile(r"\d{1,9}(x\d{1,9})*")
 _PAIRS = re.compile(r"\d{1,9}-\d{1,9}(x\d{1,9}-\d{1,9})*")
+_EXAMPLES = {"size": "32x32", "groups": "4", "transposed": "1"}
+# What goes without saying in a note.
+_USUAL = {"stride": {"1"}, "dilation": {"1"}, "groups": {"1"}, "output_padding": {"0"}}
 
 
 @final
@@ -40,6 +43,17 @@ class Operator:
     """
 
     options: Mapping[str, str] = field(hash=False)
+
+    @property
+    def note(self) -> str:
+        """What its rows say of it: the size, the padding and what else is not usual."""
+        parts = [f"input {self.options.get('size')}"]
+        parts.append(f"padding {_shortened(self.options.get('padding', 'unknown'))}")
+        for name, usual in _USUAL.items():
+            text = self.options.get(name)
+            if text is not None and not set(text.split("x")) <= usual:
+                parts.append(f"{name.replace('_', ' ')} {text}")
+        return ", ".join(parts)
 
     def __call__(self, weight: Tensor) -> Implicit:
         """The convolution, not formed.
@@ -149,10 +163,6 @@ def _axes(options: Options, name: str, d: int) -> tuple[int, ...] | None:
     text = options.get(name)
     if text is None:
         return None
-    if not _AXES.fullmatch(text):
-        raise ShapeError(
-            f"{name} is written as numbers with x between, got {text!r}; e.g. 32x32"
-        )
     numbers = tuple(int(x) for x in text.split("x"))
     numbers = numbers * d if len(numbers) == 1 else numbers
     if len(numbers) != d:
@@ -163,6 +173,36 @@ def _axes(options: Options, name: str, d: int) -> tuple[int, ...] | None:
 def _pairs(text: str) -> tuple[tuple[int, int], ...]:
     pairs = (pair.split("-") for pair in text.split("x"))
     return tuple((int(before), int(after)) for before, after in pairs)
+
+
+def _shortened(text: str) -> str:
+    """Padding that is the same before and after is one number an axis."""
+    if not _PAIRS.fullmatch(text):
+        return text
+    pairs = _pairs(text)
+    if any(before != after for before, after in pairs):
+        return text
+    return "x".join(str(before) for before, _ in pairs)
+
+
+def check_operator(options: Options) -> None:
+    """Refuse options that no kernel of any shape could take.
+
+    Args:
+        options: As written after ``conv-operator``.
+
+    Raises:
+        DomainError: One is not written as numbers.
+    """
+    for name, text in options.items():
+        pairs = name in {"padding", "around"} and _PAIRS.fullmatch(text)
+        if pairs or _AXES.fullmatch(text) or (name, text) == ("padding", "circular"):
+            continue
+        also = ", or circular" if name == "padding" else ""
+        raise DomainError(
+            f"{name} of {VIEW} is written as numbers with x between{also}, got "
+            f"{text!r}; e.g. {name}={_EXAMPLES.get(name, '1x1')}"
+        )
 
 
 def _parts(shape: Shape, options: Options) -> tuple[Part, ...]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import operator
 import re
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -23,7 +24,8 @@ _OPERATORS: dict[str, Callable[[float, float], bool]] = {
     ">=": operator.ge,
 }
 _PATTERN = re.compile(
-    r"\s*(?:(?P<glob>[^:<>\[\]]+):)?(?P<metric>\w+)(?:\.(?P<run>\w+))?\s*"
+    r"\s*(?:(?P<glob>[^:<>\[\]]+)(?:\[(?P<view>[^:<>\[\]]+)\])?:)?"
+    r"(?P<metric>\w+)(?:\.(?P<run>\w+))?\s*"
     r"(?:\[(?P<variant>[^\]]*)\])?\s*(?P<operator><=|>=|<|>)\s*(?P<bound>\S+)\s*"
 )
 _RUNS = ("before", "after", "change", "difference")
@@ -35,8 +37,9 @@ _OF_COMPARISONS = ("relative_change", "cosine", "subspace_overlap", "largest_ang
 class Gate:
     """A condition that fails a matrix when it is true.
 
-    ``[PATTERN:]METRIC[.RUN][[VARIANT]] < NUMBER``: ``stable_rank<2``,
-    ``*.mlp.*:energy_rank[q=0.9]<4``, and of comparisons ``relative_change>0.1``,
+    ``[PATTERN[[VIEW]]:]METRIC[.RUN][[VARIANT]] < NUMBER``: ``stable_rank<2``,
+    ``*.mlp.*:energy_rank[q=0.9]<4``, ``*.in_proj_weight[qkv.q]:stable_rank<4`` of one
+    of the matrices that a tensor holds, and of comparisons ``relative_change>0.1``,
     ``stable_rank.change<-2``, ``subspace_overlap[left]<0.5``. With ``null=`` also
     ``null_p>0.05``, with ``compat=`` also ``alpha[weightwatcher]<2``.
 
@@ -50,6 +53,7 @@ class Gate:
         run: ``before``, ``after``, ``change`` or ``difference``; None for every row
             of the metric.
         pattern: Glob on the names it looks at; None for all.
+        view: Glob on the views it looks at; None for all.
         operator: ``<``, ``<=``, ``>`` or ``>=``.
         bound: Right-hand side.
     """
@@ -60,6 +64,7 @@ class Gate:
     variant: str | None
     run: str | None
     pattern: str | None
+    view: str | None
     operator: str
     bound: float
 
@@ -70,7 +75,8 @@ class Gate:
         Args:
             text: ``metric``, optionally ``[variant]`` as in ``[q=0.9]`` or
                 ``[squared]``, an operator and a number; before it optionally
-                ``pattern:``, after the metric ``.change`` and its like.
+                ``pattern:`` or ``pattern[view]:``, after the metric ``.change`` and
+                its like.
 
         Returns:
             The gate.
@@ -102,7 +108,15 @@ class Gate:
             (request,) = parse_metrics(":".join([metric, *pairs]))
             variant = None if variant is None else request.variant
         return cls(
-            text, metric, request, variant, run, match["glob"], match["operator"], bound
+            text,
+            metric,
+            request,
+            variant,
+            run,
+            match["glob"],
+            match["view"],
+            match["operator"],
+            bound,
         )
 
     def served_by(self, requests: Iterable[MetricRequest]) -> bool:
@@ -132,18 +146,18 @@ class Gate:
         """
         unread = _is_uncompared if "comparison" in table.provenance else _is_unread
         rows = [row for row in table if self._looks_at(row) or self._is(unread, row)]
-        views: dict[str, set[str]] = {}
-        for row in rows:
-            views.setdefault(row["subject"], set()).add(row["view"])
         if not rows:
             looked = f"{self.metric}.{self.run}" if self.run else self.metric
             looked += f"[{self.variant}]" if self.variant else ""
             among = f" of {self.pattern}" if self.pattern else ""
+            among += f"[{self.view}]" if self.view else ""
             raise UnknownNameError(
                 f"the gate {self.text!r} needs rows of {looked}{among}, the table has "
                 "none; add it to the metrics, or mend the pattern"
             )
-        several = {subject for subject, found in views.items() if len(found) > 1}
+        # Of the whole table: one part of a tensor is not the tensor.
+        matrices = table.frame.select("subject", "view").drop_nulls().unique()
+        several = {x for x, num in Counter(matrices["subject"]).items() if num > 1}
         return [line for row in rows if (line := self._failure(row, several))]
 
     def _is(
@@ -152,6 +166,8 @@ class Gate:
         return unread(row) and self._chooses(row)
 
     def _chooses(self, row: dict[str, Any]) -> bool:
+        if self.view is not None and not fnmatchcase(str(row["view"]), self.view):
+            return False
         return self.pattern is None or fnmatchcase(row["subject"], self.pattern)
 
     def _looks_at(self, row: dict[str, Any]) -> bool:
@@ -169,7 +185,7 @@ class Gate:
             return str(row["variant"]).startswith(self.variant)
         return bool(row["variant"] == self.variant)
 
-    def _failure(self, row: dict[str, Any], several: set[str]) -> str | None:
+    def _failure(self, row: dict[str, Any], several: Container[str]) -> str | None:
         key = row["subject"]
         key = f"{key}[{row['view']}]" if key in several else key
         if row["kind"] == "skip":

@@ -85,6 +85,11 @@ class Settings:
                 f"num_null is at least 1, got {self.num_null}; leave null out for no "
                 "comparison"
             )
+        if self.null is None and self.num_null != DEFAULT_NUM_NULL:
+            raise DomainError(
+                f"num_null counts draws of the null, got {self.num_null} and no null; "
+                "add null='permuted', or leave num_null out"
+            )
 
     @classmethod
     def of(

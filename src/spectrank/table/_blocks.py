@@ -144,7 +144,9 @@ def _wide_block(
     for label in labels:
         # Integral or not is decided on all rows: the first 40 may look whole.
         found = [cells[matrix].get(label) for matrix in cells]
-        columns.append(Column(label, "metric", _metric_cells(found)))
+        # The first of them is shown on the narrowest terminal.
+        first = label == labels[0]
+        columns.append(Column(label, "metric", _metric_cells(found), kept=first))
     num, num_metrics = len(cells), len({row["metric"] for row in rows})
     title = (
         f"{num} {'matrix' if num == 1 else 'matrices'}, "

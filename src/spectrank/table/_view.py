@@ -126,8 +126,8 @@ def _layout(
         elif column.role == "text":
             need = min(wanted, max(_LEAST_TEXT, room - _GAP))
         # Numbers keep their order without gaps: after the first that does not fit
-        # none is shown.
-        stopped = column.role in _NUMBERS and any(d.role in _NUMBERS for d in dropped)
+        # none is shown. A shape is no metric and stops none.
+        stopped = column.role in _NUMBERS and column.role in {d.role for d in dropped}
         if need + _GAP > room - held or (stopped and not column.kept):
             dropped.append(column)
             continue

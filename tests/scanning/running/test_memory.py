@@ -11,7 +11,12 @@ import torch
 from spectrank.model import iter_weights
 from spectrank.scanning.measure import Settings
 from spectrank.scanning.running.jobs import plan_jobs
-from spectrank.scanning.running.memory import admitted, fits, working_bytes
+from spectrank.scanning.running.memory import (
+    admitted,
+    fits,
+    in_bytes,
+    working_bytes,
+)
 
 M, N = 1700, 1100
 CASES = [
@@ -139,3 +144,29 @@ def test_a_batch_is_cut_to_what_the_ceiling_allows():
     assert admitted(whole, settings, ceiling)[0] == []
     assert admitted(cut, settings, ceiling) == (cut, [])
     assert [p for j in cut for p in j.positions] == list(range(200))
+
+
+@pytest.mark.parametrize(
+    ("metrics", "certify", "way_out"),
+    [
+        ("stable_rank", "probabilistic", "raise memory"),
+        ("stable_rank", "deterministic", "raise memory, or ask for norms alone"),
+        ("nuclear_norm", "probabilistic", "raise memory, or ask for norms alone"),
+    ],
+)
+def test_a_refusal_offers_only_what_was_not_asked_for_already(
+    metrics, certify, way_out
+):
+    settings = Settings.of(metrics, certify=certify)
+    _, ((_, outcome),) = admitted(job(settings, (300, 200)), settings, 1500)
+    reason = outcome.rows[0][0]["reason"]
+    assert "the ceiling is 1.5 kB; " in reason
+    assert reason.endswith(f"; {way_out}")
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [(999, "999 B"), (1000, "1.0 kB"), (2_340_000, "2.3 MB"), (5e9, "5,000.0 MB")],
+)
+def test_bytes_are_told_in_a_unit_that_shows_them(number, text):
+    assert in_bytes(number) == text

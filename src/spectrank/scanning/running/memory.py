@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
+from spectrank.linalg import Need
 from spectrank.model import WeightMatrix
 from spectrank.scanning.measure import Settings
 from spectrank.scanning.rows import lost_row
@@ -14,6 +15,8 @@ from spectrank.scanning.running.jobs import Job, Outcome
 _STEPS = 200
 # Rows of the blocks that a Gram matrix is summed from.
 _BLOCK_ROWS = 512
+# What is asked for where nothing but norms is.
+_OF_NORMS = frozenset[Need](["frobenius", "sigma_max"])
 
 
 def working_bytes(job: Job, settings: Settings) -> int:
@@ -103,15 +106,20 @@ def admitted(
         if memory is None or size <= memory:
             good.append(job)
             continue
+        more = settings.needs - _OF_NORMS or settings.certify == "deterministic"
         reason = (
-            f"could not be measured: it takes about {megabytes(size)} of memory, the "
-            f"ceiling is {megabytes(memory)}; raise memory, or ask for norms alone"
+            f"could not be measured: it takes about {in_bytes(size)} of memory, the "
+            f"ceiling is {in_bytes(memory)}; raise memory"
+            + (", or ask for norms alone" if more else "")
         )
         rows = tuple([lost_row(weight, reason)] for weight in job.weights)
         refused.append((job, Outcome(rows)))
     return good, refused
 
 
-def megabytes(num_bytes: int) -> str:
-    """Return a number of bytes as a reader wants it."""
-    return f"{num_bytes / 1e6:,.1f} MB"
+def in_bytes(num_bytes: int) -> str:
+    """Return a number of bytes as a reader wants it: 512 B, 1.5 kB, 2,300.0 MB."""
+    if num_bytes < 1000:
+        return f"{num_bytes} B"
+    unit, name = (1e3, "kB") if num_bytes < 1e6 else (1e6, "MB")
+    return f"{num_bytes / unit:,.1f} {name}"

@@ -15,6 +15,7 @@ import time
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any, final
 
 import torch
@@ -54,15 +55,19 @@ class Store:
             device: Where, if it was asked for.
 
         Raises:
-            DomainError: It is no folder and cannot be made one.
+            DomainError: It is no folder and cannot be made one, or takes no file.
         """
         self.folder = Path(folder)
         try:
             self.folder.mkdir(exist_ok=True)
+            # Before anything is measured: permissions do not tell all.
+            with NamedTemporaryFile(dir=self.folder, prefix=".", suffix=".tmp"):
+                pass
         except OSError as error:
             raise DomainError(
-                f"resume names a folder for finished matrices, got {folder} "
-                f"({error.strerror or error}); choose a folder whose parent exists"
+                "resume names a writable folder for finished matrices, got "
+                f"{folder} ({error.strerror or error}); choose one that can be "
+                "written, or whose parent exists"
             ) from error
         _sweep(self.folder)
         context = {
