@@ -22,6 +22,9 @@ from spectrank.linalg.measure import (
 )
 from spectrank.linalg.measure import DEFAULT_RTOL as DEFAULT_RTOL
 from spectrank.linalg.measure import spectrum as spectrum
+from spectrank.linalg.measure import (
+    spectrum_and_subspaces as spectrum_and_subspaces,
+)
 from spectrank.linalg.routes import Certify as Certify
 from spectrank.linalg.spectrum import NEEDS as NEEDS
 from spectrank.linalg.spectrum import Need as Need

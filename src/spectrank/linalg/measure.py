@@ -8,9 +8,12 @@ from collections.abc import Iterable
 from spectrank.errors import ArgumentTypeError, DomainError, UnknownNameError
 from spectrank.linalg.implicit.base import Implicit, Operand, Settings
 from spectrank.linalg.implicit.measure import implicit_spectrum
+from spectrank.linalg.operand import Operand as DenseOperand
 from spectrank.linalg.operand import make_operand
 from spectrank.linalg.routes import Certify, Route
+from spectrank.linalg.shapes import Matrix
 from spectrank.linalg.spectrum import NEEDS, Need, Spectrum, without_values
+from spectrank.linalg.subspaces import EigenvectorSolver, LeadingSubspaces
 
 DEFAULT_RTOL = 1e-4
 DEFAULT_FAILURE_PROBABILITY = 1e-9
@@ -58,16 +61,62 @@ def spectrum(
     # Refuses what is not a real matrix, so it comes before anything of W is read.
     operand = make_operand(W)
     shape = (W.shape[0], W.shape[1])
+    found = _without_numbers(operand, shape)
+    if found is not None:
+        return found
+    route = Route(operand, shape, rtol, certify, failure_probability, seed)
+    return route.take(wanted)
+
+
+def spectrum_and_subspaces(
+    W: Matrix,
+    k: int,
+    needs: Iterable[Need] = ("sigma",),
+    *,
+    rtol: float = DEFAULT_RTOL,
+    certify: Certify = "probabilistic",
+    failure_probability: float = DEFAULT_FAILURE_PROBABILITY,
+    seed: int = 0,
+) -> tuple[Spectrum, LeadingSubspaces | None]:
+    """Measure all singular values and the leading directions, from one Gram matrix.
+
+    Args:
+        W: Real floating-point tensor of shape (m, n), any precision.
+        k: Number of directions, at least 1; fewer where the matrix has fewer that its
+            Gram matrix can tell from zero.
+        needs: As for `spectrum`; all values are computed in any case.
+        rtol: As for `spectrum`, as are those below.
+        certify: ``probabilistic`` or ``deterministic`` upper ends.
+        failure_probability: Of the probabilistic upper end.
+        seed: Of the random start.
+
+    Returns:
+        The spectrum, and the subspaces; None for a zero, empty or nonfinite matrix.
+    """
+    names: frozenset[Need] = frozenset([*needs, "sigma"])
+    wanted = _check(names, rtol, certify, failure_probability, seed)
+    operand = make_operand(W)
+    shape = (W.shape[0], W.shape[1])
+    found = _without_numbers(operand, shape)
+    if found is not None:
+        return found, None
+    solve = EigenvectorSolver(k)
+    route = Route(operand, shape, rtol, certify, failure_probability, seed, solve)
+    s = route.take(wanted)
+    return s, solve.subspaces(operand, shape)
+
+
+def _without_numbers(operand: DenseOperand, shape: tuple[int, int]) -> Spectrum | None:
+    """Return the spectrum of an empty, zero or nonfinite matrix; None for others."""
     if operand.amax == 0.0:
-        word = "empty" if W.numel() == 0 else "zero"
+        word = "zero" if min(shape) else "empty"
         return without_values(shape, 0.0, "degenerate", f"the matrix is {word}")
     if not math.isfinite(operand.amax):
         word = "NaN" if math.isnan(operand.amax) else "infinite"
         return without_values(
             shape, math.nan, "nonfinite", f"the matrix has {word} entries"
         )
-    route = Route(operand, shape, rtol, certify, failure_probability, seed)
-    return route.take(wanted)
+    return None
 
 
 def _check(

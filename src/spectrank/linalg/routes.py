@@ -10,6 +10,7 @@ routes with all values the error kind tells a certificate.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -27,6 +28,7 @@ from spectrank.linalg.gram import (
     trace_norm,
 )
 from spectrank.linalg.operand import EPS, Operand
+from spectrank.linalg.shapes import Spectral, Square
 from spectrank.linalg.spectrum import (
     RESOLVED,
     Need,
@@ -44,7 +46,17 @@ _TYPICAL_STEPS = 100
 
 @dataclass(frozen=True, eq=False)
 class Route:
-    """The choice of route for one finite, non-zero matrix."""
+    """The choice of route for one finite, non-zero matrix.
+
+    Attributes:
+        operand: The matrix.
+        shape: (m, n) as the user has it.
+        rtol: Largest relative width of the enclosure of sigma_1.
+        certify: ``probabilistic`` or ``deterministic`` upper ends.
+        failure_probability: Of a probabilistic upper end.
+        seed: Of the random start.
+        solve: Upper triangle of the Gram matrix to its eigenvalues.
+    """
 
     operand: Operand
     shape: tuple[int, int]
@@ -52,6 +64,7 @@ class Route:
     certify: Certify
     failure_probability: float
     seed: int
+    solve: Callable[[Square], Spectral | None] = gram_eigenvalues
 
     def take(self, wanted: frozenset[Need]) -> Spectrum:
         """Return the spectrum by the cheapest route that serves what is wanted."""
@@ -107,7 +120,7 @@ class Route:
         op = self.operand
         upper = gram(op)
         norm = trace_norm(upper, op.rows)
-        eigenvalues = gram_eigenvalues(upper)
+        eigenvalues = self.solve(upper)
         proved: Value | None = None
         if eigenvalues is None:
             schatten4 = self._schatten4(gram_frobenius(upper))

@@ -16,6 +16,7 @@ from spectrank.linalg import (
     Certify,
     Need,
     spectrum,
+    spectrum_and_subspaces,
 )
 from spectrank.metrics import Metric
 from spectrank.model import Source, Views, describe, iter_weights
@@ -107,17 +108,17 @@ def compare(
     check_patterns(old, select, views, what="a comparison")
     matching = match(old, list(iter_weights(after, views=views)), rename, select)
     wanted = frozenset[Need]().union(*(request.needs for request in requests))
+    settings: dict[str, Any] = {
+        "needs": wanted | {"sigma", "frobenius", "sigma_max"},
+        "rtol": rtol,
+        "certify": certify,
+        "failure_probability": failure_probability,
+        "seed": seed,
+    }
     measure = Measure(
         requests=requests,
-        spectrum=partial(
-            spectrum,
-            needs=wanted | {"sigma", "frobenius", "sigma_max"},
-            rtol=rtol,
-            certify=certify,
-            failure_probability=failure_probability,
-            seed=seed,
-        ),
-        top=top,
+        spectrum=partial(spectrum, **settings),
+        leading=partial(spectrum_and_subspaces, k=top, **settings),
         spectra=spectra,
     )
     digests = [InputHash(describe(source).files) for source in (before, after)]

@@ -14,7 +14,6 @@ from spectrank.linalg import Spectrum, Value
 from spectrank.linalg.subspaces import (
     LeadingSubspaces,
     largest_angle,
-    leading_subspaces,
     subspace_overlap,
     wedin_bound,
 )
@@ -22,6 +21,8 @@ from spectrank.scanning.requests import MetricRequest
 from spectrank.scanning.rows import measured_rows, value_columns
 
 _WEYL = "Weyl: |s_i(A) - s_i(B)| <= ||A - B||_2"
+# Norms of matrices whose products of entries neither overflow nor vanish.
+_EVERYDAY = 1e-100, 1e100
 _WEDIN = "Wedin (1972): sin <= ||A - B||_2 / (s_k(A) - s_k+1(B))"
 
 
@@ -32,13 +33,13 @@ class Measure:
     Attributes:
         requests: Metrics with their options.
         spectrum: Matrix to spectrum with all values.
-        top: Number of leading directions.
+        leading: Matrix to the same, and its leading directions.
         spectra: Whether spectra become rows.
     """
 
     requests: Sequence[MetricRequest]
     spectrum: Callable[[Tensor], Spectrum]
-    top: int
+    leading: Callable[[Tensor], tuple[Spectrum, LeadingSubspaces | None]]
     spectra: bool
 
 
@@ -58,8 +59,11 @@ def moved_rows(
     """
     A, B = (x.detach().to(torch.float64) for x in (before, after))
     same = torch.equal(A, B)
-    s_a = measure.spectrum(before)
-    s_b = s_a if same else measure.spectrum(after)
+    if same:
+        s_a = s_b = measure.spectrum(before)
+        a = b = None
+    else:
+        (s_a, a), (s_b, b) = measure.leading(before), measure.leading(after)
     s_d = measure.spectrum(B - A)
     runs = {"before": s_a, "after": s_b} | ({} if same else {"difference": s_d})
     parts = {
@@ -68,16 +72,16 @@ def moved_rows(
     }
     rows = [row for part in parts.values() for row in part]
     rows += [
-        _change(a, b)
-        for a, b in zip(parts["before"], parts["after"], strict=False)
-        if a["kind"] == "measurement"
+        _change(old, new)
+        for old, new in zip(parts["before"], parts["after"], strict=False)
+        if old["kind"] == "measurement"
     ]
-    rows += _distance_rows(key, A, B, s_a, s_d, same)
+    rows += _distance_rows(key, A, B, s_a, s_b, s_d)
     if same:
         return rows
     if min(s_a.status, s_b.status) == max(s_a.status, s_b.status) == "ok":
         rows.append(_displacement_row(key, s_a, s_b, s_d))
-        rows += _direction_rows(key, before, after, s_d, measure.top)
+        rows += _direction_rows(key, a, b, s_d)
     return rows
 
 
@@ -100,10 +104,11 @@ def _distance_rows(
     A: Tensor,
     B: Tensor,
     s_a: Spectrum,
+    s_b: Spectrum,
     s_d: Spectrum,
-    same: bool,
 ) -> list[dict[str, Any]]:
     base = {**key, "kind": "measurement", "run": "difference"}
+    same = s_b is s_a
     reason = "identical, to the last bit" if same else None
     if s_a.status == "nonfinite" or s_d.status == "nonfinite":
         change = Value.undefined("nonfinite", "the matrix has NaN or infinite entries")
@@ -113,7 +118,7 @@ def _distance_rows(
         change = Value.undefined("degenerate", "the matrix before is zero or empty")
     else:
         change = s_d.frobenius / s_a.frobenius
-    cosine = _cosine(A, B) if change.status == "ok" else change
+    cosine = _cosine(A, B, s_a, s_b) if change.status == "ok" else change
     rows = []
     for metric, value in (("relative_change", change), ("cosine", cosine)):
         row = {**base, "metric": metric, **value_columns(value)}
@@ -121,15 +126,18 @@ def _distance_rows(
     return rows
 
 
-def _cosine(A: Tensor, B: Tensor) -> Value:
+def _cosine(A: Tensor, B: Tensor, s_a: Spectrum, s_b: Spectrum) -> Value:
     if not A.numel():
         return Value.undefined("degenerate", "the matrices are empty")
-    a, b = (x.reshape(-1) / x.abs().amax().clamp_min(5e-324) for x in (A, B))
-    norm = float(a.norm() * b.norm())
-    if norm == 0.0:
+    norms = s_a.frobenius.value, s_b.frobenius.value
+    a, b = A.reshape(-1), B.reshape(-1)
+    if not all(_EVERYDAY[0] < norm < _EVERYDAY[1] for norm in norms):
+        a, b = (x / x.abs().amax().clamp_min(5e-324) for x in (a, b))
+        norms = float(a.norm()), float(b.norm())
+    if 0.0 in norms:
         return Value.undefined("degenerate", "one of the matrices is zero")
-    error = 2.3e-16 * (math.sqrt(a.numel()) + 8.0)
-    value = max(-1.0, min(1.0, float(torch.dot(a, b)) / norm))
+    error = 2.3e-16 * (math.sqrt(A.numel()) + 8.0)
+    value = max(-1.0, min(1.0, float(torch.dot(a, b)) / (norms[0] * norms[1])))
     return Value(value, max(value - error, -1.0), min(value + error, 1.0))
 
 
@@ -168,10 +176,11 @@ def _judged(least: float, value: float, bound: float) -> dict[str, Any]:
 
 
 def _direction_rows(
-    key: dict[str, Any], before: Tensor, after: Tensor, s_d: Spectrum, top: int
+    key: dict[str, Any],
+    a: LeadingSubspaces | None,
+    b: LeadingSubspaces | None,
+    s_d: Spectrum,
 ) -> list[dict[str, Any]]:
-    a = leading_subspaces(before, top)
-    b = leading_subspaces(after, top)
     if a is None or b is None:
         return []
     num = min(a.left.shape[1], b.left.shape[1])
