@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from spectrank.errors import CheckpointError
+from spectrank.model.beside import quantization_beside
 from spectrank.model.formats.ctranslate2_file import CTranslate2File, is_ctranslate2
-from spectrank.model.formats.scaled import decode_scaled
+from spectrank.model.formats.quantised import decode_quantised
 from spectrank.model.paths import FORMAT_SUFFIXES, Plan, plan_path
 from spectrank.model.pickle_file import PickleFile
 from spectrank.model.safetensors_file import SafetensorsFile
@@ -61,7 +62,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         )
     window.fit(max(_num_bytes(entry) for entry in entries))
     left = [_unread_file(name, reason) for name, reason in (*unread, *plan.left)]
-    decoded = decode_scaled(entries)
+    decoded = decode_quantised(entries, quantization_beside(path))
     return Checkpoint(plan.kind, tuple(by_file), (*decoded, *left))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -13,10 +12,11 @@ from torch import Tensor, nn
 
 from spectrank.errors import DomainError
 from spectrank.model.adapters import paired
+from spectrank.model.beside import json_beside
 from spectrank.model.checkpoints import open_checkpoint
 from spectrank.model.decide import Rules, decide_all
 from spectrank.model.flatten import Named, flatten_checkpoint
-from spectrank.model.formats.scaled import decode_scaled
+from spectrank.model.formats.quantised import decode_quantised
 from spectrank.model.layouts import check_convention
 from spectrank.model.modules import module_entries
 from spectrank.model.operators import VIEW as OPERATOR
@@ -35,9 +35,6 @@ from spectrank.model.weights import (
 
 Source = nn.Module | Mapping[str, Tensor] | str | Path
 Views = Mapping[str, str] | str | None
-
-# A configuration is a page of text; what is larger is none.
-_MOST_CONFIG_BYTES = 1 << 20
 
 
 def iter_weights(
@@ -139,7 +136,8 @@ def describe(source: Source) -> SourceInfo:
     for entry in entries:
         if entry.dtype is not None and entry.dtype.is_floating_point:
             key = entry.name if entry.tie is None else entry.tie
-            size = math.prod(entry.shape or ()) if entry.role == "weight" else 0
+            counts = entry.role in {"weight", "decoded"}
+            size = math.prod(entry.shape or ()) if counts else 0
             elements[key] = max(size, elements.get(key, 0))
     return SourceInfo(
         kind=kind,
@@ -202,18 +200,7 @@ def _requested(views: Views) -> tuple[str | None, dict[str, str]]:
 
 def _json_beside(source: Source, name: str) -> Mapping[str, Any] | None:
     """A configuration beside a file or in a folder; None where there is none."""
-    if not isinstance(source, str | Path):
-        return None
-    path = Path(source)
-    file = (path if path.is_dir() else path.parent) / name
-    try:
-        if file.stat().st_size > _MOST_CONFIG_BYTES:
-            return None
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        # It only helps: without it the names alone decide.
-        return None
-    return config if isinstance(config, dict) else None
+    return json_beside(source, name) if isinstance(source, str | Path) else None
 
 
 def _open(source: Source) -> tuple[Kind, tuple[Path, ...], list[Entry]]:
@@ -221,7 +208,7 @@ def _open(source: Source) -> tuple[Kind, tuple[Path, ...], list[Entry]]:
         return "module", (), list(module_entries(source))
     if isinstance(source, Mapping):
         named = [_named(item) for item in flatten_checkpoint(source)]
-        return "state_dict", (), decode_scaled(named)
+        return "state_dict", (), decode_quantised(named)
     if isinstance(source, str | Path):
         checkpoint = open_checkpoint(source)
         return checkpoint.kind, checkpoint.files, list(checkpoint.entries)

@@ -203,8 +203,9 @@ class Entry:
         config: Configuration of the model that it is in.
         scale: Of a factor of an adapter: what the product is multiplied by.
         product: Makes the product of two factors, of which this is the right one.
-        role: ``computed`` is the value of a parametrised weight, ``beside`` lies
-            outside the weights of a checkpoint, ``file`` is a file not read.
+        role: ``computed`` is the value of a parametrised weight, ``decoded`` that of
+            several tensors with codes, ``beside`` lies outside the weights of a
+            checkpoint or is one of these, ``file`` is a file not read.
     """
 
     name: str
@@ -222,7 +223,9 @@ class Entry:
     config: Mapping[str, Any] | None = field(default=None, repr=False)
     scale: float | None = None
     product: Product | None = None
-    role: Literal["weight", "buffer", "computed", "beside", "file"] = "weight"
+    role: Literal["weight", "buffer", "computed", "decoded", "beside", "file"] = (
+        "weight"
+    )
 
 
 def nothing_to_load() -> Tensor:

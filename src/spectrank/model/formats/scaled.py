@@ -3,9 +3,9 @@
     N and N_scale_inv    DeepSeek: values times the scale of their block
     N and N_scale        compressed-tensors: times one scale, or one a row
     S.qweight, S.scale   times one scale a row
+    S.weight, S.SCB      LLM.int8 of bitsandbytes: times the largest of the row / 127
 
-Some subtract ``N_zero_point`` first. Other packings (GPTQ, AWQ, four bits) need their
-own libraries and stay skips.
+Some subtract ``N_zero_point`` first. Codes that are packed are in `quantised`.
 """
 
 from __future__ import annotations
@@ -52,6 +52,9 @@ def _decoded(
     scale = _scale_of(entry, by_name)
     if scale is None or scale.shape is None:
         return entry
+    steps = 127.0 if scale.name.endswith("SCB") else 1.0
+    if steps != 1.0 and not _by_rows(entry, by_name):
+        return entry
     spread = _spreading(scale.shape, entry.shape, block)
     if spread is None:
         return entry
@@ -64,7 +67,11 @@ def _decoded(
         entry,
         dtype=torch.float32,
         load=partial(
-            _load, entry.load, scale.load, None if zero is None else zero.load, spread
+            _load,
+            entry.load,
+            scale.load,
+            None if zero is None else zero.load,
+            (spread, steps),
         ),
         tie=None if entry.tie is None else ("decoded", entry.tie),
         note=f"decoded from {kind} and its scales ({sides})",
@@ -75,10 +82,20 @@ def _scale_of(entry: Entry, by_name: Mapping[str, Entry]) -> Entry | None:
     names = [f"{entry.name}_scale_inv", f"{entry.name}_scale"]
     if entry.name.endswith(".qweight"):
         names.append(entry.name.removesuffix("qweight") + "scale")
+    if entry.name.endswith("weight") and entry.dtype == torch.int8:
+        names.append(entry.name.removesuffix("weight") + "SCB")
     found = (by_name[name] for name in names if name in by_name)
     scale = next(found, None)
     fits = scale is not None and scale.dtype is not None
     return scale if fits and scale is not None and _is_real(scale.dtype) else None
+
+
+def _by_rows(entry: Entry, by_name: Mapping[str, Entry]) -> bool:
+    """Whether codes of bitsandbytes lie row by row, not in the tiles of a device."""
+    form = by_name.get(entry.name.removesuffix("weight") + "weight_format")
+    if form is None:
+        return True
+    return form.shape == () and form.refusal is None and int(form.load()) == 0
 
 
 def _is_real(dtype: torch.dtype | None) -> bool:
@@ -100,7 +117,9 @@ def _spreading(
     same = len(scale) == len(shape)
     if same and all(a in {1, b} for a, b in zip(scale, shape, strict=True)):
         return _as_it_is
-    rows, columns = block or (_BLOCK, _BLOCK)
+    # A block that is larger than the matrix is the matrix.
+    given = block or (_BLOCK, _BLOCK)
+    rows, columns = (max(1, min(pair)) for pair in zip(given, shape, strict=False))
     if len(shape) == 2 and scale == (-(-shape[0] // rows), -(-shape[1] // columns)):
         return partial(_blockwise, rows=rows, columns=columns, shape=shape)
     return None
@@ -121,9 +140,11 @@ def _load(
     codes: Callable[[], Tensor],
     scale: Callable[[], Tensor],
     zero: Callable[[], Tensor] | None,
-    spread: _Spread,
+    how: tuple[_Spread, float],
 ) -> Tensor:
+    spread, steps = how
     values = codes().detach().to(torch.float32)
     if zero is not None:
         values = values - spread(zero().detach().to(torch.float32))
-    return values * spread(scale().detach().to(torch.float32))
+    factor = spread(scale().detach().to(torch.float32))
+    return values * (factor / steps) if steps != 1.0 else values * factor

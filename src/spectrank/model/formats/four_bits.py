@@ -1,0 +1,240 @@
+r"""Tables of sixteen values: bitsandbytes' NF4 and FP4, and the microscaling E2M1.
+
+.. math:: W_k = s_{\lfloor k / b \rfloor} T[q_k]
+
+bitsandbytes keeps the name of the weight for its codes, two in a byte, the first in the
+upper half, and puts scales (``absmax``), the table (``quant_map``) and a JSON text of
+shape and block size beside it; with ``nested_absmax`` the scales are codes of 8 bits
+themselves, minus ``nested_offset``.
+
+MXFP4 (``*_blocks``, ``*_scales`` of gpt-oss) has 32 values of E2M1, the first in the
+lower half, per scale 2^(e - 127). The result is stored (experts, inputs, outputs), as
+transformers unpacks it, and bfloat16 holds it exactly up to 2^127.
+Source (stated): OCP Microscaling Formats (MX) v1.0, sections 5.3.3 and 5.4.1. Source
+(derived): bitsandbytes, tests/model/formats/test_packed.py.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, TypeGuard, final
+
+import torch
+from torch import Tensor
+
+from spectrank.errors import CheckpointError
+from spectrank.model.formats.packing import (
+    REAL,
+    ByName,
+    Config,
+    Found,
+    Packing,
+    Refused,
+    way_out,
+)
+from spectrank.model.weights import Entry
+
+Load = Callable[[], Tensor]
+_STATE = ("quant_state.bitsandbytes__nf4", "quant_state.bitsandbytes__fp4")
+_BESIDE = ("absmax", "quant_map", "nested_absmax", "nested_quant_map")
+# The text is some 200 bytes long.
+_MOST_TEXT = 1 << 16
+_E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+_BLOCK = 32
+
+
+def bitsandbytes(entry: Entry, by_name: ByName, config: Config) -> Found:
+    """NF4 or FP4 of bitsandbytes.
+
+    Args:
+        entry: Any entry.
+        by_name: All of the source.
+        config: Not needed: all is beside the weight.
+
+    Returns:
+        The weight, a refusal, or None where this is something else.
+    """
+    state = next((n for s in _STATE if (n := f"{entry.name}.{s}") in by_name), None)
+    if state is None:
+        return None
+    beside = {kind: by_name.get(f"{entry.name}.{kind}") for kind in _BESIDE}
+    present = [entry.name, state, *(e.name for e in beside.values() if e is not None)]
+    text = _text(by_name[state])
+    known = None if text is None else _State.read(text, beside)
+    num_bytes = _num_bytes(entry)
+    if known is None or not known.fits(num_bytes):
+        reason = way_out("its quant_state does not fit its tensors")
+        return Refused(reason, tuple(present))
+    kind = state.rpartition("__")[2].upper()
+    nested = ", nested scales" if known.nested is not None else ""
+    return Packing(
+        entry.name,
+        known.shape,
+        torch.float32,
+        partial(_load_table, entry.load, known),
+        f"decoded from {kind} of bitsandbytes, blocks of {known.block}{nested}",
+        tuple(present),
+    )
+
+
+@final
+@dataclass(frozen=True)
+class _State:
+    """What the text and the tensors beside a weight of bitsandbytes tell."""
+
+    shape: tuple[int, ...]
+    block: int
+    absmax: Entry = field(repr=False)
+    table: Entry = field(repr=False)
+    nested: tuple[Entry, Entry, int, float] | None = field(repr=False)
+
+    @classmethod
+    def read(
+        cls, text: dict[str, Any], beside: dict[str, Entry | None]
+    ) -> _State | None:
+        """The state; None where it contradicts itself."""
+        shape, block = text.get("shape"), text.get("blocksize")
+        absmax, table = beside["absmax"], beside["quant_map"]
+        if absmax is None or table is None or table.shape != (16,):
+            return None
+        if not _is_count(block) or not isinstance(shape, list) or len(shape) > 8:
+            return None
+        if not all(isinstance(side, int) and side >= 0 for side in shape):
+            return None
+        nested = None
+        scales, codes = beside["nested_absmax"], beside["nested_quant_map"]
+        if scales is not None:
+            size, offset = text.get("nested_blocksize"), text.get("nested_offset")
+            if codes is None or codes.shape != (256,) or absmax.dtype != torch.uint8:
+                return None
+            if not _is_count(size) or not isinstance(offset, int | float):
+                return None
+            nested = (scales, codes, size, float(offset))
+        elif absmax.dtype not in REAL:
+            return None
+        return cls(tuple(shape), block, absmax, table, nested)
+
+    def fits(self, num_bytes: int) -> bool:
+        """Whether codes and scales are as many as the shape asks for."""
+        count = math.prod(self.shape)
+        blocks = -(-count // self.block)
+        found = math.prod(self.absmax.shape or (0,))
+        if self.nested is not None:
+            scales, _, size, _ = self.nested
+            wanted = -(-blocks // size)
+            if math.prod(scales.shape or (0,)) != wanted:
+                return False
+        return -(-count // 2) == num_bytes and found == blocks
+
+    def scales(self) -> Tensor:
+        """One scale per block, (blocks,)."""
+        absmax = self.absmax.load().detach().flatten()
+        if self.nested is None:
+            return absmax.to(torch.float32)
+        scales, codes, size, offset = self.nested
+        inner = scales.load().detach().flatten().to(torch.float32)
+        table = codes.load().detach().to(torch.float32)
+        places = torch.arange(absmax.numel(), device=absmax.device) // size
+        return table[absmax.to(torch.int64)] * inner[places] + offset
+
+
+def _is_count(value: Any) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _num_bytes(entry: Entry) -> int:
+    # Stored as another type the codes can be sharded; their bytes are the same.
+    if entry.dtype is None or entry.shape is None:
+        return -1
+    return math.prod(entry.shape) * entry.dtype.itemsize
+
+
+def _text(entry: Entry) -> dict[str, Any] | None:
+    size = math.prod(entry.shape or (_MOST_TEXT,))
+    if entry.dtype != torch.uint8 or size >= _MOST_TEXT or entry.refusal is not None:
+        return None
+    try:
+        read = json.loads(bytes(entry.load().flatten().tolist()))
+    except (ValueError, RecursionError):
+        return None
+    return read if isinstance(read, dict) else None
+
+
+def _load_table(codes: Load, state: _State) -> Tensor:
+    raw = codes().detach().contiguous().flatten().view(torch.uint8)
+    table = state.table.load().detach().to(torch.float32)
+    count = math.prod(state.shape)
+    values = table.new_empty(raw.numel(), 2)
+    # Two tables of 256: one look-up a byte and half.
+    both = torch.arange(256, device=table.device)
+    values[:, 0] = table[both >> 4][raw.to(torch.int32)]
+    values[:, 1] = table[both & 15][raw.to(torch.int32)]
+    values = values.flatten()[:count]
+    scales = state.scales()
+    whole = count // state.block * state.block
+    values[:whole].view(-1, state.block).mul_(scales[: whole // state.block, None])
+    if whole < count:
+        values[whole:] *= scales[-1]
+    return values.reshape(state.shape)
+
+
+def mxfp4(entry: Entry, by_name: ByName, config: Config) -> Found:
+    """Stacked experts in MXFP4, as gpt-oss stores them.
+
+    Args:
+        entry: Any entry.
+        by_name: All of the source.
+        config: Not needed.
+
+    Returns:
+        The weight, a refusal, or None where this is something else.
+    """
+    if not entry.name.endswith("_blocks") or entry.dtype != torch.uint8:
+        return None
+    name = entry.name.removesuffix("_blocks")
+    scales = by_name.get(f"{name}_scales")
+    if scales is None:
+        return None
+    parts = (entry.name, scales.name)
+    shape = entry.shape or ()
+    # torch knows the exponents as bytes or as a dtype of their own.
+    exponents = scales.dtype in {torch.uint8, getattr(torch, "float8_e8m0fnu", None)}
+    if len(shape) != 4 or shape[3] != _BLOCK // 2 or scales.shape != shape[:3]:
+        return Refused(way_out("blocks that are no stack of experts"), parts)
+    if not exponents:
+        return Refused(way_out("scales of another type"), parts)
+    experts, outputs, blocks, _ = shape
+    load = partial(_load_mxfp4, entry.load, scales.load, name)
+    note = f"decoded from MXFP4, blocks of {_BLOCK}"
+    sides = (experts, blocks * _BLOCK, outputs)
+    return Packing(name, sides, torch.bfloat16, load, note, parts)
+
+
+def _load_mxfp4(codes: Load, scales: Load, name: str) -> Tensor:
+    raw, powers = codes().detach(), scales().detach().view(torch.uint8)
+    if raw.shape[:3] != powers.shape:
+        raise CheckpointError(
+            f"a weight must keep its shape while it is read, {name} did not; "
+            "scan it again"
+        )
+    experts, outputs, blocks, _ = raw.shape
+    sides = (experts, outputs, blocks * _BLOCK)
+    found = raw.new_empty(sides, dtype=torch.bfloat16)
+    for expert in range(experts):
+        found[expert] = _expert(raw[expert], powers[expert])
+    return found.mT
+
+
+def _expert(raw: Tensor, powers: Tensor) -> Tensor:
+    """One expert (outputs, inputs); one at a time bounds what is held beside it."""
+    signed = torch.tensor([*_E2M1, *(-value for value in _E2M1)], device=raw.device)
+    index = torch.stack([raw & 15, raw >> 4], dim=-1).flatten(-2)
+    values = signed[index.to(torch.int32)]
+    # 255 stands for no number.
+    factors = torch.tensor([2.0 ** (power - 127) for power in range(255)] + [math.nan])
+    values *= factors.to(raw.device)[powers.to(torch.int32)][..., None]
+    return values.flatten(-2).to(torch.bfloat16)

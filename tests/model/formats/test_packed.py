@@ -1,0 +1,310 @@
+"""Packed weights against the libraries that pack them, and against plain loops."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from spectrank.errors import CheckpointError
+from spectrank.model import Skip, WeightMatrix, describe, iter_weights
+
+# Packed and unpacked by the libraries themselves: generate_packed_golden.py.
+GOLDEN = load_file(Path(__file__).with_name("packed_golden.safetensors"))
+CASES = sorted({name.partition("/")[0] for name in GOLDEN})
+
+
+def case_of(name):
+    start = f"{name}/"
+    packed = {
+        k.removeprefix(start): v for k, v in GOLDEN.items() if k.startswith(start)
+    }
+    return packed, packed.pop("truth")
+
+
+def matrix_of(tensors):
+    (row,) = [r for r in iter_weights(tensors) if isinstance(r, WeightMatrix)]
+    return row
+
+
+def reasons_of(tensors):
+    return {r.name: r.reason for r in iter_weights(tensors) if isinstance(r, Skip)}
+
+
+def stream(values, bits, word=32):
+    """Integers as one row of bits, lowest first, cut into signed words."""
+    number = sum(int(v) << (i * bits) for i, v in enumerate(values))
+    count = -(-len(values) * bits // word)
+    words = [(number >> (word * i)) & (2**word - 1) for i in range(count)]
+    return [w - 2**word if w >= 2 ** (word - 1) else w for w in words]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_packed_weight_is_what_its_own_library_unpacks(case):
+    packed, truth = case_of(case)
+    row = matrix_of(packed)
+    assert (row.name, row.view, row.shape) == ("a.weight", "linear", tuple(truth.shape))
+    assert row.dtype == torch.float32
+    assert row.note.startswith("decoded from")
+    if case == "bitsandbytes-int8":
+        # Its library multiplies by a rounded 1/127 last.
+        assert torch.allclose(row.tensor(), truth, rtol=3e-7, atol=0)
+    else:
+        assert torch.equal(row.tensor(), truth)
+    assert set(reasons_of(packed)) == set(packed) - {"a.weight"}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_file_is_decoded_as_the_tensors_in_memory(case, tmp_path):
+    packed, truth = case_of(case)
+    path = tmp_path / "m.safetensors"
+    save_file(packed, path)
+    assert torch.equal(matrix_of(path).tensor(), matrix_of(packed).tensor())
+    # Parameters are those of the weight, not its bytes.
+    scales = sum(
+        t.numel() for n, t in packed.items() if t.is_floating_point() and "SCB" in n
+    )
+    assert describe(path).num_parameters == truth.numel() + scales
+    assert describe(path).num_tensors == len(packed)
+
+
+def gptq(codes, zeros, scales, bits, plus, order=None):
+    """GPTQ tensors of codes (out, in) and zeros, scales (groups, out), bit by bit."""
+    packed = {
+        "a.qweight": torch.tensor([stream(row, bits) for row in codes.tolist()]).T,
+        "a.qzeros": torch.tensor(
+            [
+                stream([(z - plus) % 2**bits for z in row], bits)
+                for row in zeros.tolist()
+            ]
+        ),
+        "a.scales": scales,
+    }
+    found = {k: v.int().contiguous() if "q" in k else v for k, v in packed.items()}
+    return found | ({} if order is None else {"a.g_idx": order.int()})
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+@pytest.mark.parametrize("form", ["gptq", "gptq_v2"])
+def test_zero_points_follow_the_version_of_the_format(bits, form, tmp_path):
+    generator = torch.Generator().manual_seed(bits)
+    codes = torch.randint(0, 2**bits, (32, 64), generator=generator)
+    zeros = torch.randint(0, 2**bits, (4, 32), generator=generator)
+    # The smallest and the largest: one wraps around in the first version.
+    zeros[0, 0], zeros[0, 1] = 0, 2**bits - 1
+    scales = torch.rand(4, 32, generator=generator).half()
+    packed = gptq(codes, zeros, scales, bits, 1 if form == "gptq" else 0)
+    save_file(packed, tmp_path / "model.safetensors")
+    quantization = {"quant_method": "gptq", "bits": bits, "checkpoint_format": form}
+    config = {"quantization_config": quantization}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    row = matrix_of(tmp_path)
+    told = "plus one" if form == "gptq" else "as stored"
+    assert f"{bits} bits" in row.note
+    assert told in row.note
+    W = row.tensor()
+    for o, i in [(0, 0), (1, 3), (0, 15), (31, 63), (17, 31), (5, 10), (9, 21)]:
+        group = i // 16
+        expected = scales[group, o].float() * (codes[o, i] - zeros[group, o])
+        assert W[o, i] == expected, (o, i)
+
+
+def test_a_quantisation_file_of_its_own_is_read_too(tmp_path):
+    packed, truth = case_of("gptq-4")
+    save_file(packed, tmp_path / "model.safetensors")
+    own = {"bits": 4, "checkpoint_format": "gptq_v2"}
+    (tmp_path / "quantize_config.json").write_text(json.dumps(own))
+    # The same tensors read as the second version: every zero point is one less.
+    scale = packed["a.scales"].float().T[:, packed["a.g_idx"].long()]
+    stored = packed["a.qzeros"]
+    wraps = ((stored[..., None] >> torch.arange(0, 32, 4)) & 15 == 15).flatten(1)
+    assert not wraps.any()
+    difference = matrix_of(tmp_path).tensor() - truth
+    assert torch.allclose(difference, scale, rtol=1e-5)
+
+
+def test_bits_that_the_shapes_leave_open_are_taken_from_the_configuration(tmp_path):
+    codes = torch.arange(32).reshape(1, 32) % 4
+    packed = gptq(codes, torch.ones(1, 1).int(), torch.ones(1, 1).half(), 2, 1)
+    # Two words of zeros or one: one output fits any width.
+    assert "shapes of no known packing" in reasons_of(packed)["a.qweight"]
+    save_file(packed, tmp_path / "model.safetensors")
+    (tmp_path / "quantize_config.json").write_text(json.dumps({"bits": 2}))
+    assert torch.equal(matrix_of(tmp_path).tensor(), codes.float() - 1)
+
+
+def test_groups_out_of_range_are_an_error():
+    packed, _ = case_of("gptq-4")
+    packed["a.g_idx"][3] = 4
+    with pytest.raises(CheckpointError, match=r"g_idx must lie in \[0, 3\]"):
+        matrix_of(packed).tensor()
+
+
+def test_activation_order_of_compressed_tensors_is_followed():
+    packed, truth = case_of("compressed-4")
+    order = torch.tensor([2] * 20 + [0] * 20 + [1] * 20, dtype=torch.int32)
+    codes = truth.clone()
+    scale, plain = packed["a.weight_scale"], torch.arange(60) // 20
+    del packed["a.weight_zero_point"]
+    symmetric = matrix_of(packed).tensor()
+    codes = symmetric / scale[:, plain]
+    packed["a.weight_g_idx"] = order
+    ordered = matrix_of(packed).tensor()
+    assert torch.allclose(ordered, codes * scale[:, order.long()], rtol=1e-6)
+    # As the library leaves it where no order was computed.
+    packed["a.weight_g_idx"] = torch.full((60,), -1, dtype=torch.int32)
+    assert torch.equal(matrix_of(packed).tensor(), symmetric)
+
+
+@pytest.mark.parametrize(
+    ("case", "name", "change", "reason"),
+    [
+        ("gptq-4", "a.scales", None, "no scales and zero points"),
+        ("gptq-4", "a.qzeros", lambda t: t[:, :2], "shapes of no known packing"),
+        ("awq", "a.qzeros", lambda t: t[:1], "shapes of no known packing"),
+        ("compressed-4", "a.weight_shape", None, "no scales and shape"),
+        ("compressed-4", "a.weight_shape", lambda t: -t, "shapes of no known"),
+        ("compressed-4", "a.weight_shape", lambda t: t * 2, "shapes of no known"),
+        ("compressed-4", "a.weight_scale", lambda t: t[:, :1][:9], "equal groups"),
+        ("compressed-4", "a.weight_zero_point", lambda t: t[:1], "zero points of"),
+        ("bitsandbytes-nf4", "a.weight", lambda t: t[:-1], "quant_state does not"),
+        ("bitsandbytes-nf4", "a.weight.absmax", lambda t: t[:-1], "quant_state"),
+        ("bitsandbytes-nf4", "a.weight.absmax", None, "quant_state does not fit"),
+        ("bitsandbytes-fp4-nested", "a.weight.nested_quant_map", None, "quant_state"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused_with_a_way_out(
+    case, name, change, reason
+):
+    packed, _ = case_of(case)
+    if change is None:
+        del packed[name]
+    else:
+        packed[name] = change(packed[name])
+    rows = list(iter_weights(packed))
+    assert not any(isinstance(row, WeightMatrix) for row in rows)
+    codes = [row for row in rows if "packed codes, not decoded" in row.reason]
+    assert any(reason in row.reason for row in codes)
+    assert all("save the model dequantised" in row.reason for row in codes)
+
+
+@pytest.mark.parametrize(
+    "quantization",
+    [{"version": "gemv"}, {"checkpoint_format": "marlin"}],
+)
+def test_formats_that_only_look_alike_are_refused(quantization, tmp_path):
+    packed, _ = case_of("awq" if "version" in quantization else "gptq-4")
+    save_file(packed, tmp_path / "model.safetensors")
+    config = {"quantization_config": quantization}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (value,) = quantization.values()
+    assert value in reasons_of(tmp_path)["a.qweight"]
+
+
+def test_codes_stored_as_another_type_are_the_same_bytes():
+    packed, truth = case_of("bitsandbytes-nf4")
+    # As sharded training stores them: 750 bytes are 375 numbers of two.
+    packed["a.weight"] = packed["a.weight"].flatten().view(torch.bfloat16)[:, None]
+    assert torch.equal(matrix_of(packed).tensor(), truth)
+
+
+def test_tiles_of_a_device_are_not_taken_for_rows():
+    packed, _ = case_of("bitsandbytes-int8")
+    for form, decoded in ((0, True), (1, False)):
+        packed["a.weight_format"] = torch.tensor(form, dtype=torch.uint8)
+        assert ("a.weight" not in reasons_of(packed)) == decoded
+
+
+def test_a_weight_beside_its_codes_is_left_alone():
+    packed, _ = case_of("gptq-4")
+    weight = torch.eye(3)
+    row = matrix_of(packed | {"a.weight": weight})
+    assert torch.equal(row.tensor(), weight)
+
+
+MX = [0, 0.5, 1, 1.5, 2, 3, 4, 6]
+
+
+def mx_value(code, power):
+    sign = -1 if code & 8 else 1
+    return math.nan if power == 255 else sign * MX[code & 7] * 2.0 ** (power - 127)
+
+
+def test_microscaling_blocks_are_powers_of_two_times_a_table():
+    generator = torch.Generator().manual_seed(0)
+    blocks = torch.randint(
+        0, 256, (2, 3, 2, 16), generator=generator, dtype=torch.uint8
+    )
+    scales = torch.tensor([[[0, 1], [127, 100], [130, 200]]] * 2, dtype=torch.uint8)
+    scales[1, 0, 0] = 252
+    scales[1, 2, 1] = 255
+    packed = {"moe.experts.w_blocks": blocks, "moe.experts.w_scales": scales}
+    rows = [r for r in iter_weights(packed) if isinstance(r, WeightMatrix)]
+    assert [r.view for r in rows] == ["expert.0", "expert.1"]
+    assert {r.name for r in rows} == {"moe.experts.w"}
+    for e, row in enumerate(rows):
+        # Stored (inputs, outputs); without a partner that says so it stays as it is.
+        W = row.tensor().double()
+        assert tuple(W.shape) == (64, 3)
+        for o in range(3):
+            for k in range(64):
+                byte = int(blocks[e, o, k // 32, k % 32 // 2])
+                code = byte >> 4 if k % 2 else byte & 15
+                truth = mx_value(code, int(scales[e, o, k // 32]))
+                value = float(W[k, o])
+                assert value == truth or (math.isnan(value) and math.isnan(truth))
+
+
+def test_experts_of_gpt_oss_are_those_that_transformers_unpacks(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    mxfp4 = pytest.importorskip("transformers.integrations.mxfp4")
+    config = transformers.GptOssConfig(
+        hidden_size=64, intermediate_size=32, num_local_experts=2, num_hidden_layers=1
+    )
+    generator = torch.Generator().manual_seed(1)
+    packed, truth = {}, {}
+    for name, outputs, blocks in (("gate_up_proj", 64, 2), ("down_proj", 64, 1)):
+        key = f"model.layers.0.mlp.experts.{name}"
+        codes = torch.randint(0, 256, (2, outputs, blocks, 16), generator=generator)
+        powers = torch.randint(118, 130, (2, outputs, blocks), generator=generator)
+        packed[f"{key}_blocks"] = codes.to(torch.uint8)
+        packed[f"{key}_scales"] = powers.to(torch.uint8)
+        packed[f"{key}_bias"] = torch.zeros(2, outputs)
+        truth[key] = mxfp4.convert_moe_packed_tensors(
+            packed[f"{key}_blocks"], packed[f"{key}_scales"]
+        )
+    save_file(packed, tmp_path / "model.safetensors")
+    config.save_pretrained(tmp_path)
+    rows = [r for r in iter_weights(tmp_path) if isinstance(r, WeightMatrix)]
+    found = {(r.name.rpartition(".")[2], r.view): r.tensor() for r in rows}
+    gate_up = truth["model.layers.0.mlp.experts.gate_up_proj"]
+    down = truth["model.layers.0.mlp.experts.down_proj"]
+    assert set(found) == {
+        *(("gate_up_proj", f"expert.{e}.{p}") for e in (0, 1) for p in ("gate", "up")),
+        *(("down_proj", f"expert.{e}") for e in (0, 1)),
+    }
+    for e in (0, 1):
+        # x @ W of the layer, whose columns are gate, up, gate, up, ...
+        gate, up = gate_up[e][:, ::2].T, gate_up[e][:, 1::2].T
+        assert torch.equal(found["gate_up_proj", f"expert.{e}.gate"], gate)
+        assert torch.equal(found["gate_up_proj", f"expert.{e}.up"], up)
+        assert torch.equal(found["down_proj", f"expert.{e}"], down[e].T)
+
+
+def test_blocks_of_fp8_have_the_size_that_the_configuration_tells(tmp_path):
+    codes = torch.randn(6, 8, generator=torch.Generator().manual_seed(0))
+    packed = {
+        "a.weight": codes.to(torch.float8_e4m3fn),
+        "a.weight_scale_inv": torch.tensor([[1.0, 2.0], [3.0, 4.0]]),
+    }
+    save_file(packed, tmp_path / "model.safetensors")
+    config = {"quantization_config": {"weight_block_size": [3, 4]}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    W = matrix_of(tmp_path).tensor()
+    truth = packed["a.weight"].float()
+    truth[:3, 4:] *= 2
+    truth[3:, :4] *= 3
+    truth[3:, 4:] *= 4
+    assert torch.equal(W, truth)
