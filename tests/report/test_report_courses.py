@@ -7,8 +7,9 @@ import pytest
 
 from spectrank.errors import ArgumentTypeError, TableError, UnknownNameError
 from spectrank.report import figure, render_html
-from spectrank.report._data import payload, scan_rows
+from spectrank.report._data import scan_rows
 from spectrank.report._laws import laws
+from spectrank.report._payload import payload
 from spectrank.report._slices import arranged, course, shown_slice
 from spectrank.report._thinning import histogram
 from spectrank.table import Table
@@ -79,7 +80,7 @@ def test_many_spectra_share_the_points_of_a_page(matrix, table, monkeypatch):
         for row in matrix("w", [1.0 / k for k in range(1, 801)], step=step)
     ]
     assert len(payload(scan_rows(table(rows).frame))["grids"][0]) == 512
-    monkeypatch.setattr("spectrank.report._data._MOST_POINTS", 400)
+    monkeypatch.setattr("spectrank.report._payload._MOST_POINTS", 400)
     data = payload(scan_rows(table(rows).frame))
     assert len(data["grids"][0]) == 100
     assert [data["grids"][0][0], data["grids"][0][-1]] == [1, 800]

@@ -7,8 +7,9 @@ import math
 import polars as pl
 import pytest
 
-from spectrank.report._data import payload, safe_json, scan_rows
+from spectrank.report._data import safe_json, scan_rows
 from spectrank.report._names import labels, shorten
+from spectrank.report._payload import payload
 from spectrank.report._thinning import MAX_POINTS, thin_positions, thin_spectrum
 
 SIZES = [*range(MAX_POINTS - 2, MAX_POINTS + 300), 1000, 4096, 65_537, 1_000_000]

@@ -4,7 +4,8 @@ import polars as pl
 import pytest
 
 from spectrank.report import render_html
-from spectrank.report._data import is_reference, payload, scan_rows
+from spectrank.report._data import is_reference, scan_rows
+from spectrank.report._payload import payload
 from spectrank.table import Table
 
 COLUMNS = {

@@ -16,10 +16,11 @@ from plotly.offline import get_plotlyjs
 from spectrank.errors import ArgumentTypeError, TableError
 from spectrank.report._checks import checks
 from spectrank.report._claims import claims_page, claims_title, has_claims
-from spectrank.report._data import payload, safe_json, scan_rows
+from spectrank.report._data import safe_json, scan_rows
 from spectrank.report._facts import facts, recorded
 from spectrank.report._laws import laws
 from spectrank.report._overview import default_title, overview
+from spectrank.report._payload import payload
 from spectrank.report._wiring import wiring, without_unknowns
 from spectrank.table import Table, write_whole
 

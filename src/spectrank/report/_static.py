@@ -17,8 +17,9 @@ from spectrank.report._courses import (
     sides,
 )
 from spectrank.report._curves import Drawn, chosen, depth_groups, numbers, ranked
-from spectrank.report._data import payload, scan_rows
+from spectrank.report._data import scan_rows
 from spectrank.report._laws import laws
+from spectrank.report._payload import payload
 from spectrank.table import Table
 
 if TYPE_CHECKING:
