@@ -23,7 +23,8 @@ from spectrank.errors import ArgumentTypeError, DomainError, UnknownNameError
 from spectrank.invariance.buffers import Buffers, buffers_of, rescale_buffers_
 from spectrank.invariance.laws import Law
 from spectrank.invariance.pairing import matrix_imbalance, pair_, refusal
-from spectrank.invariance.rescaling import imbalance, pieces, rescale_
+from spectrank.invariance.pieces import pieces
+from spectrank.invariance.rescaling import imbalance, rescale_
 from spectrank.invariance.same_function import compared, largest_eps, outputs_of
 from spectrank.table import Table
 

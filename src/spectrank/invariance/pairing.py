@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from spectrank.invariance.laws import GramTerm, Law
-from spectrank.invariance.rescaling import Piece, pieces
+from spectrank.invariance.pieces import Piece, pieces
 
 Tensors = Mapping[str, Tensor]
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from spectrank.propagation.measurement.estimates import Angles, Estimate, Gains
+from spectrank.propagation.measurement.estimate import Estimate
+from spectrank.propagation.measurement.estimates import Angles, Gains
 
 Statistic = Callable[[np.ndarray], float]
 # Clusters (C, D) of logarithms, some of them dead.

@@ -13,7 +13,7 @@ from spectrank.invariance.potentials.fitting import fitting_input as fitting_inp
 from spectrank.invariance.potentials.means import mean_laws as mean_laws
 from spectrank.invariance.potentials.places import places_without as places_without
 from spectrank.invariance.potentials.potential import Potential as Potential
-from spectrank.invariance.potentials.solving import Potentials as Potentials
+from spectrank.invariance.potentials.solution import Potentials as Potentials
 from spectrank.invariance.potentials.solving import solve as solve
 from spectrank.invariance.potentials.stored import Stored as Stored
 from spectrank.invariance.potentials.stored import stored_means as stored_means

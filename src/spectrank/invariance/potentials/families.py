@@ -12,7 +12,7 @@ import numpy as np
 from spectrank.invariance.laws import Law, LawKind, SquareTerm
 from spectrank.invariance.potentials.edges import Edge
 from spectrank.invariance.potentials.places import touched
-from spectrank.invariance.potentials.solving import Potentials
+from spectrank.invariance.potentials.solution import Potentials
 from spectrank.invariance.potentials.terms import (
     Contribution,
     contributions,

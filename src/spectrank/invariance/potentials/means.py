@@ -18,7 +18,7 @@ from spectrank.invariance.laws import GramTerm, Law
 from spectrank.invariance.potentials.edges import Edge
 from spectrank.invariance.potentials.potential import Potential, nothing
 from spectrank.invariance.potentials.reduction import reduce
-from spectrank.invariance.potentials.solving import Potentials
+from spectrank.invariance.potentials.solution import Potentials
 from spectrank.invariance.potentials.system import System
 from spectrank.model.graph import Node
 

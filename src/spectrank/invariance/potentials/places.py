@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from spectrank.invariance.laws import NoLaw
-from spectrank.invariance.potentials.solving import Potentials
+from spectrank.invariance.potentials.solution import Potentials
 from spectrank.model.graph import Node
 
 

@@ -12,7 +12,7 @@ from scipy import sparse
 
 from spectrank.invariance.laws import SquareTerm
 from spectrank.invariance.potentials.edges import Edge, Part
-from spectrank.invariance.potentials.solving import Potentials
+from spectrank.invariance.potentials.solution import Potentials
 
 
 @final

@@ -13,47 +13,25 @@ clusters only. Gains are held as logarithms relative to a first one, so that nei
 from __future__ import annotations
 
 import math
-from typing import NamedTuple, final
+from typing import final
 
 import torch
 from torch import Tensor
 
 from spectrank.linalg.moments import Moments, MomentSummary
 from spectrank.linalg.shapes import Float64
-
-# A tail is called heavy where the relative variance exceeds this (1 for an exponential
-# law), and known where so many effective samples are in it.
-_HEAVY, _ENOUGH = 3.0, 100.0
-LOGS = "read the logarithms"
-MORE = "measure more of them"
-"""What to do about a heavy tail, where there are rows of logarithms and elsewhere."""
-_SILENT = (
-    "every gain is zero: nothing arrives, or amplitudes fall below the range of "
-    "floating-point numbers"
+from spectrank.propagation.measurement.estimate import (
+    LOGS,
+    MORE,
+    SILENT,
+    Estimate,
+    by_delta_method,
+    no_estimate,
+    only_alive,
+    ratio_of_means,
+    rescaled,
+    told_by,
 )
-
-
-class Estimate(NamedTuple):
-    """A number with its standard error.
-
-    Attributes:
-        value: The estimate; NaN where there is none.
-        standard_error: Of it; NaN for a single cluster.
-        num_samples: Clusters that entered.
-        log_value: Natural logarithm of the estimate where it is known beyond the range
-            of float64; None otherwise.
-        reason: What to beware of; None where there is nothing.
-        trusted: False where the clusters are too few for what they scatter.
-        finite: False where a draw was infinite or NaN.
-    """
-
-    value: float
-    standard_error: float
-    num_samples: int
-    log_value: float | None = None
-    reason: str | None = None
-    trusted: bool = True
-    finite: bool = True
 
 
 @final
@@ -96,13 +74,17 @@ class Gains:
     def mean(self) -> Estimate:
         """E r."""
         s, offset = self._state()
-        caution, trusted = _told_by(s, 0, "the mean")
-        return _scaled(_delta(s, s.mean[0], {0: 1.0}), offset, caution, trusted)
+        caution, trusted = told_by(s, 0, "the mean")
+        return rescaled(
+            by_delta_method(s, s.mean[0], {0: 1.0}), offset, caution, trusted
+        )
 
     def root_mean(self) -> Estimate:
         """E r^(1/2), as of the length of a short piece of a curve."""
         s, offset = self._state()
-        return _scaled(_delta(s, s.mean[5], {5: 1.0}), 0.5 * offset, None, True)
+        return rescaled(
+            by_delta_method(s, s.mean[5], {5: 1.0}), 0.5 * offset, None, True
+        )
 
     def second_moment(self, *, advice: str = LOGS) -> Estimate:
         """E r^2 / (E r)^2, at least 1.
@@ -116,9 +98,9 @@ class Gains:
         s, _ = self._state()
         m1, m2 = float(s.mean[0]), float(s.mean[1])
         if not m1 > 0.0:
-            return _none(s, _SILENT)
-        found = _delta(s, m2 / m1**2, {0: -2.0 * m2 / m1**3, 1: 1.0 / m1**2})
-        caution, trusted = _told_by(s, 1, "the second moment", advice)
+            return no_estimate(s, SILENT)
+        found = by_delta_method(s, m2 / m1**2, {0: -2.0 * m2 / m1**3, 1: 1.0 / m1**2})
+        caution, trusted = told_by(s, 1, "the second moment", advice)
         return found._replace(reason=caution, trusted=trusted)
 
     def log_mean(self) -> Estimate:
@@ -126,17 +108,17 @@ class Gains:
         s, offset = self._state()
         alive, total = float(s.mean[2]), float(s.mean[3])
         if not alive > 0.0:
-            return _none(s, _SILENT)
+            return no_estimate(s, SILENT)
         mean = total / alive
-        found = _delta(s, mean + offset, {3: 1.0 / alive, 2: -mean / alive})
-        return found._replace(reason=_dead(alive))
+        found = by_delta_method(s, mean + offset, {3: 1.0 / alive, 2: -mean / alive})
+        return found._replace(reason=only_alive(alive))
 
     def log_variance(self) -> Estimate:
         """Var log r given r > 0, with the usual factor C / (C - 1)."""
         s, _ = self._state()
         alive, total, square = (float(s.mean[k]) for k in (2, 3, 4))
         if not alive > 0.0:
-            return _none(s, _SILENT)
+            return no_estimate(s, SILENT)
         mean, num = total / alive, s.count
         gradient = {
             4: 1.0 / alive,
@@ -144,8 +126,8 @@ class Gains:
             2: (2.0 * mean**2 - square / alive) / alive,
         }
         factor = num / (num - 1) if num > 1 else math.nan
-        found = _delta(s, factor * (square / alive - mean**2), gradient)
-        return found._replace(reason=_dead(alive))
+        found = by_delta_method(s, factor * (square / alive - mean**2), gradient)
+        return found._replace(reason=only_alive(alive))
 
 
 @final
@@ -182,11 +164,11 @@ class Traces:
         s = self._moments.compute()
         a, b = float(s.mean[0]), float(s.mean[1])
         if not a > 0.0:
-            return _none(s, "every Jacobian is zero")
+            return no_estimate(s, "every Jacobian is zero")
         m = self._num_outputs
         slopes = {0: -2.0 * m * b / a**3, 1: m / a**2}
-        reason, trusted = _told_by(s, 1, "the second trace", MORE)
-        found = _delta(s, m * b / a**2 - 1.0, slopes)
+        reason, trusted = told_by(s, 1, "the second trace", MORE)
+        found = by_delta_method(s, m * b / a**2 - 1.0, slopes)
         return found._replace(reason=reason or found.reason, trusted=trusted)
 
 
@@ -226,84 +208,9 @@ class Angles:
     def mean(self) -> Estimate:
         """E u.v/|u||v| over pairs without a zero."""
         s = self._moments.compute()
-        return _ratio(s, 1, 0)
+        return ratio_of_means(s, 1, 0)
 
     def annealed_square(self) -> Estimate:
         """E (u.v)^2 / E |u|^2 |v|^2."""
         s = self._moments.compute()
-        return _ratio(s, 2, 3)
-
-
-def _told_by(
-    s: MomentSummary, column: int, what: str, advice: str = LOGS
-) -> tuple[str | None, bool]:
-    """Whether C clusters tell the mean of y >= 0, or a few of them make it.
-
-    The effective number of clusters is (sum y)^2 / sum y^2: a few for a log-normal law
-    whose variance of the logarithm is beyond the sample, where mean and standard error
-    are both too small.
-
-    Returns:
-        What to say, and whether the mean may be trusted.
-    """
-    mean = float(s.mean[column])
-    if s.count < 2 or not mean > 0.0:
-        return None, True
-    relative = float(s.scatter[column, column]) / s.count / mean**2
-    effective = s.count / (1.0 + relative)
-    if relative <= _HEAVY or effective >= _ENOUGH:
-        return None, True
-    return (
-        f"{what} has a heavy tail: {effective:.3g} effective samples of {s.count} "
-        f"tell it; {advice}",
-        False,
-    )
-
-
-def _ratio(s: MomentSummary, above: int, below: int) -> Estimate:
-    a, b = float(s.mean[above]), float(s.mean[below])
-    if not b > 0.0:
-        return _none(s, "every pair has a zero")
-    return _delta(s, a / b, {above: 1.0 / b, below: -a / b**2})
-
-
-def _delta(s: MomentSummary, value: float | Tensor, g: dict[int, float]) -> Estimate:
-    gradient = torch.zeros(len(s.mean), dtype=torch.float64)
-    for place, slope in g.items():
-        gradient[place] = slope
-    error = math.nan
-    if s.count > 1:
-        spread = gradient @ s.scatter.cpu() @ gradient
-        error = math.sqrt(max(float(spread), 0.0) / (s.count - 1) / s.count)
-    finite = s.status != "nonfinite"
-    reason = None if finite else s.reason
-    return Estimate(float(value), error, s.count, reason=reason, finite=finite)
-
-
-def _scaled(
-    found: Estimate, log_factor: float, reason: str | None, trusted: bool
-) -> Estimate:
-    log_value = -math.inf
-    if found.value > 0.0:
-        log_value = math.log(found.value) + log_factor
-    factor = math.exp(log_factor) if abs(log_factor) < 700.0 else math.nan
-    value = math.exp(log_value) if log_value < 709.0 else math.inf
-    return found._replace(
-        value=value if not math.isnan(found.value) else math.nan,
-        standard_error=found.standard_error * factor,
-        log_value=log_value,
-        reason=reason or found.reason,
-        trusted=trusted,
-    )
-
-
-def _dead(alive: float) -> str | None:
-    if alive == 1.0:
-        return None
-    return f"over the {100.0 * alive:.4g} % of draws where something arrives"
-
-
-def _none(s: MomentSummary, reason: str) -> Estimate:
-    if s.status == "nonfinite":
-        return Estimate(math.nan, math.nan, s.count, reason=s.reason, finite=False)
-    return Estimate(math.nan, math.nan, s.count, reason=reason)
+        return ratio_of_means(s, 2, 3)

@@ -7,13 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, final
 
-from spectrank.propagation.measurement.estimates import (
-    MORE,
-    Angles,
-    Estimate,
-    Gains,
-    Traces,
-)
+from spectrank.propagation.measurement.estimate import MORE, Estimate
+from spectrank.propagation.measurement.estimates import Angles, Gains, Traces
 from spectrank.propagation.names import NETWORK
 
 Site = Literal["post", "pre"]
