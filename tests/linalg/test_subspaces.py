@@ -62,7 +62,29 @@ def test_tied_directions_have_no_angle():
     assert found.angle_error(1) == math.inf
 
 
-@pytest.mark.parametrize("scale", [1e-200, 1e200])
+@pytest.mark.parametrize("gap", [0.5, 1.5, 3.0, 10.0])
+def test_the_error_of_an_angle_is_reached_by_no_turn_of_two_by_two(gap):
+    # G = diag(1 + gap E, 1) and every symmetric change of norm E: brute force.
+    E = 1e-3
+    found = module.LeadingSubspaces(
+        left=torch.eye(2),
+        right=torch.eye(2),
+        sigma=torch.tensor([1.0 + gap * E]).double().sqrt(),
+        following=1.0,
+        square_error=E,
+        exponent=0,
+    )
+    G = np.diag([1.0 + gap * E, 1.0])
+    sines = []
+    for t in np.linspace(0.0, math.pi, 721):
+        v = np.array([math.cos(t), math.sin(t)])
+        turned = np.linalg.eigh(G + E * (2.0 * np.outer(v, v) - np.eye(2)))[1][:, 1]
+        sines.append(abs(turned[1]))
+    assert max(sines) <= found.angle_error(1)
+    assert found.angle_error(1) < 8.0 * max(sines) or gap <= 1.5
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e200, 1e307])
 def test_extreme_scales_keep_values_and_directions(scale):
     W = gaps(8, 5)
     _, plain = spectrum_and_subspaces(W, 3)

@@ -181,6 +181,62 @@ def test_an_adapter_is_compared_by_what_it_adds(prefix):
     assert row["value"] == pytest.approx(rank, rel=1e-4)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("scale", [1e-3, 1e-12, 1e-30])
+def test_an_update_far_below_the_precision_of_its_base_is_measured(dtype, scale):
+    g = torch.Generator().manual_seed(1)
+    W = torch.randn(64, 48, generator=g).to(dtype)
+    A, B = torch.randn(4, 48, generator=g), scale * torch.randn(64, 4, generator=g)
+    table = compare(
+        {"q.weight": W}, {"q.lora_A.weight": A, "q.lora_B.weight": B}, spectra=False
+    )
+    D = B.double().numpy() @ A.double().numpy()
+    sigma = np.linalg.svd(D, compute_uv=False)
+    expected = {
+        "frobenius_norm": np.linalg.norm(D),
+        "stable_rank": float((sigma**2).sum() / sigma[0] ** 2),
+    }
+    for metric, value in expected.items():
+        row = _row(table, metric, run="difference")
+        assert row["value"] == pytest.approx(value, rel=1e-6)
+    change = _row(table, "relative_change")
+    truth = np.linalg.norm(D) / np.linalg.norm(W.double().numpy())
+    assert change["value"] == pytest.approx(truth, rel=1e-6)
+    assert not change["reason"]
+
+
+@pytest.mark.parametrize(
+    "name", ["lora_magnitude_vector", "lora_magnitude_vector.weight"]
+)
+def test_a_rescaling_adapter_is_not_taken_for_a_sum(name):
+    pair = {
+        "base_model.model.q.lora_A.weight": torch.randn(4, 32),
+        "base_model.model.q.lora_B.weight": torch.randn(24, 4),
+        f"base_model.model.q.{name}": torch.ones(24),
+        "base_model.model.k.lora_A.weight": torch.randn(4, 32),
+        "base_model.model.k.lora_B.weight": torch.randn(24, 4),
+    }
+    both = {"q.weight": torch.randn(24, 32), "k.weight": torch.randn(24, 32)}
+    table = compare(both, pair)
+    assert set(table.where(metric="relative_change").frame["subject"]) == {"k.weight"}
+    (skip,) = table.where(kind="skip").frame.iter_rows(named=True)
+    assert skip["subject"] == "q.weight"
+    assert "DoRA" in skip["reason"]
+
+
+def test_an_adapter_of_an_embedding_is_compared_with_it():
+    g = torch.Generator().manual_seed(2)
+    W = torch.randn(50, 12, generator=g)
+    A, B = torch.randn(3, 50, generator=g), torch.randn(12, 3, generator=g)
+    names = (
+        "base_model.model.emb.lora_embedding_A",
+        "base_model.model.emb.lora_embedding_B",
+    )
+    table = compare({"emb.weight": W}, dict(zip(names, (A, B), strict=True)))
+    truth = float((B @ A).norm() / W.norm())
+    assert _row(table, "relative_change")["value"] == pytest.approx(truth, rel=1e-6)
+
+
 def test_empty_matrices_have_a_status():
     table = compare({"w": torch.zeros(0, 4)}, {"w": torch.zeros(0, 4)})
     assert _row(table, "cosine")["status"] == "degenerate"

@@ -52,7 +52,10 @@ class LeadingSubspaces:
     exponent: int
 
     def angle_error(self, k: int) -> float:
-        """Sine by which the first ``k`` directions may be off (Davis & Kahan).
+        """Sine by which the first ``k`` directions may be off.
+
+        ``E / (gap - E)`` of Davis & Kahan: their gap is between a computed eigenvalue
+        and the true one that follows, which may be E nearer.
 
         Args:
             k: At most the number of directions.
@@ -61,7 +64,7 @@ class LeadingSubspaces:
             The bound; from 1 up the directions are tied with those that follow.
         """
         below, last = self._scaled_at(k), self._scaled_at(k - 1)
-        gap = (last - below) * (last + below)
+        gap = (last - below) * (last + below) - self.square_error
         return self.square_error / gap if gap > 0.0 else math.inf
 
     def value_at(self, index: int) -> float:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import polars as pl
+from torch import Tensor
 
 from spectrank.errors import ArgumentTypeError, CheckpointError, DomainError
 from spectrank.linalg import (
     DEFAULT_FAILURE_PROBABILITY,
     DEFAULT_RTOL,
     Certify,
+    FactorProduct,
     Need,
     spectrum,
     spectrum_and_subspaces,
@@ -158,7 +161,8 @@ _COLUMNS: Mapping[str, Any] = {**COLUMNS, "partner": pl.String, "place": pl.Int6
 def _pair_rows(pair: Pair, measure: Measure) -> list[dict[str, Any]]:
     key = {**matrix_key(pair.before), "partner": _partner(pair)}
     try:
-        first, *others = [w.tensor() for w in (pair.before, *pair.after)]
+        first = pair.before.tensor()
+        second, update = _second(pair, first)
     except CheckpointError as error:
         return [
             {
@@ -169,11 +173,23 @@ def _pair_rows(pair: Pair, measure: Measure) -> list[dict[str, Any]]:
                 "reason": f"could not be read: {error}",
             }
         ]
-    if len(others) == 2:
-        outer, inner = (x.double() for x in others)
-        return moved_rows(key, first, outer @ inner, measure)
-    second = first + others[0].to(first.dtype) if pair.adds else others[0]
-    return moved_rows(key, first, second, measure)
+    return moved_rows(key, first, second, measure, update)
+
+
+def _second(pair: Pair, first: Tensor) -> tuple[Tensor, FactorProduct | None]:
+    """The matrix after, and the product that was added, where one was."""
+    weight, *others = pair.after
+    if others:
+        outer, inner = (w.tensor().double() for w in (weight, *others))
+        return outer @ inner, None
+    product = weight.operand() if pair.adds else None
+    if not isinstance(product, FactorProduct):
+        after = weight.tensor()
+        return (first.double() + after.double() if pair.adds else after), None
+    # A sum in half precision would round most of a small update away.
+    factors = tuple(x.detach().double() for x in product.factors)
+    update = replace(product, left=factors[0], right=factors[1])
+    return first.double() + update.dense(), update
 
 
 def _partner(pair: Pair) -> str | None:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spectrank.linalg import Spectrum, Value
+from spectrank.linalg import FactorProduct, Operand, Spectrum, Value
 from spectrank.linalg.subspaces import (
     LeadingSubspaces,
     largest_angle,
@@ -38,13 +38,17 @@ class Measure:
     """
 
     requests: Sequence[MetricRequest]
-    spectrum: Callable[[Tensor], Spectrum]
+    spectrum: Callable[[Operand], Spectrum]
     leading: Callable[[Tensor], tuple[Spectrum, LeadingSubspaces | None]]
     spectra: bool
 
 
 def moved_rows(
-    key: dict[str, Any], before: Tensor, after: Tensor, measure: Measure
+    key: dict[str, Any],
+    before: Tensor,
+    after: Tensor,
+    measure: Measure,
+    update: FactorProduct | None = None,
 ) -> list[dict[str, Any]]:
     """Rows of one pair.
 
@@ -53,18 +57,20 @@ def moved_rows(
         before: Matrix (m, n).
         after: Matrix (m, n), any precision.
         measure: What to measure.
+        update: The difference, where it is known better than by subtracting.
 
     Returns:
         Rows of kind ``measurement``, ``check`` and ``spectrum``.
     """
     A, B = (x.detach().to(torch.float64) for x in (before, after))
-    same = torch.equal(A, B)
+    s_d = measure.spectrum(B - A if update is None else update)
+    # An update may be too small for float64 to tell the sum from the matrix.
+    same = s_d.status == "degenerate"
     if same:
         s_a = s_b = measure.spectrum(before)
         a = b = None
     else:
         (s_a, a), (s_b, b) = measure.leading(before), measure.leading(after)
-    s_d = measure.spectrum(B - A)
     runs = {"before": s_a, "after": s_b} | ({} if same else {"difference": s_d})
     parts = {
         run: measured_rows({**key, "run": run}, s, measure.requests, measure.spectra)

@@ -12,7 +12,13 @@ from spectrank.model import Skip, WeightMatrix
 
 # The view of a product that is added to the weight of the same layer, and its name.
 _ADAPTER = "lora-product"
-_LORA = re.compile(r"\.lora(\.[^.]+)?\.weight$")
+_LORA = re.compile(r"\.lora(\.[^.]+)?(\.weight)?$")
+# DoRA (Liu et al. 2024) has it beside the factors: W' = m (W + s B A) / ||W + s B A||.
+_MAGNITUDE = ".lora_magnitude_vector"
+_RESCALED = (
+    "a DoRA adapter also sets the length of each row, its factors are not all that is "
+    "added; merge it (merge_and_unload of peft) and compare the result"
+)
 
 Weights = Sequence[WeightMatrix | Skip]
 
@@ -95,10 +101,18 @@ def match(
     by_key = {
         (_moved(name, prefix), w.view): w for name, w in zip(names, new, strict=True)
     }
+    rescaled = {
+        (f"{_moved(w.name.partition(_MAGNITUDE)[0], prefix)}.weight", _ADAPTER)
+        for w in after
+        if _MAGNITUDE in w.name
+    }
     pairs, used = [], set[tuple[str, str]]()
     alone = []
     for key, weight in old.items():
         found = _partner(key, weight, by_key)
+        if not isinstance(found, str) and rescaled & set(found):
+            used |= set(found)
+            found = _RESCALED
         if isinstance(found, str):
             alone.append(_alone(weight, found))
             continue
