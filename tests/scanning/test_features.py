@@ -128,6 +128,15 @@ def test_scatters_that_do_not_fit_are_refused_before_they_are_made():
         sr.scan_features(model, [], rows="tokens")
 
 
+def test_samples_of_two_lengths_are_refused_with_the_layer_and_a_way_out():
+    model = nn.Sequential(nn.Linear(3, 5), nn.ReLU())
+    loader = [torch.randn(4, 3, 3), torch.randn(4, 2, 3)]
+    with pytest.raises(DomainError, match=r"0 have 15 .* and 10 .*rows='positions'"):
+        sr.scan_features(model, loader, rows="samples")
+    table = sr.scan_features(model, loader, rows="positions", metrics="rankme")
+    assert table.where(kind="measurement").frame["m"].to_list() == [20]
+
+
 def test_the_model_is_left_as_it_was():
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.5))
     kept = {k: v.clone() for k, v in model.state_dict().items()}

@@ -93,8 +93,8 @@ def scan_features(
         n is d.
 
     Raises:
-        DomainError: If the scatters do not fit into ``memory``, or the samples of a
-            layer's tensors cannot be told.
+        DomainError: If the scatters do not fit into ``memory``, the samples of a
+            layer's tensors cannot be told, or its rows differ in length.
         UnknownNameError: If ``at`` or ``rows`` is none of the words above.
 
     Example:
@@ -123,6 +123,7 @@ def scan_features(
                     dims[name] = x.shape[1]
                     _check_memory(dims, memory)
                     found[name] = Moments(x.shape[1], device=x.device)
+                _check_width(name, x.shape[1], dims[name], rows)
                 found[name].update(x)
             num_batches += 1
     modules = dict(model.named_modules())
@@ -188,6 +189,15 @@ def _check_memory(dims: Mapping[str, int], memory: float) -> None:
             f"the scatters of the layers must fit into memory={memory:.3g} bytes, they "
             f"take {needed:.3g} and more; the largest is {largest} with "
             f"{dims[largest]} features: choose layers=, rows='means' or another memory="
+        )
+
+
+def _check_width(name: str, width: int, known: int, rows: Rows) -> None:
+    if width != known:
+        way = "; use rows='positions'" if rows == "samples" else "; leave the layer out"
+        raise DomainError(
+            f"rows of one layer have one length, those of {name} have {known} features "
+            f"in one batch and {width} in another{way}"
         )
 
 
