@@ -175,7 +175,8 @@ def _amax(W: Tensor) -> float:
         # float8 has no reductions, and half reductions are slow on the CPU.
         parts = [_amax(part.to(torch.float32)) for part in torch.split(W, 4096)]
         return math.nan if any(map(math.isnan, parts)) else max(parts)
-    low, high = torch.aminmax(W)
+    # In the order of memory: it would copy a transposed matrix as a whole.
+    low, high = torch.aminmax(W.mT if W.stride(0) < W.stride(1) else W)
     return max(-float(low), float(high))
 
 

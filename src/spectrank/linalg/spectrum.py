@@ -16,7 +16,7 @@ Need = Literal["frobenius", "sigma_max", "schatten4", "sigma", "small_end"]
 # A value counts as resolved by a Gram matrix up to this relative error.
 RESOLVED = 1e-4
 # Routes that end in a dense SVD.
-_BY_SVD = frozenset(["svd", "block-svd", "qr-core", "fft-blocks-svd"])
+_BY_SVD = frozenset(["svd", "block-svd", "qr-core", "fft-blocks-svd", "padded-svd"])
 # The smallest normal and the smallest positive float64.
 _NORMAL, _TINY = 2.0**-1022, 2.0**-1074
 
@@ -37,7 +37,8 @@ class Spectrum:
         route: How the numbers were made.
         status: ``ok``, ``degenerate`` (zero or empty), ``nonfinite`` or
             ``not_converged``.
-        reason: Why the status is not ``ok``.
+        reason: Why the status is not ``ok``, or why there are no values where all were
+            asked for.
         num_resolved: Values whose error is below themselves, or zero; the rest are only
             known to be small. None without ``sigma``.
     """

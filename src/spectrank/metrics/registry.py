@@ -61,6 +61,9 @@ class Metric:
     def __call__(self, s: Spectrum | Tensor, **parameters: Any) -> Value:
         """Return the metric of a spectrum or of a matrix.
 
+        Status ``skipped``, with the reason, for more than the norms of a matrix that is
+        too large to form: asking again would not help.
+
         Args:
             s: Spectrum that serves the needs, or a 2-D tensor (m, n).
             **parameters: The metric's options.
@@ -79,6 +82,8 @@ class Metric:
             return Value(zero, zero, zero, "certified", 0.0, s.status, s.reason)
         if s.status != "ok":
             return Value.undefined(s.status, s.reason or s.status)
+        if s.reason is not None and self._missing(s, options):
+            return Value.undefined("skipped", s.reason)
         self._require(s, options)
         value = self.function(s, **options)
         if not isinstance(value, Value):
@@ -122,12 +127,15 @@ class Metric:
         ]
         return ",".join(parts) or None
 
+    def _missing(self, s: Spectrum, options: Parameters) -> bool:
+        """Whether a spectrum lacks values, or a norm, that the metric reads."""
+        needs = self.needs(options)
+        values = bool(needs & {"sigma", "small_end"}) and s.sigma is None
+        return values or ("schatten4" in needs and s.schatten4 is None)
+
     def _require(self, s: Spectrum, options: Parameters) -> None:
         needs = self.needs(options)
-        missing = (needs & {"sigma", "small_end"} and s.sigma is None) or (
-            "schatten4" in needs and s.schatten4 is None
-        )
-        if missing:
+        if self._missing(s, options):
             raise DomainError(
                 f"{self.name} reads {', '.join(sorted(needs))} of a spectrum, got one "
                 f"with norms only (route {s.route}); call "

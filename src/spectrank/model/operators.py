@@ -40,9 +40,16 @@ class Operator:
 
     Attributes:
         options: Complete: size, padding, stride, dilation, groups, ...
+        kernel: Shape of the kernel.
     """
 
     options: Mapping[str, str] = field(hash=False)
+    kernel: Shape
+
+    @property
+    def outline(self) -> Implicit:
+        """The operator of a kernel without values: its shape and what it will cost."""
+        return self(torch.empty(self.kernel, device="meta"))
 
     @property
     def note(self) -> str:
@@ -210,9 +217,9 @@ def _parts(shape: Shape, options: Options) -> tuple[Part, ...]:
         raise ShapeError(
             f"view {VIEW!r} needs 3 to 5 dimensions, the tensor has {len(shape)}"
         )
-    take = Operator(dict(options))
+    take = Operator(dict(options), shape)
     try:
-        operator = take(torch.empty(shape, device="meta"))
+        operator = take.outline
     except DomainError as error:
         raise ShapeError(str(error)) from error
     return (Part(VIEW, operator.shape, take, operator.num_entries),)

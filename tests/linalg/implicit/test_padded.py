@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from spectrank.errors import DomainError
 from spectrank.linalg import spectrum
 from spectrank.linalg.implicit import PaddedConvolution, padded
+from spectrank.metrics import get_metric, stable_rank
 
 CASES = [
     # kernel, size, pads, stride, dilation, groups
@@ -140,6 +141,40 @@ def test_an_operator_too_large_to_form_says_so_and_keeps_its_norms(
     assert s.status == "ok"
     assert s.reason is not None
     assert "16 x 16 is too large to form" in s.reason
+    # What needs values is a skip with that reason, never an exception.
+    for name in ("nuclear_norm", "condition_number", "participation_ratio"):
+        value = get_metric(name)(s)
+        assert (value.status, value.reason) == ("skipped", s.reason)
+    assert stable_rank(s).status == "ok"
+
+
+def test_norms_that_were_all_that_was_asked_for_are_still_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(padded, "_NORMS_SIDE", 0)
+    s = spectrum(PaddedConvolution(drawn((2, 2, 3)), 8, 1), ["sigma_max"])
+    assert s.sigma is None
+    with pytest.raises(DomainError, match="got one with norms only"):
+        get_metric("nuclear_norm")(s)
+
+
+def test_an_operator_that_is_formed_is_no_noise_and_its_small_end_is_known() -> None:
+    op = PaddedConvolution(drawn((3, 3, 3, 3)), 6, 1)
+    s = spectrum(op, ["sigma"])
+    assert s.route == "padded-gram"
+    spikes = get_metric("num_spikes")(s)
+    assert spikes.status == "skipped"
+    assert spikes.reason is not None
+    assert "zeros or repetitions by construction" in spikes.reason
+    # Nearly singular: what a Gram matrix cannot see takes a dense SVD.
+    kernel = torch.ones(2, 2, 1, dtype=torch.float64)
+    kernel[1, 1] += 1e-9
+    s = spectrum(PaddedConvolution(kernel, 8, 0), ["small_end"])
+    assert s.route == "padded-svd"
+    assert s.resolves_small_end
+    condition = get_metric("condition_number")(s)
+    truth = torch.linalg.cond(kernel[..., 0])
+    assert condition.value == pytest.approx(float(truth), rel=1e-5)
 
 
 LAYERS: list[tuple[nn.Module, tuple[int, ...], dict[str, Any]]] = [

@@ -27,10 +27,17 @@ CASES = [
     {"metrics": "nuclear_norm", "null": "permuted"},
     {"metrics": "condition_number"},
 ]
+# Output and input channels and the side of the grid: formed, formed, by Lanczos.
+OPERATORS = [
+    ((8, 3, 24), {"metrics": "nuclear_norm"}),
+    ((8, 8, 8), {"metrics": "stable_rank"}),
+    ((32, 32, 24), {"metrics": "stable_rank", "rtol": 1e-2}),
+]
 
 # Peak of the resident memory while a matrix is measured, beside what was there.
 CHILD = """
 import json, os, pathlib, sys, torch
+from torch import nn
 torch.set_num_threads(1)
 from spectrank.model import iter_weights
 from spectrank.scanning.measure import Settings, measure_matrix
@@ -39,16 +46,23 @@ def status(name):
     (line,) = [x for x in open("/proc/self/status") if x.startswith(name)]
     return int(line.split()[1]) * 1024
 
-m, n, cases = json.loads(sys.argv[1])
+m, n, cases, operators = json.loads(sys.argv[1])
 generator = torch.Generator().manual_seed(0)
 small = {"w": torch.randn(300, 200, generator=generator)}
 large = {"w": torch.randn(m, n, generator=generator)}
 
-def peak(case):
+def conv(sizes):
+    out, channels, side = sizes
+    layer = nn.Conv2d(channels, out, 3, padding=1, bias=False)
+    return layer, f"conv-operator:{side}x{side}"
+
+def peak(case, sizes=None):
     settings = Settings.of(spectra=False, **case)
-    for weight in iter_weights(small):
+    first, view = (small, None) if sizes is None else conv((2, 2, 4))
+    for weight in iter_weights(first, views=view):
         measure_matrix(weight, settings)
-    (weight,) = iter_weights(large)
+    second, view = (large, None) if sizes is None else conv(sizes)
+    (weight,) = iter_weights(second, views=view)
     # Sets the peak back to what is there now.
     pathlib.Path("/proc/self/clear_refs").write_text("5")
     before = status("VmRSS")
@@ -56,11 +70,11 @@ def peak(case):
     return status("VmHWM") - before
 
 peaks = []
-for case in cases:
+for case, sizes in [(case, None) for case in cases] + [x[::-1] for x in operators]:
     # In a process of its own: freed memory of the last one would be used again.
     here, there = os.pipe()
     if not os.fork():
-        os.write(there, str(peak(case)).encode())
+        os.write(there, str(peak(case, sizes)).encode())
         os._exit(0)
     os.close(there)
     peaks.append(int(os.read(here, 64)))
@@ -78,14 +92,14 @@ def job(settings, *shapes, dtype=torch.float32):
 )
 def test_the_estimate_is_above_the_peak_and_not_far():
     done = subprocess.run(
-        [sys.executable, "-c", CHILD, json.dumps([M, N, CASES])],
+        [sys.executable, "-c", CHILD, json.dumps([M, N, CASES, OPERATORS])],
         capture_output=True,
         text=True,
         check=True,
     )
     peaks = json.loads(done.stdout)
-    assert len(peaks) == len(CASES)
-    for case, found in zip(CASES, peaks, strict=True):
+    assert len(peaks) == len(CASES) + len(OPERATORS)
+    for case, found in zip(CASES, peaks, strict=False):
         settings = Settings.of(spectra=False, **case)
         (one,) = job(settings, (M, N))
         estimate = working_bytes(one, settings)
@@ -94,6 +108,14 @@ def test_the_estimate_is_above_the_peak_and_not_far():
         assert peak <= estimate + 4e6, case
         # Norms alone may end in a full decomposition, and mostly do not.
         assert estimate <= 3 * peak or case == CASES[0], case
+    for (sizes, case), found in zip(OPERATORS, peaks[len(CASES) :], strict=True):
+        settings = Settings.of(spectra=False, **case)
+        layer = torch.nn.Conv2d(sizes[1], sizes[0], 3, padding=1, bias=False)
+        view = f"conv-operator:{sizes[2]}x{sizes[2]}"
+        (one,) = plan_jobs(list(iter_weights(layer, views=view)), settings)
+        # Of operators that are not formed: every step that Lanczos may take.
+        assert found <= working_bytes(one, settings) + 4e6, sizes
+        assert working_bytes(one, settings) <= 10 * found + 3e7, sizes
 
 
 def test_a_matrix_that_is_never_formed_is_counted_by_its_parts():

@@ -1,14 +1,15 @@
 """The operator of a convolution with zero padding, by products with it.
 
-Small operators are formed and measured as any matrix. Of large ones only the norms are
-known: the largest singular value by Lanczos, the Frobenius norm exactly.
+Small operators are formed and measured as any matrix, by ``padded-gram`` and its like.
+Of large ones only the norms are known: the largest singular value by Lanczos, the
+Frobenius norm exactly.
 Source (derived): tests/linalg/implicit/test_padded.py.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import final
 
@@ -30,12 +31,14 @@ from spectrank.linalg.implicit.union import NO_CERTIFICATE
 from spectrank.linalg.operand import EPS, make_operand
 from spectrank.linalg.routes import Route
 from spectrank.linalg.shapes import Matrix
-from spectrank.linalg.spectrum import Spectrum, without_values
+from spectrank.linalg.spectrum import Need, Spectrum, without_values
 from spectrank.linalg.value import Value
 
 # An operator is formed up to this shorter side and number of entries (512 MiB) where
 # all values are wanted, and up to the first side alone where norms are enough.
 _FORMED_SIDE, _FORMED_ENTRIES, _NORMS_SIDE = 4096, 1 << 26, 512
+# Entries of unrolled images in one go while an operator is formed: 4 MiB, a cache.
+_IMAGE_ENTRIES = 1 << 19
 # Steps of Lanczos, and entries of the vectors that they keep: 512 MiB.
 _MAX_STEPS, _KEPT_ENTRIES = 1000, 1 << 26
 
@@ -185,28 +188,47 @@ class PaddedConvolution(Implicit):
         """The matrix itself, rows (out, *outputs), columns (in, *inputs)."""
         grid = self.grid
         n = grid.channels * grid.num_inputs
-        images = []
-        for columns in torch.split(torch.arange(n), max((1 << 24) // n, 1)):
-            basis = self.kernel.new_zeros(len(columns), n)
-            basis[torch.arange(len(columns)), columns] = 1.0
-            x = basis.reshape(len(columns), grid.channels, *grid.size)
-            images.append(self.forward(x).flatten(1))
-        whole = torch.cat(images)
+        whole = self.kernel.new_empty(n, grid.out * math.prod(self.outputs))
+        # Unrolled, an image has an entry for each tap.
+        unrolled = grid.channels * math.prod(grid.taps) * math.prod(self.outputs)
+        step = max(_IMAGE_ENTRIES // max(unrolled, n), 1)
+        for start in range(0, n, step):
+            images = whole[start : start + step]
+            basis = self.kernel.new_zeros(len(images), n)
+            basis.diagonal(start).fill_(1.0)
+            x = basis.reshape(len(images), grid.channels, *grid.size)
+            images.copy_(self.forward(x).flatten(1))
         return whole if self.transposed else whole.mT
+
+    def is_formed(self, wanted: Collection[Need]) -> bool:
+        """Whether it is made a matrix of m n entries to be measured.
+
+        Args:
+            wanted: What of its spectrum.
+
+        Returns:
+            The choice that ``measure`` makes.
+        """
+        m, n = self.shape
+        small = min(m, n) <= _FORMED_SIDE and m * n <= _FORMED_ENTRIES
+        return small and (_more_than_norms(wanted) or min(m, n) <= _NORMS_SIDE)
+
+    @property
+    def max_steps(self) -> int:
+        """Most steps of Lanczos, each of which keeps a vector of min(m, n) entries."""
+        return max(min(_MAX_STEPS, _KEPT_ENTRIES // min(self.shape)), 3)
 
     def measure(self, settings: Settings) -> Spectrum:
         """As any matrix where it is small, else its norms."""
-        m, n = self.shape
-        formed = min(m, n) <= _FORMED_SIDE and m * n <= _FORMED_ENTRIES
-        more = settings.whole or "schatten4" in settings.wanted
-        if formed and (more or min(m, n) <= _NORMS_SIDE):
+        if self.is_formed(settings.wanted):
             return self._formed(settings)
         top = self._enclosed(settings)
         if top is None:
             lost = "the steps of Lanczos lost their digits"
             return without_values(self.shape, math.nan, "not_converged", lost)
         reason: str | None = None
-        if more:
+        if _more_than_norms(settings.wanted):
+            m, n = self.shape
             reason = (
                 f"an operator of {m} x {n} is too large to form: its norms only; "
                 "conv-operator with a smaller size or circular padding has all values"
@@ -236,7 +258,9 @@ class PaddedConvolution(Implicit):
             settings.failure_probability,
             settings.seed,
         )
-        return route.take(settings.wanted)
+        found = route.take(settings.wanted)
+        # Formed, and yet no noise: its zeros and repetitions are told by the route.
+        return replace(found, route=f"padded-{found.route}")
 
     def _enclosed(self, settings: Settings) -> Value | None:
         grid = self.grid
@@ -258,7 +282,7 @@ class PaddedConvolution(Implicit):
             2.0 * (self.kernel[0].numel() + grid.out * math.prod(grid.taps)) * EPS,
             rtol=settings.rtol,
             failure_probability=settings.failure_probability,
-            max_steps=max(min(_MAX_STEPS, _KEPT_ENTRIES // min(m, n)), 3),
+            max_steps=self.max_steps,
             wide=True,
         )
         if value is None:
@@ -280,3 +304,7 @@ class PaddedConvolution(Implicit):
             counts = ((met >= 0) & (met < grid.size[axis])).sum(1)
             weights = (weights[:, None] * counts).flatten()
         return weighted_norm(self.kernel, weights)
+
+
+def _more_than_norms(wanted: Collection[Need]) -> bool:
+    return not {"sigma", "small_end", "schatten4"}.isdisjoint(wanted)

@@ -6,7 +6,9 @@ import math
 from collections.abc import Iterable
 
 from spectrank.linalg import Need
+from spectrank.linalg.implicit import PaddedConvolution
 from spectrank.model import WeightMatrix
+from spectrank.model.operators import Operator
 from spectrank.scanning.measure import Settings
 from spectrank.scanning.rows import lost_row
 from spectrank.scanning.running.jobs import Job, Outcome
@@ -15,6 +17,9 @@ from spectrank.scanning.running.jobs import Job, Outcome
 _STEPS = 200
 # Rows of the blocks that a Gram matrix is summed from.
 _BLOCK_ROWS = 512
+# Images of a basis while a padded operator is formed, in several forms; what is freed
+# of them may stay with the process.
+_IMAGE_BYTES = 6 << 22
 # What is asked for where nothing but norms is.
 _OF_NORMS = frozenset[Need](["frobenius", "sigma_max"])
 
@@ -39,32 +44,60 @@ def working_bytes(job: Job, settings: Settings) -> int:
 
 
 def _matrix_bytes(weight: WeightMatrix, settings: Settings) -> int:
-    rows, cols = max(weight.shape), min(weight.shape)
-    entries = rows * cols
     if weight.stored is not None:
-        # Never formed. Its parts in float64 with copies, Lanczos vectors, and, for a
-        # kernel of k taps at p positions, p complex blocks: m n / p entries, where
-        # stored = m n k / p^2, so at most the root of m n stored.
-        blocks = 24 * math.isqrt(entries * weight.stored)
-        return 32 * weight.stored + 8 * cols * min(cols, _STEPS) + blocks
-    read = weight.dtype.itemsize * entries
+        if isinstance(weight.take, Operator):
+            operator = weight.take.outline
+            if isinstance(operator, PaddedConvolution):
+                return _padded_bytes(operator, settings)
+        return _unformed_bytes(weight)
+    read = weight.dtype.itemsize * math.prod(weight.shape)
+    if settings.null is not None:
+        # A second matrix of the same size, in float64, and its values.
+        read += 8 * math.prod(weight.shape)
+    return read + _dense_bytes(weight.shape, settings)
+
+
+def _unformed_bytes(weight: WeightMatrix) -> int:
+    """Parts in float64 with copies, Lanczos vectors, and blocks of frequencies."""
+    assert weight.stored is not None
+    entries, cols = math.prod(weight.shape), min(weight.shape)
+    # A kernel of k taps at p positions has p complex blocks: m n / p entries, where
+    # stored = m n k / p^2, so at most the root of m n stored.
+    blocks = 24 * math.isqrt(entries * weight.stored)
+    return 32 * weight.stored + 8 * cols * min(cols, _STEPS) + blocks
+
+
+def _padded_bytes(operator: PaddedConvolution, settings: Settings) -> int:
+    """Formed in float64 and then dense, or the vectors of its Lanczos steps."""
+    stored, cols = 32 * operator.num_entries, min(operator.shape)
+    if operator.is_formed(settings.needs):
+        formed = 8 * math.prod(operator.shape) + _IMAGE_BYTES
+        return stored + formed + _dense_bytes(operator.shape, settings)
+    # A vector, what is padded around it, and its unrolled form.
+    grid = operator.grid
+    images = 8 * grid.channels * (math.prod(grid.taps) + 3) * grid.num_inputs
+    images *= math.ceil(math.prod(operator.outputs) / grid.num_inputs)
+    return stored + 8 * cols * min(cols, operator.max_steps) + 2 * images
+
+
+def _dense_bytes(shape: tuple[int, int], settings: Settings) -> int:
+    """What measuring a matrix takes beside the matrix."""
+    rows, cols = max(shape), min(shape)
+    entries = rows * cols
     square, vectors = 8 * cols * cols, 8 * cols * min(cols, _STEPS)
     blocks = 8 * cols * min(rows, _BLOCK_ROWS)
     needs = settings.needs
-    if settings.null is not None:
-        # A second matrix of the same size, in float64, and its values.
-        read += 8 * entries
     dense = 20 * entries if "small_end" in needs else 0
     if settings.certify == "deterministic":
         # The matrix that Cholesky proves positive, its factor, and one more Gram
         # matrix made whole for the vector of the lower end.
-        return read + max(7 * square + blocks + vectors, dense)
+        return max(7 * square + blocks + vectors, dense)
     if needs & {"sigma", "small_end"}:
-        return read + max(3 * square + blocks, dense)
+        return max(3 * square + blocks, dense)
     if "schatten4" in needs:
-        return read + 4 * square + blocks + vectors
+        return 4 * square + blocks + vectors
     # Small matrices take all values after all.
-    return read + max(4 * entries + vectors, min(3 * square, 1 << 26) + blocks)
+    return max(4 * entries + vectors, min(3 * square, 1 << 26) + blocks)
 
 
 def fits(
