@@ -9,8 +9,10 @@ from tolerances import STANDARD_ERRORS
 
 from spectrank import metrics
 from spectrank.errors import DomainError, UnknownNameError
-from spectrank.linalg import Value, spectrum
+from spectrank.linalg import Spectrum, Value, spectrum
 from spectrank.linalg.implicit import BlockDiagonal, FactorProduct
+from spectrank.linalg.noise import noise_scale, noise_threshold
+from spectrank.linalg.null import gaussian_singular_values
 from spectrank.linalg.tracy_widom import (
     largest_eigenvalue_law,
     tracy_widom_isf,
@@ -179,6 +181,57 @@ def test_enclosures_hold_what_the_errors_of_the_values_allow():
             assert value.lower <= metric(moved).value * (1 + 1e-9), name
             assert value.upper >= metric(moved).value * (1 - 1e-9), name
         assert value.upper > value.lower
+
+
+@pytest.mark.parametrize(
+    "name", ["mp_sigma", "mp_softrank", "mp_distance", "num_spikes", "tracy_widom_p"]
+)
+@pytest.mark.parametrize("variant", [None, "median", "entries"])
+def test_a_single_row_or_column_is_no_noise(name, variant):
+    # Fitted to itself its soft rank would be 16/9 at n = 9 and its p-value 0.399,
+    # whatever its entries.
+    for shape in ((1, 9), (9, 1), (1, 1)):
+        value = metrics.get_metric(name)(noise(*shape, 0), variant=variant)
+        assert value.status == "degenerate"
+        assert "fitted to it" in value.reason
+
+
+def test_the_ends_hold_the_fit_on_either_side_of_a_jump():
+    # A little larger, the first value counts as a spike, and the scale falls.
+    m, n = 40, 30
+    sigma = torch.linalg.svdvals(noise(m, n, 3))
+
+    def with_first(x):
+        return torch.cat([torch.tensor([x], dtype=torch.float64), sigma[1:]])
+
+    low, high = float(sigma[1]), 20.0
+    for _ in range(60):
+        middle = 0.5 * (low + high)
+        signal = noise_scale(with_first(middle), (m, n)) < 0.99 * math.sqrt(
+            float(with_first(middle).square().sum()) / (m * n)
+        )
+        low, high = (low, middle) if signal else (middle, high)
+    error = torch.zeros(n, dtype=torch.float64)
+    error[0] = 1e-9
+    values = with_first(low)
+    norm = Value.exact(float(torch.linalg.vector_norm(values)))
+    s = Spectrum((m, n), norm, Value.around(low, 1e-9), None, values, error, "gram")
+    value = metrics.mp_sigma(s)
+    rest = float(sigma[1:].square().sum())
+    assert value.upper >= math.sqrt((rest + low**2) / (m * n)) * (1 - 1e-12)
+    assert value.lower <= math.sqrt(rest / ((m - 1) * (n - 1))) * (1 + 1e-12)
+
+
+def test_small_noise_has_more_false_alarms_than_the_level():
+    # The fit leaves out what it takes for a spike, and then sees it stick out.
+    generator = torch.Generator().manual_seed(0)
+    num, level, alarms = 1000, 0.01, 0
+    for _ in range(num):
+        sigma = gaussian_singular_values((10, 10), generator=generator)
+        scale = noise_scale(sigma, (10, 10))
+        alarms += float(sigma[0]) > scale * noise_threshold((10, 10), level)
+    stderr = math.sqrt(0.05 * 0.95 / num)
+    assert alarms / num == pytest.approx(0.05, abs=STANDARD_ERRORS * stderr)
 
 
 @pytest.mark.parametrize(

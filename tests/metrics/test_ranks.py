@@ -231,6 +231,16 @@ def test_the_energy_rank_bounds_the_truncation_error():
     assert metrics.relative_distance_to_rank(W, k=r - 1).value > math.sqrt(0.1)
 
 
+def test_sums_beyond_float64_are_a_status_and_their_ratios_are_numbers():
+    W = torch.diag(torch.tensor([1.2e308, 1e308], dtype=torch.float64))
+    total = metrics.nuclear_norm(W)
+    assert total.status == "nonfinite"
+    assert "rescale the matrix" in total.reason
+    assert metrics.nuclear_rank(W).value == pytest.approx(2.2 / 1.2)
+    squared = metrics.nuclear_rank(W, variant="squared").value
+    assert squared == pytest.approx(2.2**2 / (1.2**2 + 1.0))
+
+
 @pytest.mark.parametrize(
     ("name", "options", "error", "match"),
     [
@@ -241,6 +251,8 @@ def test_the_energy_rank_bounds_the_truncation_error():
         ("relative_distance_to_rank", {"k": -1}, DomainError, "whole number"),
         ("relative_distance_to_rank", {"k": 1.0}, DomainError, "whole number"),
         ("relative_distance_to_rank", {"k": "2"}, DomainError, "whole number"),
+        ("relative_distance_to_rank", {"k": True}, DomainError, "got True"),
+        ("alpha_req", {"first": True}, DomainError, "got True to 100"),
         ("stable_rank", {"q": 0.5}, UnknownNameError, "options of stable_rank are"),
     ],
 )

@@ -10,7 +10,7 @@ from tail_samples import samples
 from tolerances import STANDARD_ERRORS
 
 from spectrank import metrics
-from spectrank.linalg import spectrum
+from spectrank.linalg import Spectrum, Value, spectrum
 
 TAILS = ("alpha", "alpha_weighted", "log_alpha_norm", "ks_distance", "xmin", "num_tail")
 
@@ -112,6 +112,19 @@ def test_values_that_cannot_be_told_from_zero_take_no_part():
     _, alpha, _, n = brute(x)
     assert metrics.alpha(W).value == pytest.approx(alpha, rel=1e-7)
     assert metrics.num_tail(W).value == n
+
+
+def test_the_tail_starts_at_its_own_value_where_unknown_ones_lie_between():
+    # A block of small values may resolve what one of large values cannot see.
+    sigma = torch.tensor([9.0, 5.0, 3.0, 2.0, 1.5, 1.0], dtype=torch.float64)
+    error = torch.tensor([0.0, 0.0, 4.0, 0.0, 0.0, 0.0], dtype=torch.float64)
+    shape = (8, 6)
+    norm = Value.exact(float(torch.linalg.vector_norm(sigma)))
+    s = Spectrum(shape, norm, Value.exact(9.0), None, sigma, error, "block-gram")
+    _, alpha, xmin, n = brute(sigma[error == 0.0].square().numpy())
+    assert metrics.alpha(s).value == pytest.approx(alpha)
+    assert metrics.num_tail(s).value == n
+    assert metrics.xmin(s).value == pytest.approx(xmin)
 
 
 def test_one_fit_serves_one_spectrum_and_never_another():

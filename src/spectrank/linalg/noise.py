@@ -32,9 +32,10 @@ def noise_scale(
 
     - ``bulk``: root mean square of what is left without the values above the noise,
       :math:`\sqrt{\sum_{i>r}\sigma_i^2/((N-r)(k-r))}`, r the number of values above
-      `noise_threshold` of the same scale: a fixed point, sought from the median on. As
-      sharp as the trace, relative error about :math:`1/\sqrt{2mn}`, and not moved by
-      spikes. Infinite when more than half of the values end up above: no bulk.
+      `noise_threshold` of an (N - r, k - r) matrix of that very scale: a fixed point,
+      sought from the median on. As sharp as the trace, relative error about
+      :math:`1/\sqrt{2mn}`, and not moved by spikes. Infinite when more than half of
+      the values end up above: no bulk.
       Source (derived): tests/linalg/test_noise.py.
     - ``median``: the median singular value over :math:`\sqrt{N\mu}`, with the median
       :math:`\mu` of the law of ratio k/N. Simple, but one quantile alone fluctuates by

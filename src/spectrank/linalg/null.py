@@ -138,9 +138,7 @@ def gaussian_singular_values(
     unit = max(std, abs(mean))
     if unit == 0.0:
         return torch.zeros(k, dtype=torch.float64)
-    random = np.random.default_rng(
-        int(torch.randint(2**63 - 1, (), generator=generator))
-    )
+    random = _numpy_generator(generator)
     diagonal = (std / unit) * np.sqrt(random.chisquare(N - np.arange(k)))
     beside = (std / unit) * np.sqrt(random.chisquare(np.arange(k - 1, 0, -1)))
     # A chi variable of N degrees with its first normal one moved.

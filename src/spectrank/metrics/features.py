@@ -64,7 +64,7 @@ def rankme(s: Spectrum) -> Value:
 
 def _check_window(options: Mapping[str, Any]) -> None:
     first, last = options["first"], options["last"]
-    whole = isinstance(first, int) and isinstance(last, int)
+    whole = all(type(x) is int for x in (first, last))
     if not whole or first < 1 or last < first + 2:
         raise DomainError(
             "alpha_req fits the eigenvalues number first to last, at least three of "

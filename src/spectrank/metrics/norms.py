@@ -27,6 +27,22 @@ def sigma_of(s: Spectrum) -> tuple[Tensor, Tensor]:
     return s.sigma, s.sigma_error
 
 
+def in_range(value: Value, way_out: str = "rescale the matrix") -> Value:
+    """Return a value, or a status where it leaves the range of float64.
+
+    Args:
+        value: Of a sum or a power of finite numbers.
+        way_out: What would keep it in range.
+
+    Returns:
+        The same; ``nonfinite`` where it is infinite.
+    """
+    if not math.isinf(value.value):
+        return value
+    reason = f"it leaves the range of float64; {way_out}"
+    return Value.undefined("nonfinite", reason)
+
+
 @register(
     needs=["sigma_max"],
     formula="s_1",
@@ -82,7 +98,7 @@ def frobenius_norm(s: Spectrum) -> Value:
 def nuclear_norm(s: Spectrum) -> Value:
     r"""Nuclear norm :math:`\|W\|_* = \sum_i \sigma_i`.
 
-    In units of the weight, in [0, inf).
+    In units of the weight, in [0, inf); ``nonfinite`` beyond float64.
 
     Args:
         s: Spectrum with all values known.
@@ -93,7 +109,8 @@ def nuclear_norm(s: Spectrum) -> Value:
     sigma, error = sigma_of(s)
     total = float(sigma.sum())
     # Summation itself: at most k roundings.
-    return Value.around(total, float(error.sum()) + total * len(sigma) * 2.3e-16)
+    rounding = total * len(sigma) * 2.3e-16
+    return in_range(Value.around(total, float(error.sum()) + rounding))
 
 
 @register(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from spectrank.errors import DomainError
 from spectrank.linalg import Need, Spectrum, Value
-from spectrank.metrics.norms import sigma_of
+from spectrank.metrics.norms import in_range, sigma_of
 from spectrank.metrics.ranks import effective_rank
 from spectrank.metrics.registry import register
 
@@ -21,7 +21,7 @@ _NO_SCALE = ("transpose", "orthogonal")
 
 def _check_p(options: Mapping[str, Any]) -> None:
     p = options["p"]
-    if not isinstance(p, int | float) or not p > 0.0:
+    if not isinstance(p, int | float) or isinstance(p, bool) or not p > 0.0:
         raise DomainError(
             f"p must be positive, got {p!r}; 1 is the nuclear norm, 2 the Frobenius "
             "norm, inf the spectral norm"
@@ -53,7 +53,8 @@ def schatten_norm(s: Spectrum, p: float = 4.0) -> Value:
     r"""Schatten norm :math:`(\sum_i\sigma_i^p)^{1/p}`.
 
     In units of the weight, in [0, inf); decreasing in p. Below p = 1 it is no norm (the
-    triangle inequality fails) but a measure of low rank.
+    triangle inequality fails) but a measure of low rank: equal values give
+    :math:`k^{1/p}\sigma`, which leaves float64 for small p (status ``nonfinite``).
 
     Args:
         s: Spectrum with what the order needs: norms for 2, 4 and inf, else all values.
@@ -77,7 +78,8 @@ def schatten_norm(s: Spectrum, p: float = 4.0) -> Value:
     )
     # k powers, a sum and a root.
     rounding = 4.0 * len(sigma) * 2.3e-16 * max(1.0, 1.0 / p) * value
-    return Value(value, max(lower - rounding, 0.0), upper + rounding)
+    norm = Value(value, max(lower - rounding, 0.0), upper + rounding)
+    return in_range(norm, "rescale the matrix, or take a larger order")
 
 
 def _power_mean(x: NDArray[np.float64], p: float) -> float:

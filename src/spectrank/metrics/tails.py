@@ -11,6 +11,7 @@ import functools
 import math
 
 import numpy as np
+from torch import Tensor
 
 from spectrank.linalg import Spectrum, Value
 from spectrank.linalg.power_law import PowerLawFit, fit_power_law
@@ -25,13 +26,23 @@ _NO_TAIL = Value.undefined(
 )
 
 
+def _known(s: Spectrum) -> tuple[Tensor, Tensor]:
+    """Values that can be told from zero and their errors."""
+    sigma, error = sigma_of(s)
+    # Not always the first ones: among the blocks of a matrix one of small values may
+    # know its own better than one of large values knows those that it cannot see.
+    known = error < sigma
+    return sigma[known], error[known]
+
+
 # The six metrics of one matrix share its fit.
 @functools.lru_cache(maxsize=2)
 def _fit(s: Spectrum) -> PowerLawFit | None:
     """Fit of the eigenvalues over the largest; None where they do not spread."""
-    sigma, error = sigma_of(s)
-    known = error < sigma
-    x, relative = sigma[known] / sigma[0], error[known] / sigma[known]
+    sigma, error = _known(s)
+    if not len(sigma):
+        return None
+    x, relative = sigma / sigma[0], error / sigma
     fit = fit_power_law(x.square())
     if fit is None:
         return None
@@ -154,7 +165,7 @@ def ks_distance(s: Spectrum) -> Value:
     fit = _fit(s)
     if fit is None:
         return _NO_TAIL
-    sigma, error = sigma_of(s)
+    sigma, error = _known(s)
     tail = slice(fit.num_tail)
     # F = 1 - exp(-b u): dF <= b du + u exp(-b u) db, and u exp(-b u) <= 1/(e b).
     du = 4.0 * float((error[tail] / sigma[tail]).max())
@@ -184,7 +195,7 @@ def xmin(s: Spectrum) -> Value:
     fit = _fit(s)
     if fit is None:
         return _NO_TAIL
-    sigma, error = sigma_of(s)
+    sigma, error = _known(s)
     last = fit.num_tail - 1
     value = Value.around(float(sigma[last]), float(error[last])) ** 2
     if not 0.0 < value.value < math.inf:
