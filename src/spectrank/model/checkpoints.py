@@ -11,11 +11,12 @@ from spectrank.errors import CheckpointError
 from spectrank.model.beside import quantization_beside
 from spectrank.model.formats.ctranslate2_file import CTranslate2File, is_ctranslate2
 from spectrank.model.formats.quantised import decode_quantised
-from spectrank.model.paths import FORMAT_SUFFIXES, Plan, plan_path
+from spectrank.model.formats.tfjs_file import TFJSFile
+from spectrank.model.paths import Plan, plan_path
 from spectrank.model.pickle_file import PickleFile
 from spectrank.model.safetensors_file import SafetensorsFile
 from spectrank.model.weights import Entry, Kind, nothing_to_load
-from spectrank.model.window import Window
+from spectrank.model.window import WeightFile, Window
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,8 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
 
     Args:
         path: A ``.safetensors``, ``.pt``, ``.pth``, ``.bin``, ``.ckpt``, ``.onnx``,
-            ``.gguf`` or ``.index.json`` file, or a folder that holds such files.
+            ``.gguf`` or ``.index.json`` file, a ``model.json`` of TensorFlow.js, or a
+            folder that holds such files.
 
     Returns:
         Its entries; their values are read one by one, when asked for.
@@ -54,7 +56,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         )
     plan = plan_path(Path(path))
     window = Window()
-    by_file, unread = _read_all(plan, window)
+    by_file, unread, beside = _read_all(plan, window)
     entries = _merge(plan, by_file)
     if not any(entry.role != "file" for entry in entries):
         raise CheckpointError(
@@ -63,49 +65,54 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     window.fit(max(_num_bytes(entry) for entry in entries))
     left = [_unread_file(name, reason) for name, reason in (*unread, *plan.left)]
     decoded = decode_quantised(entries, quantization_beside(path))
-    return Checkpoint(plan.kind, tuple(by_file), (*decoded, *left))
+    return Checkpoint(plan.kind, (*by_file, *beside), (*decoded, *left))
 
 
 def _read_all(
     plan: Plan, window: Window
-) -> tuple[dict[Path, list[Entry]], list[tuple[str, str]]]:
+) -> tuple[dict[Path, list[Entry]], list[tuple[str, str]], list[Path]]:
+    """Entries by file, the files that cannot be read, and what lies outside both."""
     by_file: dict[Path, list[Entry]] = {}
     unread = []
+    beside: list[Path] = []
     errors = []
     for file in plan.files:
         try:
-            by_file[file] = _read(file, window)
+            reader = _reader(file, window)
+            entries = reader.entries()
         except CheckpointError as error:
             if not plan.lenient:
                 raise
             errors.append(error)
             unread.append((file.name, f"file not read: {error}"))
+            continue
+        if file.suffix == ".safetensors":
+            # torch.save keeps the order of the modules, safetensors does not.
+            entries = sorted(entries, key=lambda entry: _natural(entry.name))
+        by_file[file] = entries
+        beside += reader.beside
     if errors and not by_file:
         raise errors[0]
-    return by_file, unread
+    return by_file, unread, beside
 
 
-def _read(file: Path, window: Window) -> list[Entry]:
+def _reader(file: Path, window: Window) -> WeightFile:
     if file.suffix == ".safetensors":
-        entries = SafetensorsFile(file, window).entries()
-        return sorted(entries, key=lambda entry: _natural(entry.name))
-    if file.suffix in FORMAT_SUFFIXES:
-        return _format(file, window)
-    if is_ctranslate2(file):
-        return CTranslate2File(file, window).entries()
-    # torch.save keeps the order of the modules.
-    return PickleFile(file, window).entries()
-
-
-def _format(file: Path, window: Window) -> list[Entry]:
+        return SafetensorsFile(file, window)
+    if file.suffix == ".json":
+        return TFJSFile(file, window)
     # Their packages take a second to import: only for those who need them.
     if file.suffix == ".gguf":
         from spectrank.model.formats.gguf_file import GGUFFile
 
-        return GGUFFile(file, window).entries()
-    from spectrank.model.formats.onnx_file import ONNXFile
+        return GGUFFile(file, window)
+    if file.suffix == ".onnx":
+        from spectrank.model.formats.onnx_file import ONNXFile
 
-    return ONNXFile(file, window).entries()
+        return ONNXFile(file, window)
+    if is_ctranslate2(file):
+        return CTranslate2File(file, window)
+    return PickleFile(file, window)
 
 
 def _natural(name: str) -> list[str | int]:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import Literal
 
 from spectrank.errors import CheckpointError
 from spectrank.model.formats.ctranslate2_file import is_ctranslate2
+from spectrank.model.formats.tfjs_file import is_tfjs, shards_of
+from spectrank.model.inside import is_inside
 from spectrank.model.sniff import content_hint
 from spectrank.model.window import first_line
 
@@ -42,7 +43,14 @@ class Plan:
     """
 
     kind: Literal[
-        "safetensors", "sharded", "pickle", "folder", "ctranslate2", "gguf", "onnx"
+        "safetensors",
+        "sharded",
+        "pickle",
+        "folder",
+        "ctranslate2",
+        "gguf",
+        "onnx",
+        "tfjs",
     ]
     files: tuple[Path, ...]
     left: tuple[tuple[str, str], ...] = ()
@@ -94,9 +102,12 @@ def _plan_file(path: Path) -> Plan:
         return Plan("ctranslate2" if is_ctranslate2(path) else "pickle", (path,))
     if path.suffix in FORMAT_SUFFIXES:
         return Plan("gguf" if path.suffix == ".gguf" else "onnx", (path,))
+    if path.suffix == ".json" and is_tfjs(path):
+        return Plan("tfjs", (path,))
     raise CheckpointError(
         "a weights file must end in .safetensors, .pt, .pth, .bin, .ckpt, .onnx, .gguf "
-        f"or {_INDEX}, got {path}; {content_hint(path)}"
+        f"or {_INDEX}, or be a model.json of TensorFlow.js, got {path}; "
+        f"{content_hint(path)}"
     )
 
 
@@ -117,6 +128,10 @@ def _plan_folder(folder: Path) -> Plan:
         plan = _plan_index(by_name["pytorch_model.bin.index.json"])
     elif tensors:
         plan = Plan("folder", tuple(tensors), lenient=True)
+    elif "model.json" in by_name and is_tfjs(by_name["model.json"]):
+        # Its shards end in .bin too, or in nothing.
+        plan = Plan("folder", (by_name["model.json"],))
+        files = [f for f in files if f.name not in shards_of(by_name["model.json"])]
     elif pickles:
         plan = Plan("folder", tuple(pickles), lenient=True)
     elif ggufs and (
@@ -171,7 +186,7 @@ def _no_weights(folder: Path, files: list[Path]) -> CheckpointError:
         hint = "give one of these files"
     return CheckpointError(
         "a folder must hold .safetensors, .pt, .pth, .bin or .ckpt files, or one model "
-        f"in .gguf or .onnx, {folder} holds none{also}; {hint}"
+        f"in .gguf, .onnx or TensorFlow.js, {folder} holds none{also}; {hint}"
     )
 
 
@@ -212,7 +227,7 @@ def _weight_map(index: Path) -> dict[str, str]:
 def _shard(index: Path, folder: Path, file: str) -> Path:
     # Checked in this order, so that nothing outside the folder is even looked at.
     path = folder / file
-    if not _is_inside(folder, file):
+    if not is_inside(folder, file):
         raise CheckpointError(
             f"an index must name files inside its own folder, {index} names "
             f"{file!r:.120}; do not trust it, or put the file into the folder"
@@ -228,31 +243,3 @@ def _shard(index: Path, folder: Path, file: str) -> Path:
             "does not; fetch the missing file"
         )
     return path
-
-
-def _is_inside(folder: Path, file: str) -> bool:
-    posix, windows = PurePosixPath(file), PureWindowsPath(file)
-    if (
-        not posix.parts
-        or "\0" in file
-        or windows.anchor  # a drive, a share or a leading slash of either kind
-        or ".." in {*posix.parts, *windows.parts}
-    ):
-        return False
-    try:
-        target = Path(os.path.realpath(folder / file))
-        return any(target.is_relative_to(root) for root in _roots(folder))
-    except (OSError, ValueError):
-        return False
-
-
-def _roots(folder: Path) -> list[Path]:
-    # huggingface_hub stores models--x/snapshots/revision/file as a link to
-    # models--x/blobs/hash: refusing that would refuse every cached model.
-    real = Path(os.path.realpath(folder))
-    blobs = [
-        parent.parent / "blobs"
-        for parent in real.parents
-        if parent.name == "snapshots" and parent.parent.name.startswith("models--")
-    ]
-    return [real, *blobs]

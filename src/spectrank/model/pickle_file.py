@@ -33,6 +33,7 @@ class PickleFile:
         self.path = path
         self._records = _stored_records(path)
         self.mapped = self._records is not None
+        self.beside: tuple[Path, ...] = ()
         self._window = window
         self._unchanged = Unchanged(path)
 

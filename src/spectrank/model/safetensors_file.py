@@ -47,6 +47,7 @@ class SafetensorsFile:
     """One file; parsing and its checks (sizes, offsets, overlaps) are safetensors'."""
 
     mapped = True
+    beside: tuple[Path, ...] = ()
 
     def __init__(self, path: Path, window: Window) -> None:
         self.path = path

@@ -14,7 +14,8 @@ Heads of width d = rows / heads. Which library stores what:
     kv                       k | v: fused cross attention
     gate-up                  gate | up: Phi-3, GLM
     gate-up-interleaved      gate, up row by row: gpt-oss
-    lstm, gru                i | f | g | o, r | z | n: torch
+    lstm, gru                i | f | g | o, r | z | n: torch; gru-zrn: Keras
+    *-directions             per direction i | o | f | g, z | r | n: ONNX
     experts-*                one matrix, or gate and up, per expert: Mixtral, Qwen-MoE
 """
 

@@ -3,17 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import final
 
+from spectrank.errors import ShapeError
 from spectrank.model.splits import (
     Attention,
     Experts,
     Layout,
     Options,
     Part,
+    Rows,
     Shape,
     Stack,
     heads_of,
 )
+
+
+@final
+@dataclass(frozen=True)
+class Directions:
+    """One stack of gates per direction along the first of three axes."""
+
+    gates: Stack
+
+    def __call__(self, shape: Shape, options: Options) -> tuple[Part, ...]:
+        """The parts of a tensor of some shape; ShapeError where it cannot be cut."""
+        if len(shape) != 3 or shape[0] not in {1, 2}:
+            raise ShapeError(
+                "gates of directions are stacked along 3 axes, the first of 1 or 2, "
+                f"the tensor has the shape {shape}"
+            )
+        found = []
+        for direction, suffix in zip(range(shape[0]), ("", ".reverse"), strict=False):
+            for part in self.gates(shape[1:], options):
+                assert isinstance(part.take, Rows)
+                take = replace(part.take, expert=direction)
+                found.append(Part(part.view + suffix, part.shape, take))
+        return tuple(found)
 
 
 def _both(
@@ -81,17 +108,44 @@ STACKS: tuple[Layout, ...] = (
         (),
         lambda t: Stack("gate-up.", ("gate", "up"), t, interleaved=True),
     ),
-    Layout(
+    *_both(
         "lstm",
-        "gates i, f, g, o stacked, as torch stores them",
+        "gates i, f, g, o stacked, as torch and Keras store them",
         (),
-        Stack("lstm.gate.", ("i", "f", "g", "o")),
+        (),
+        lambda t: Stack("lstm.gate.", ("i", "f", "g", "o"), t),
     ),
-    Layout(
+    *_both(
         "gru",
         "gates r, z, n stacked, as torch stores them",
         (),
-        Stack("gru.gate.", ("r", "z", "n")),
+        (),
+        lambda t: Stack("gru.gate.", ("r", "z", "n"), t),
+    ),
+    *_both(
+        "gru-zrn",
+        "gates z, r, n stacked, as Keras stores them",
+        (),
+        (),
+        lambda t: Stack("gru.gate.", ("z", "r", "n"), t),
+    ),
+    Layout(
+        "lstm-directions",
+        "per direction gates i, o, f, g stacked, as ONNX stores them",
+        (),
+        Directions(Stack("lstm.gate.", ("i", "o", "f", "g"))),
+    ),
+    Layout(
+        "gru-directions",
+        "per direction gates z, r, n stacked, as ONNX stores them",
+        (),
+        Directions(Stack("gru.gate.", ("z", "r", "n"))),
+    ),
+    Layout(
+        "rnn-directions",
+        "one matrix per direction, as ONNX stores a plain recurrent layer",
+        (),
+        Directions(Stack("", ("linear",))),
     ),
     *_both(
         "heads",

@@ -26,6 +26,7 @@ Kind = Literal[
     "ctranslate2",
     "gguf",
     "onnx",
+    "tfjs",
 ]
 
 

@@ -13,6 +13,7 @@ from typing import Protocol
 from torch import Tensor
 
 from spectrank.errors import CheckpointError
+from spectrank.model.weights import Entry
 
 _LEAST = 8 << 20
 _MOST = 64 << 20
@@ -31,9 +32,14 @@ class WeightFile(Protocol):
     path: Path
     # Whether tensors are mapped; where they are not, reopening would read all again.
     mapped: bool
+    # Files that it names and that hold its values.
+    beside: tuple[Path, ...]
 
     def open(self) -> Handle:
         """A fresh handle; CheckpointError if the file cannot be read."""
+
+    def entries(self) -> list[Entry]:
+        """Every tensor of the file; CheckpointError where it holds none."""
 
 
 class Window:

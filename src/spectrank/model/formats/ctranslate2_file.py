@@ -77,6 +77,7 @@ class CTranslate2File:
     """One ``model.bin``; slashes of its names become dots."""
 
     mapped = False
+    beside: tuple[Path, ...] = ()
 
     def __init__(self, path: Path, window: Window) -> None:
         self.path = path

@@ -36,6 +36,7 @@ class GGUFFile:
     """One file; a split model has several, each with tensors of its own."""
 
     mapped = True
+    beside: tuple[Path, ...] = ()
 
     def __init__(self, path: Path, window: Window) -> None:
         self.path = path

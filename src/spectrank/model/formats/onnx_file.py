@@ -25,6 +25,7 @@ from spectrank.model.formats.onnx_graph import (
     graphs_of,
     read_graph,
 )
+from spectrank.model.inside import is_inside
 from spectrank.model.sniff import content_hint
 from spectrank.model.weights import Entry, nothing_to_load
 from spectrank.model.window import Unchanged, Window, first_line
@@ -54,6 +55,7 @@ class ONNXFile:
     """One model; its external data lie in the same folder."""
 
     mapped = False
+    beside: tuple[Path, ...] = ()
 
     def __init__(self, path: Path, window: Window) -> None:
         self.path = path
@@ -96,6 +98,7 @@ class ONNXFile:
                 f"a checkpoint must hold tensors, {self.path} holds none; give the "
                 "model with its weights"
             )
+        self.beside = handle.external
         ranks = {name: len(tensor.dims) for name, tensor in tensors.items()}
         readings = read_graph(handle.graph, ranks, frozenset(tensors))
         return [self._entry(tensors, name, readings[name]) for name in tensors]
@@ -177,6 +180,18 @@ class _Handle:
         self._folder = folder
         self.graph = model.graph
         self.tensors = dict(_tensors(model.graph))
+
+    @property
+    def external(self) -> tuple[Path, ...]:
+        """Files with external data; names that lead outside are refused when read."""
+        named = {
+            entry.value
+            for tensor in self.tensors.values()
+            for entry in tensor.external_data
+            if entry.key == "location" and is_inside(self._folder, entry.value)
+        }
+        files = (self._folder / name for name in sorted(named))
+        return tuple(file for file in files if file.is_file())
 
     def read(self, name: str) -> Tensor:
         tensor = self.tensors[name]
