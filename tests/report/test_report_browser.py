@@ -4,6 +4,7 @@ One browser for the whole file, driven over the network of this machine alone; e
 other address is unreachable to it.
 """
 
+import math
 import re
 import shutil
 from urllib.parse import urlencode
@@ -215,7 +216,10 @@ def test_a_click_on_a_bar_a_cell_or_a_name_shows_the_spectrum(matrix, table, ope
         drag = page.driver.find_element("css selector", f"#{chart} .nsewdrag")
         page.show(drag)
         width = drag.size["width"]
-        at = int(((place + 0.6) / 6.2 - 0.5) * width)
+        low, high = page.run(
+            "return document.getElementById(arguments[0]).layout.xaxis.range", chart
+        )
+        at = int(((place - low) / (high - low) - 0.5) * width)
         actions.move_to_element_with_offset(drag, at, drag.size["height"] // 2 - 12)
         actions.pause(0.2).click().pause(0.2).perform()
         assert page.text("#card h3") == names[place]
@@ -251,6 +255,7 @@ def test_the_table_filters_and_sorts(matrix, table, opened):
 def test_depth_profiles_have_a_panel_for_each_role(matrix, table, opened):
     page = opened(table([*matrix("embed.weight", [9.0, 1.0]), *_blocks(matrix)]))
     own = [trace for trace in page.traces("depth") if trace["mode"] == "lines+markers"]
+    assert page.run("return document.getElementById('metric').value") == "0"
     # Places in the model; the embedding occurs once and has no profile.
     assert [trace["x"] for trace in own] == [[1, 3, 5], [2, 4, 6]]
     page.set("#metric", str(page.options("#metric").index("spectral norm")))
@@ -284,6 +289,83 @@ def test_noise_and_power_law_are_drawn_with_the_spectrum(matrix, table, opened):
     assert page.traces("sigma")[-1]["mode"] == "lines"
 
 
+def _layout(page, chart, axis="yaxis"):
+    return page.run(
+        "return document.getElementById(arguments[0]).layout[arguments[1]]", chart, axis
+    )
+
+
+def test_twins_are_drawn_and_what_is_not_resolved_has_no_depth(matrix, table, opened):
+    values = [4.0, 1.0, 0.5, 1e-30]
+    own = [row | {"num_resolved": 3} for row in matrix("w", values)]
+    twin = {"metric": "null_singular_values", "variant": "permuted"}
+    tools = [
+        own[0] | {"metric": name, "variant": "permuted", "value": 7.0}
+        for name in ("p_one", "p_two", "p_three", "p_four", "p_five")
+    ]
+    rows = [*own, own[-1] | twin | {"values": [2.0, 1.5, 1.0, 0.75]}, *tools]
+    columns = {"m": pl.Int64, "n": pl.Int64, "num_resolved": pl.Int64}
+    page = opened(Table.from_rows(rows, columns=columns))
+    shown = [trace["y"] for trace in page.traces("sigma")]
+    assert [2.0, 1.5, 1.0, 0.75] in shown
+    assert [4.0, 1.0, 0.5, None] in shown
+    assert "random twins, the same entries in other places" in page.text(
+        "#sigma-caption"
+    )
+    low, high = _layout(page, "sigma")["range"]
+    assert -2.0 < low < math.log10(0.5)
+    assert math.log10(4.0) < high < 1.0
+    # Five metrics of one variant are a list of their own, closed until asked for.
+    assert page.text("#card details summary") == "permuted 5"
+    assert page.count("#card details[open]") == 0
+    assert "p five" not in page.text("#card > table")
+    assert "p five7" in page.text("#card details table")
+    page.click("#card details summary")
+    page.wait(lambda: page.count("#card details[open]"))
+
+
+def test_enclosures_that_reach_zero_leave_a_logarithmic_axis(matrix, table, opened):
+    rows = [row for k in (1, 2) for row in matrix(f"h.{k}.w", [2.0 * k, 1.0])[:1]]
+    rows[0] |= {"lower": -1.0, "upper": 4.0, "value": 2.0}
+    rows[1] |= {"lower": 10.0, "upper": 30.0, "value": 20.0}
+    page = opened(table(rows))
+    error = (
+        "const t = document.getElementById('bars').data.find((t) => t.error_y);"
+        "return [t.error_y.arrayminus, t.error_y.array]"
+    )
+    assert page.run(error) == [[3.0, 10.0], [2.0, 10.0]]
+    assert "reaches zero" not in page.text("#bars-caption")
+    page.click("input[name=scale][value=log]")
+    minus, plus = page.run(error)
+    low, high = _layout(page, "bars")["range"]
+    # All that is positive fits, and the first bar goes out of the picture below.
+    assert 0.0 < 2.0 - minus[0] < 10.0**low < 2.0
+    assert 30.0 < 10.0**high < 40.0
+    assert (minus[1], plus) == (10.0, [2.0, 10.0])
+    assert "one that leaves the axis below reaches zero" in page.text("#bars-caption")
+    # Two columns are as wide as two of nine.
+    assert _layout(page, "bars", "xaxis")["range"][1] > 8
+    assert _layout(page, "bars", "xaxis")["tickangle"] == 0
+
+
+def test_a_long_table_lays_out_what_is_asked_for(table, opened):
+    shared = {"kind": "measurement", "metric": "stable_rank", "status": "ok"}
+    rows = [shared | {"subject": f"w{k:04}", "value": 1.0 + k} for k in range(600)]
+    page = opened(table(rows))
+    assert page.count("#table tbody tr") == 501
+    assert "600 of 600 matrices" in page.text("#shown")
+    page.set("#filter", "w05")
+    assert page.count("#table tbody tr") == 100
+    page.set("#filter", "")
+    assert page.text("#table tbody tr:last-child button") == "Show 100 more"
+    page.run("window.dispatchEvent(new Event('beforeprint'))")
+    assert page.count("#table tbody tr") == 600
+    page.run("window.dispatchEvent(new Event('afterprint'))")
+    assert page.count("#table tbody tr") == 501
+    page.click("#table tbody tr:last-child button")
+    assert page.count("#table tbody tr") == 600
+
+
 def _comparison(matrix):
     rows = []
     for name, scale in (("h.0.w", 1.5), ("h.1.w", 1.0), ("h.2.w", 3.0)):
@@ -312,6 +394,10 @@ def test_a_comparison_shows_what_moved(matrix, table, opened):
     assert page.text("h1") == "new.pt against old.pt"
     assert "median change" in page.text("#overview")
     assert "1 of 3 identical" in page.text("#overview")
+    # What moved most is chosen at first, in every chart.
+    assert page.text("#card h3") == "h.2.w"
+    band = "return document.getElementById('moved').layout.shapes[0]"
+    assert (page.run(band)["x0"], page.run(band)["x1"]) == (1.5, 2.5)
     bars = page.traces("moved")
     assert [y for trace in bars for y in trace["y"]] == [0.5, 0.0, 2.0]
     assert page.visible("#movers tbody th button") == ["2 · w", "0 · w", "1 · w"]
@@ -382,7 +468,7 @@ def _watched():
 
 def test_laws_show_when_they_broke(opened):
     page = opened(_watched())
-    assert page.text("h1") == "Scan of weight matrices"
+    assert page.text("h1") == "Laws of training"
     assert "1 broken" in page.text("#overview")
     assert "Nothing was measured" not in page.text("main")
     assert page.traces("law-grid")[0]["z"] == [[0, 0, 0], [1, 1, 3]]

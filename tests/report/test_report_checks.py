@@ -222,6 +222,22 @@ def test_a_matrix_whose_numbers_are_shown_is_linked_to_them(matrix):
     assert re.findall(r'href="([^"]*)"', section) == ["#layer=w&amp;view=linear"]
 
 
+@pytest.mark.parametrize("num", [4, 5, 9])
+def test_a_cell_of_many_entries_folds_all_but_what_is_worst(num, read_page):
+    words = ["holds"] * num
+    words[2], words[-1] = "vacuous", "violated"
+    rows = [_check("w", "bound", word, index=k) for k, word in enumerate(words)]
+    cell = checks(_table(rows).frame)["lines"][0]["cells"][0]
+    every = [entry["mark"] for part in ("open", "folded") for entry in cell[part]]
+    order = [num - 1, *(k for k in range(num - 1) if k != 2), 2]
+    assert every == [f"index {k}" for k in order]
+    # Where four are all, one more line is no longer than the words that would fold it.
+    assert len(cell["folded"]) == (0 if num == 4 else num - 3)
+    section = read_page(_section(render_html(_table(rows))))[1]
+    fold = f"{num - 3} more: {num - 4} holds, 1 vacuous"
+    assert (fold in section) == (num > 4)
+
+
 def test_a_table_without_checks_has_no_such_section(matrix, table):
     page = render_html(table(matrix("w", [1.0])))
     assert 'id="checks"' not in page
@@ -244,5 +260,5 @@ def test_producer_columns_of_a_check_may_be_absent_or_of_another_type():
     frame = Table.from_rows([_check("w", "bound", "holds")]).frame
     assert checks(frame)["lines"][0]["remark"] == "linear"
     odd = frame.with_columns(m=frame["subject"], state=pl.lit(3.5))
-    entry = checks(odd)["lines"][0]["cells"][0][0]
+    entry = checks(odd)["lines"][0]["cells"][0]["open"][0]
     assert (entry["state"], entry["verdict"]["name"]) == ("", "holds")

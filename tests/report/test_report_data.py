@@ -138,6 +138,22 @@ def test_nan_in_a_spectrum_is_null(matrix, table):
     assert data["spectra"][0]["values"] == [2.0, None, 0.0]
 
 
+def test_spectra_of_random_twins_stand_beside_that_of_the_matrix(matrix, table):
+    rows = matrix("w", [3.0, 2.0, 1.0])
+    twin = rows[-1] | {"metric": "null_singular_values", "variant": "permuted"}
+    # Before or behind the matrix's own: it is never taken for it.
+    for order in ([*rows, twin | {"values": [2.5, 2.0]}], [twin, *rows]):
+        data = payload(scan_rows(table(order).frame))
+        (found,) = data["nulls"]
+        assert data["repeated"] == 0
+        assert found["variant"] == "permuted"
+        assert data["spectra"][0]["values"] == [3.0, 2.0, 1.0]
+        places = data["grids"][found["grid"]]
+        assert places == list(range(1, len(found["values"]) + 1))
+    assert found["values"] == [3.0, 2.0, 1.0]
+    assert payload(scan_rows(table(matrix("w", [1.0])).frame))["nulls"] == [None]
+
+
 def test_views_runs_and_steps_are_matrices_of_their_own(matrix, table):
     rows = [
         row

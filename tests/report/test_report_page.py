@@ -96,8 +96,8 @@ def test_what_is_not_ok_stands_in_the_overview_with_its_reason(
     rows = [*matrix("fine", [1.0]), *(row | bad for row in matrix("bad", [1.0])[:3])]
     _, words = read_page(render_html(table(rows)))
     assert (
-        "Needs attention 1 bad linear nonfinite 2 entries are NaN "
-        "· stable rank, spectral norm, numerical rank (rtol=0.001)"
+        "Needs attention 1 nonfinite 2 entries are NaN "
+        "· stable rank, spectral norm, numerical rank (rtol=0.001) bad linear"
     ) in words
     assert "Status of the 6 measurements: 3 ok, 3 nonfinite." in words
     assert "matrices measured 2 1 not ok" in words

@@ -25,6 +25,9 @@ MAX_REASON = 72
 NUM_KEPT = 58
 """Characters shown of a longer one; cutting off less than a line helps nobody."""
 
+NUM_OPEN = 3
+"""Entries of a cell that are shown without being asked for."""
+
 _KEY = ("subject", "view", "run", "step")
 _TIMES = "\N{MULTIPLICATION SIGN}"
 _MOST_SOURCES = 3
@@ -88,6 +91,15 @@ def _entry(row: Row) -> dict[str, Any]:
     }
 
 
+def _folded(entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The entries of a cell: what is wrong first, those behind a few folded."""
+    # One more line is no longer than the words that would stand for it.
+    num = NUM_OPEN if len(entries) > NUM_OPEN + 1 else len(entries)
+    counts = Counter(entry["verdict"]["name"] for entry in entries[num:])
+    words = ", ".join(f"{count} {name}" for name, count in counts.items())
+    return {"open": entries[:num], "folded": entries[num:], "words": words}
+
+
 def _line(
     key: tuple[Any, ...], rows: Sequence[Row], names: Sequence[str]
 ) -> dict[str, Any]:
@@ -97,7 +109,7 @@ def _line(
     shape = next((f"{m} {_TIMES} {n}" for m, n in sides if m and n), None)
     when = [None if run is None else str(run), None if step is None else f"step {step}"]
     cells: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
-    for row in rows:
+    for row in sorted(rows, key=lambda row: place(row["verdict"])):
         cells[row["metric"]].append(_entry(row))
     return {
         "name": str(subject),
@@ -105,7 +117,7 @@ def _line(
         "parts": re.split(r"(?<=[./])", str(subject)),
         "view": view,
         "remark": " · ".join(str(x) for x in (view, shape, *when) if x),
-        "cells": list(cells.values()),
+        "cells": [_folded(entries) for entries in cells.values()],
     }
 
 

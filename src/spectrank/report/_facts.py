@@ -86,8 +86,12 @@ def facts(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Seed", provenance.get("seed")),
         ("Seeds", provenance.get("seeds")),
     ]
-    for name, value in settings.items() if isinstance(settings, Mapping) else ():
-        lines.append((str(name).capitalize(), listing(value)))
+    told = {name for name, value in lines if value is not None}
+    for key, value in settings.items() if isinstance(settings, Mapping) else ():
+        name = str(key).replace("_", " ").capitalize()
+        # The seed of a scan is among its settings and beside them.
+        if name not in told:
+            lines.append((name, listing(value)))
     own = provenance.get("spectrank_version")
     versions = provenance.get("versions")
     others = listing(versions) if isinstance(versions, Mapping) and versions else None

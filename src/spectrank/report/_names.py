@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 MAX_LABEL = 34
+_NUMBERED = "numbered layers"
 
 
 def shorten(text: str, limit: int = MAX_LABEL) -> str:
@@ -83,6 +84,8 @@ def labels(names: Sequence[str]) -> tuple[list[str], list[str]]:
         block = ".".join(part for part in head if part.isdigit())
         label = ".".join(tail)
         role = ".".join(suffix[named:])
+        # Of a plain sequence nothing but the numbers is known.
+        role = _NUMBERED if role == "*" else role
         known[name] = (f"{block} · {label}" if block else label, role)
     return (
         [shorten(known[name][0]) for name in names],

@@ -61,20 +61,28 @@ def _skips(frame: pl.DataFrame) -> list[dict[str, Any]]:
     return [{"reason": reason, "members": members} for reason, members in ordered]
 
 
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - _NAMED
+    shown = names if more <= 1 else names[:_NAMED]
+    return ", ".join([*shown, *([f"{more} more metrics"] if more > 1 else [])])
+
+
 def _troubles(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Rows that are not ok, grouped by matrix, status and reason."""
-    groups: dict[tuple[Any, ...], list[str]] = {}
+    """Rows that are not ok, grouped by status and reason, with their matrices."""
+    groups: dict[tuple[Any, ...], dict[tuple[Any, Any], None]] = {}
+    columns: dict[tuple[Any, ...], dict[str, None]] = {}
     still = identical(rows)
     for row in rows:
         if row.get("run") in _MOVEMENTS and (row["subject"], row.get("view")) in still:
             continue
         if (status := effective_status(row)) != "ok":
-            key = (row["subject"], row.get("view"), status, row.get("reason"))
-            groups.setdefault(key, []).append(column_label(row))
+            key = (status, row.get("reason"))
+            groups.setdefault(key, {})[row["subject"], row.get("view")] = None
+            columns.setdefault(key, {})[column_label(row)] = None
     return [
-        {"name": name, "view": view, "status": status, "reason": reason}
-        | {"what": ", ".join(found) if len(found) <= _NAMED else f"{len(found)} rows"}
-        for (name, view, status, reason), found in groups.items()
+        {"status": key[0], "reason": key[1], "what": _listed(list(columns[key]))}
+        | {"members": [{"name": name, "view": view} for name, view in members]}
+        for key, members in groups.items()
     ]
 
 
@@ -109,7 +117,9 @@ def _lowest(measured: Sequence[Row]) -> list[dict[str, Any]]:
     for row in measured:
         side = min(whole(row.get("m")) or 0, whole(row.get("n")) or 0)
         value = finite_or_none(row.get("value"))
-        if row["metric"] == "stable_rank" and side > 1 and value is not None:
+        # Another tool's number of that name is a variant, and may be another number.
+        own = row["metric"] == "stable_rank" and row.get("variant") is None
+        if own and side > 1 and value is not None:
             found.append((value / side, value, side, row))
     found.sort(key=lambda item: item[0])
     return [
@@ -129,12 +139,27 @@ def _base(provenance: Mapping[str, Any]) -> str:
     return PurePath(source).name or source
 
 
-def default_title(provenance: Mapping[str, Any], *, measured: bool) -> str:
+def _folder(provenance: Mapping[str, Any]) -> str:
+    """Name of the one folder that all checkpoints of a run lie in, else nothing."""
+    sources = provenance.get("sources")
+    inputs = [
+        str(source.get("input") or "")
+        for source in (sources if isinstance(sources, list) else [])
+        if isinstance(source, Mapping)
+    ]
+    folders = {str(PurePath(text).parent.name) for text in inputs}
+    return folders.pop() if len(folders) == 1 else ""
+
+
+def default_title(
+    provenance: Mapping[str, Any], *, measured: bool, laws: bool = False
+) -> str:
     """Title of a page when the caller gives none.
 
     Args:
         provenance: Provenance of the table.
         measured: Whether the table holds measurements or spectra.
+        laws: Whether it holds laws of training.
 
     Returns:
         The model's name, or the last part of the input path, or a plain phrase.
@@ -146,7 +171,9 @@ def default_title(provenance: Mapping[str, Any], *, measured: bool) -> str:
         return str(model)
     if source := _base(provenance):
         return source
-    if not measured and ("laws" in provenance or "features" in provenance):
+    if measured and "trend" in provenance:
+        return f"{_folder(provenance) or 'Checkpoints'} over the steps"
+    if laws and not measured:
         return "Laws of training"
     if "graph" in provenance and not measured:
         return "Wiring of a model"

@@ -26,7 +26,8 @@ from spectrank.table import Table, write_whole
 
 _SCAN_SCRIPTS = (
     *("sorting.js", "report.js", "slices.js", "charts.js", "depth.js", "fits.js"),
-    *("spectrum.js", "table.js", "checks.js", "laws.js", "compare.js", "trend.js"),
+    *("spectrum.js", "card.js", "table.js", "checks.js", "laws.js"),
+    *("compare.js", "trend.js"),
     "start.js",
 )
 
@@ -96,7 +97,7 @@ def _scan_page(table: Table, title: str | None) -> str:
     short = {(m["name"], m["view"]): m["short"] for m in data["matrices"]}
     return _render(
         table,
-        title or default_title(table.provenance, measured=bool(rows)),
+        title or default_title(table.provenance, measured=bool(rows), laws=bool(found)),
         template="report.html.j2",
         styles=("wiring.css", "checks.css", "laws.css"),
         scripts=_SCAN_SCRIPTS,

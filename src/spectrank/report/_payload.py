@@ -26,6 +26,7 @@ from spectrank.report._thinning import MAX_POINTS, histogram, thin_positions
 _MATRIX_KEY = ("subject", "view", "run", "step")
 _COLUMN_KEY = ("metric", "variant", "index", "of", "cells")
 _MATRIX_FACTS = ("m", "n", "dtype", "layer_type", "tied_to", "inferred")
+_OF_TWINS = "null_"
 _SPREAD = ("deviation", "z_score")
 # Points of all spectra of a page, and the fewest of one: runs have many spectra.
 _MOST_POINTS, _LEAST_POINTS = 400_000, 48
@@ -68,22 +69,31 @@ def _cell(row: Row, intern: _Strings) -> list[Any]:
     return cell
 
 
-def _spectrum(
-    row: Row, intern: _Strings, grids: dict[int, list[int]], limit: int
-) -> dict[str, Any]:
+def _curve(row: Row, grids: dict[int, list[int]], limit: int) -> dict[str, Any]:
+    """The values of a spectrum, thinned, and the number of their grid."""
     values: list[float] = row.get("values") or []
     grid = grids.setdefault(len(values), thin_positions(len(values), limit))
     points = [finite_or_none(values[position - 1]) for position in grid]
     # Seven digits draw the same curve in half the bytes; the ends stay exact.
     points[1:-1] = [None if v is None else float(f"{v:.7g}") for v in points[1:-1]]
-    return {
+    return {"grid": list(grids).index(len(values)), "values": points}
+
+
+def _spectrum(
+    row: Row, intern: _Strings, grids: dict[int, list[int]], limit: int
+) -> dict[str, Any]:
+    values: list[float] = row.get("values") or []
+    return _curve(row, grids, limit) | {
         "size": len(values),
         "resolved": row.get("num_resolved"),
-        "grid": list(grids).index(len(values)),
-        "values": points,
         "histogram": histogram(values),
         "cell": _cell(row, intern),
     }
+
+
+def _null(row: Row, grids: dict[int, list[int]], limit: int) -> dict[str, Any]:
+    """The spectrum of random twins, which stands behind that of the matrix."""
+    return _curve(row, grids, limit) | {"variant": _text(row.get("variant"))}
 
 
 def _key(row: Row, names: Sequence[str]) -> tuple[Any, ...]:
@@ -147,10 +157,13 @@ def _filled(
     limit = min(MAX_POINTS, max(_LEAST_POINTS, _MOST_POINTS // max(1, num_spectra)))
     cells: list[list[Any]] = [[None] * len(matrix_of) for _ in column_of]
     spectra: list[Any] = [None] * len(matrix_of)
+    nulls: list[Any] = [None] * len(matrix_of)
     packed: object
     for row in rows:
         at = matrix_of[_key(row, _MATRIX_KEY)]
-        if row["kind"] == "spectrum":
+        if row["kind"] == "spectrum" and str(row["metric"]).startswith(_OF_TWINS):
+            line, packed = nulls, _null(row, grids, limit)
+        elif row["kind"] == "spectrum":
             line, packed = spectra, _spectrum(row, intern, grids, limit)
         else:
             line = cells[column_of[_key(row, _COLUMN_KEY)]]
@@ -160,6 +173,7 @@ def _filled(
     return {
         "cells": cells,
         "spectra": spectra,
+        "nulls": nulls,
         "grids": list(grids.values()),
         "strings": list(intern.known),
         "repeated": repeated,
@@ -176,8 +190,9 @@ def payload(rows: Sequence[Row]) -> dict[str, Any]:
 
     Returns:
         JSON values: matrices, their slices, metrics, how many of them (the first) are
-        ``plain``, the rest being references, cells[metric][matrix], spectra[matrix],
-        the position grids that spectra of one length share, and the interned strings.
+        ``plain``, the rest being references, cells[metric][matrix], spectra[matrix]
+        and ``nulls`` (spectra of random twins), the position grids that spectra of one
+        length share, and the interned strings.
     """
     matrix_of = _unique(rows, _MATRIX_KEY)
     measured = [row for row in rows if row["kind"] == "measurement"]

@@ -4,22 +4,28 @@ const DETAIL = HAS_SPECTRA ? "spectrum" : "numbers";
 // Dividing makes sense for what counts dimensions, not for norms or ratios.
 const countsDimensions = (metric) => /(^|_)(rank|ratio)$/.test(metric.metric);
 
+// A column of few is no wider than this: its height is read, not its area.
+const WIDEST = 110;
+const numColumns = (room, ids) => Math.max(ids.length, Math.floor(room / WIDEST), 1);
+const labelWidth = (ids) => 6.2 * Math.max(...ids.map((i) => shortName(i).length), 1);
+const isFlat = (room, ids) => labelWidth(ids) + 8 < room / numColumns(room, ids);
+
 function layerAxis(axis, width, margin, ids = VIEW.shown) {
   const room = width - margin.l - margin.r;
   const every = Math.ceil((12 * ids.length) / room);
   const at = ids.map((_, place) => place).filter((place) => place % every === 0);
   return {
     ...axis, tickvals: at, ticktext: at.map((place) => plain((ids === VIEW.shown ? shortName(ids[place]) : MATRICES[ids[place]].short))),
-    range: [-0.6, ids.length - 0.4], tickangle: -90, showgrid: false, ticks: "",
+    range: [-0.6, numColumns(room, ids) - 0.4], tickangle: isFlat(room, ids) ? 0 : -90, showgrid: false, ticks: "",
     tickfont: { size: 10.5 }, fixedrange: false,
   };
 }
 function layerMargin(width, aligned, ids = VIEW.shown) {
-  const longest = Math.max(...ids.map((i) => shortName(i).length), 1);
   const metric = Math.max(...shownColumns().map((column) => METRICS[column].label.length), 1);
   // Wide pages keep bars and heat map on one left edge; narrow ones need the room.
   const labels = Math.min(metric * 6.1 + 14, width < 600 ? 142 : width < 900 ? 210 : 270);
-  return { l: aligned || width >= 900 ? labels : 64, r: 8, t: 30, b: Math.min(longest * 6.2, 190) + 12 };
+  const l = aligned || width >= 900 ? labels : 64;
+  return { l, r: 8, t: 30, b: isFlat(width - l - 8, ids) ? 26 : Math.min(labelWidth(ids), 190) + 12 };
 }
 const selectedFrame = () => ({
   ...selectedBand(), layer: "above", fillcolor: "rgba(0,0,0,0)", line: { width: 1.5, color: colour("ink") },
@@ -70,9 +76,15 @@ function barData() {
     if (y === null || !Number.isFinite(lower) || !Number.isFinite(upper)) return [0, 0];
     return [y - lower / divisor(i), upper / divisor(i) - y];
   };
+  // On a logarithmic axis an end at or below zero leaves the picture.
+  const ends = VIEW.shown.filter((i) => height(i) !== null).flatMap((i) => [height(i), height(i) - bounds(i)[0], height(i) + bounds(i)[1]]);
+  const [low, high] = extremes(ends.filter((x) => !VIEW.log || x > 0)).map((x) => (VIEW.log ? Math.log10(x) : x));
+  const open = VIEW.shown.filter((i) => VIEW.log && height(i) !== null && bounds(i)[0] >= height(i)).length;
+  const drawnBounds = (i) => [VIEW.log ? Math.min(bounds(i)[0], height(i) - 10 ** (low - 1)) : bounds(i)[0], bounds(i)[1]];
+  const range = VIEW.log && low <= high ? [low - 0.06 * (high - low || 1), high + 0.06 * (high - low || 1)] : undefined;
   const widths = VIEW.shown.map((i) => (bounds(i)[0] + bounds(i)[1]) / Math.abs(height(i) || 1));
   const visible = VIEW.shown.some((i) => bounds(i)[0] + bounds(i)[1] > 0.004 * span);
-  return { cells, height, bounds: visible ? bounds : null, widest: Math.max(0, ...widths) };
+  return { cells, height, bounds: visible ? drawnBounds : null, widest: Math.max(0, ...widths), range, open: visible ? open : 0 };
 }
 
 function drawBars() {
@@ -80,7 +92,7 @@ function drawBars() {
   const width = box.clientWidth;
   const margin = layerMargin(width, false);
   const { axis, layout } = baseLayout(box, 330 + margin.b, margin);
-  const { cells, height, bounds, widest } = barData();
+  const { cells, height, bounds, widest, range, open } = barData();
   const { names, of } = groups(VIEW.colourBy);
   const fill = groupFill();
   const traces = names.map((name, group) => {
@@ -95,17 +107,19 @@ function drawBars() {
   Plotly.react(box, traces, {
     ...layout, barmode: "overlay", hovermode: "x", shapes: [selectedBand()],
     xaxis: layerAxis(axis, width, margin),
-    yaxis: { ...axis, title, type: VIEW.log ? "log" : "linear", rangemode: "tozero", fixedrange: true, ...ticks },
+    yaxis: { ...axis, title, type: VIEW.log ? "log" : "linear", rangemode: "tozero", ...(range ? { range } : {}), fixedrange: true, ...ticks },
     yaxis2: { overlaying: "y", range: [0, 1], visible: false, fixedrange: true },
   }, MODEBAR);
-  drawLegend(byId("legend"), names, names.map(fill));
+  drawLegend(byId("legend"), names, names.map(fill), 2);
   const missing = bad.length ? ` A cross marks ${bad.length === 1 ? "a matrix" : `${bad.length} matrices`} without a sound number.` : "";
-  const error = bounds ? "Bars of error show the enclosures." :
+  const error = bounds ? `Bars of error show the enclosures${open ? "; one that leaves the axis below reaches zero" : ""}.` :
     widest > 0 ? `The enclosures are too narrow to draw: the widest is ${format(widest, 2)} of its value.` : "No enclosure is given.";
   byId("bars-caption").textContent = `${label} of each matrix${sliceRemark()} in model order${VIEW.log ? ", as points: a logarithmic axis has no zero for a bar to stand on" : ""}. ${error}${missing} Click a column for its ${DETAIL}.`;
 }
 
-function drawLegend(list, names, fills) {
+// One colour alone needs no key, unless it says a verdict.
+function drawLegend(list, names, fills, least = 1) {
+  list.hidden = names.length < least;
   list.replaceChildren(...names.map((name, i) => {
     const key = element("i");
     key.style.background = fills[i];
@@ -119,7 +133,12 @@ function normalised(column) {
   const usable = known.filter((x) => x !== null && (VIEW.normal === "rank" || x > 0));
   if (VIEW.normal === "rank") {
     const sorted = [...usable].sort((a, b) => a - b);
-    const place = (x) => (sorted.indexOf(x) + sorted.lastIndexOf(x)) / 2 / Math.max(1, sorted.length - 1);
+    const [first, last] = [new Map(), new Map()];
+    for (const [at, x] of sorted.entries()) {
+      if (!first.has(x)) first.set(x, at);
+      last.set(x, at);
+    }
+    const place = (x) => (first.get(x) + last.get(x)) / 2 / Math.max(1, sorted.length - 1);
     return known.map((x) => (x === null ? null : sorted.length === 1 ? 0.5 : place(x)));
   }
   const low = Math.log(Math.min(...usable));

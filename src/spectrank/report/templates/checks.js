@@ -12,6 +12,10 @@ function wireChecks() {
     const wanted = filter.value.toLowerCase().split(/\s+/).filter(Boolean);
     for (const [i, row] of rows.entries()) {
       row.hidden = !(meets(row) && wanted.every((word) => text[i].includes(word)));
+      // What was asked for must not stay folded.
+      for (const rest of verdict.value ? row.querySelectorAll("details.rest") : []) {
+        rest.open ||= rest.querySelector(`.entry[data-verdict="${CSS.escape(verdict.value)}"]`) !== null;
+      }
     }
     const shown = rows.filter((row) => !row.hidden).length;
     byId("checks-shown").textContent = shown ? `${shown} of ${rows.length} matrices` : "No matrix matches.";
@@ -23,6 +27,13 @@ function wireChecks() {
     for (const reason of document.querySelectorAll("details.why")) reason.open = event.target.checked;
   });
   byId("check-reasons").closest("label").hidden = !document.querySelector("details.why");
+  // Paper unfolds nothing.
+  let closed = [];
+  addEventListener("beforeprint", () => {
+    closed = [...document.querySelectorAll("details.rest:not([open])")];
+    for (const rest of closed) rest.open = true;
+  });
+  addEventListener("afterprint", () => { for (const rest of closed) rest.open = false; });
   // Without a script these would do nothing, so they are hidden until here.
   byId("check-controls").hidden = false;
   draw();

@@ -33,6 +33,8 @@ const QUANTITIES = quantities();
 const SIDES = METRICS.slice(0, NUM_PLAIN).map((_, column) => column)
   .filter((column) => ["before", "after"].every((run) => MOVERS.some((i) => cellIn(run, column)(i))));
 COMPARE.metric = SIDES.find((column) => METRICS[column].metric === "stable_rank") ?? SIDES[0] ?? 0;
+// Where a reader would look first.
+const mostMoved = () => MOVERS.reduce((best, i) => ((ofDifference(i, "relative_change", null)?.value ?? -1) > (ofDifference(best, "relative_change", null)?.value ?? -1) ? i : best), MOVERS[0]);
 const moverLink = (i) => inRun(i, "after") ?? i;
 
 function moverHover(i, label, cell) {
@@ -79,6 +81,8 @@ function drawMoved() {
     ...layout, barmode: "overlay",
     yaxis: { ...axis, title, type: COMPARE.log ? "log" : "linear", rangemode: "tozero", zeroline: true, zerolinecolor: colour("muted"), fixedrange: true, ...(COMPARE.log ? logTicks(numbers) : {}) },
   }, MODEBAR);
+  const named = names.map((name, group) => [name, fill(name, group)]).filter((_, group) => traces[group].x.length);
+  drawLegend(byId("moved-legend"), named.map(([name]) => name), named.map(([, tone]) => tone), 2);
   const still = MOVERS.filter((i) => ofDifference(i, "relative_change", null)?.value === 0).length;
   byId("moved-caption").textContent = [
     `${label[0].toUpperCase()}${label.slice(1)}, in model order.`,

@@ -4,9 +4,14 @@ function depthGroups() {
   const fill = groupFill();
   return names.map((name, group) => ({
     name, fill: fill(name, group), members: VIEW.shown.filter((i) => of[i] === group),
-  })).filter(({ members }) => members.length > 1);
+  // What shares the grey has no depth in common.
+  })).filter(({ name, members }) => members.length > 1 && name !== "others");
 }
-const depthColumns = (width, count) => Math.max(1, Math.min(count, Math.floor(width / 210), 4));
+// Short profiles in few panels keep the slope that they have in many.
+function depthColumns(width, panels) {
+  const few = panels.every(({ members }) => members.length <= 24) ? Math.min(3, Math.floor(width / 420)) : 1;
+  return Math.max(1, few, Math.min(panels.length, Math.floor(width / 210), 4));
+}
 
 function depthPanel(panels, at, columns, value, axis) {
   const suffix = at ? String(at + 1) : "";
@@ -35,7 +40,7 @@ function depthPanel(panels, at, columns, value, axis) {
       },
       [`yaxis${suffix}`]: {
         ...axis, domain: [top - span.y, top], anchor: `x${suffix}`, matches: at ? "y" : undefined, type: VIEW.log ? "log" : "linear",
-        showticklabels: column === 0, fixedrange: true, nticks: 4, rangemode: "tozero", ...(VIEW.log ? { exponentformat: "power", nticks: 3 } : {}),
+        showticklabels: column === 0, fixedrange: true, nticks: 4, rangemode: "tozero", ...(VIEW.log ? logTicks(panels.flatMap((panel) => panel.members.map(value))) : {}),
       },
     },
     title: {
@@ -51,7 +56,7 @@ function drawDepth() {
   box.closest("figure").hidden = panels.length === 0;
   if (!panels.length) return;
   const width = box.clientWidth;
-  const columns = depthColumns(width, panels.length);
+  const columns = depthColumns(width, panels);
   const rows = Math.ceil(panels.length / columns);
   const { axis, layout } = baseLayout(box, rows * 165 + 40, { l: 48, r: 8, t: 26, b: 10 });
   const divisor = (i) => (VIEW.perSize ? side(MATRICES[i]) : 1);

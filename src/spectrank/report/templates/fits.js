@@ -48,7 +48,7 @@ function edgeMark(noise) {
     shape: { type: "line", xref: "paper", yref: "y", x0: 0, x1: 1, y0: noise.edge, y1: noise.edge, line: { color: colour("c1"), width: 1.4, dash: "dash" } },
     annotation: {
       xref: "paper", x: 1, xanchor: "right", yref: "y", y: Math.log10(noise.edge), yanchor: "bottom", showarrow: false,
-      text: `edge of the noise ${format(noise.edge)}${noise.spikes === null ? "" : `, ${noise.spikes} above`}`, font: { size: 11, color: colour("c1") },
+      text: `edge of the noise ${format(noise.edge)}${noise.spikes === null ? "" : `, ${noise.spikes} above`}`, font: { size: 11, color: colour("c1") }, bgcolor: colour("paper"),
     },
   };
 }

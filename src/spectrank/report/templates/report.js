@@ -20,6 +20,7 @@ const SPECTRA = DATA.spectra.map((spectrum) => spectrum && {
   cell: unpack(spectrum.cell),
 });
 
+const NULLS = DATA.nulls;
 const HAS_SPECTRA = SPECTRA.some(Boolean);
 
 const STATUS = MATRICES.map((_, i) => {

@@ -45,11 +45,15 @@ const MODEBAR = {
   displaylogo: false, responsive: false, doubleClick: "reset",
   modeBarButtons: [["toImage", "resetScale2d"]],
 };
+// Least and largest; a spread into arguments would overflow the stack.
+const extremes = (values) => values.reduce(([low, high], x) => [Math.min(low, x), Math.max(high, x)], [Infinity, -Infinity]);
 // Ticks of a logarithmic axis: 1, 2, 5 over few decades, powers of ten over many.
 function logTicks(values) {
   const known = values.filter((value) => value > 0);
-  const decades = known.length ? Math.log10(Math.max(...known) / Math.min(...known)) : 0;
-  return { exponentformat: "power", dtick: decades < 2 ? "D2" : Math.ceil(decades / 8) };
+  const [low, high] = extremes(known);
+  const decades = known.length ? Math.log10(high / low) : 0;
+  // Without a format a tick at 0.5 reads 5.
+  return decades < 2 ? { dtick: "D2", tickformat: "~g" } : { exponentformat: "power", dtick: Math.ceil(decades / 8) };
 }
 // The height is set before anything is drawn, so that a link scrolls to the right place.
 function baseLayout(box, height, margin) {

@@ -3,7 +3,7 @@ const SLICES = DATA.slices;
 const COURSE = DATA.course;
 const SLICE_OF = DATA.slice_of;
 const THING_OF = DATA.thing_of;
-const VIEW = { metric: 0, log: false, perSize: false, colourBy: "role", normal: "rank", selected: 0, slice: DATA.slice, shown: [], place: new Map() };
+const VIEW = { metric: null, log: false, perSize: false, colourBy: "role", normal: "rank", selected: 0, slice: DATA.slice, shown: [], place: new Map() };
 
 // Matrices of one (subject, view), in the order of the slices.
 const COURSES = [];

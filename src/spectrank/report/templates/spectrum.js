@@ -6,6 +6,9 @@ const MAX_PEERS = 60;
 // Zeros have no logarithm: they are counted in the caption instead.
 const positive = (values) => values.map((value) => (value > 0 ? value : null));
 
+// What the route of another matrix cannot tell from zero is no course to compare with.
+const resolvedOnly = ({ index, values, size, resolved }) => positive(values).map((value, at) => (index[at] <= (resolved ?? size) ? value : null));
+
 function peerTrace(i) {
   const peers = MATRICES.map((_, k) => k)
     .filter((k) => k !== i && SLICE_OF[k] === SLICE_OF[i] && MATRICES[k].role === MATRICES[i].role && SPECTRA[k]);
@@ -15,7 +18,7 @@ function peerTrace(i) {
   const few = (values) => values.filter((_, at) => at % Math.ceil(values.length / 100) === 0 || at === values.length - 1);
   for (const k of peers.slice(0, MAX_PEERS)) {
     x.push(...few(SPECTRA[k].index), null);
-    y.push(...few(positive(SPECTRA[k].values)), null);
+    y.push(...few(resolvedOnly(SPECTRA[k])), null);
   }
   const trace = { type: "scatter", mode: "lines", x, y, hoverinfo: "skip", line: { color: colour("ghost"), width: 1 } };
   return { trace, count: Math.min(peers.length, MAX_PEERS) };
@@ -24,17 +27,41 @@ function peerTrace(i) {
 // The same matrix in the other slices: before and after, or from early to late.
 const COURSE_LOOKS = { before: ["c1", "dash"], after: ["accent", "solid"], difference: ["c3", "dot"] };
 const MAX_COURSES = 12;
+// A colour between two of the page, for what has an order.
+function mixed(from, to, share) {
+  const parts = (hex) => [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16));
+  const [a, b] = [parts(from), parts(to)];
+  return `rgb(${a.map((x, at) => Math.round(x + share * (b[at] - x))).join(",")})`;
+}
+// The random twins of a matrix, where the scan made some.
+const TWINS = { permuted: "the same entries in other places", gaussian: "Gaussian entries of the same size" };
+function nullTrace(i) {
+  const twin = NULLS[i];
+  if (!twin) return null;
+  return {
+    type: "scatter", mode: "lines", x: DATA.grids[twin.grid], y: positive(twin.values), hoverinfo: "text", line: { color: colour("c2"), width: 1.6, dash: "dot" },
+    hovertext: DATA.grids[twin.grid].map((k, at) => `random twin: σ<sub>${k}</sub> = ${format(twin.values[at], 4)}`),
+  };
+}
+const nullRemark = (i) => (NULLS[i] ? `Dotted in green: the values of random twins, ${TWINS[NULLS[i].variant] ?? NULLS[i].variant ?? "see the numbers"}.` : "");
+// From the least to the largest of what is known, with a little room for what is not.
+function sigmaRange(lists, unknown) {
+  const [low, high] = extremes(lists.flat().filter((x) => x > 0)).map(Math.log10);
+  const bottom = unknown ? low - 1 : low;
+  const pad = 0.05 * (high - bottom || 1);
+  return { range: [bottom - pad, high + pad], values: [10 ** bottom, 10 ** high] };
+}
 function courseTraces(i) {
   const others = COURSES[THING_OF[i]].filter((k) => k !== i && SPECTRA[k]?.values.length);
   const step = Math.max(1, Math.ceil(others.length / MAX_COURSES));
   const chosen = others.filter((_, at) => at % step === 0);
-  const fade = (at) => ["c1", "c5", "c2", "c6", "c4"][Math.min(4, Math.floor((5 * at) / Math.max(1, chosen.length)))];
+  const fade = (at) => mixed(colour("c5"), colour("accent"), at / Math.max(1, chosen.length));
   return chosen.map((k, at) => {
-    const [tone, dash] = COURSE_LOOKS[MATRICES[k].run] ?? [fade(at), "solid"];
+    const [tone, dash] = COURSE_LOOKS[MATRICES[k].run] ?? [null, "solid"];
     return {
-      type: "scatter", mode: "lines", x: SPECTRA[k].index, y: positive(SPECTRA[k].values), name: MATRICES[k].at,
+      type: "scatter", mode: "lines", x: SPECTRA[k].index, y: resolvedOnly(SPECTRA[k]), name: MATRICES[k].at,
       hoverinfo: "text", hovertext: SPECTRA[k].index.map((j, place) => `${plain(MATRICES[k].at)}: σ<sub>${j}</sub> = ${format(SPECTRA[k].values[place], 6)}`),
-      line: { color: colour(tone), width: 1.4, dash },
+      line: { color: tone ? colour(tone) : fade(at), width: 1.4, dash },
     };
   });
 }
@@ -45,7 +72,7 @@ function drawCourseLegend(i, traces) {
 }
 
 const indexRange = (size) => (SIGMA.indexLog
-  ? { dtick: "D2", range: [Math.log10(0.9), Math.log10(size * 1.12)] }
+  ? { dtick: "D2", tickformat: "~g", range: [Math.log10(0.9), Math.log10(size * 1.12)] }
   : { range: [1 - 0.02 * size, 1.02 * size] });
 
 function marker(metric, i, size, place) {
@@ -62,7 +89,7 @@ function marker(metric, i, size, place) {
       x, xref: "x", y: place, yref: "paper", text: `${words(metric)} ${format(value)}`, showarrow: false,
       xanchor: value > size / 2 || (SIGMA.indexLog && value > Math.sqrt(size)) ? "right" : "left",
       xshift: value > size / 2 || (SIGMA.indexLog && value > Math.sqrt(size)) ? -5 : 5,
-      font: { size: 11, color: colour("muted") },
+      font: { size: 11, color: colour("muted") }, bgcolor: colour("paper"),
     },
   };
 }
@@ -106,13 +133,17 @@ function drawSigma() {
   const courses = SIGMA.courses && COURSE ? courseTraces(i) : [];
   const [noise, tail] = [noiseOf(i), tailOf(i)];
   const marks = [marker("stable_rank", i, size, 0.06), marker("effective_rank", i, size, 0.13), noise && edgeMark(noise)].filter(Boolean);
-  const behind = [...(peers.trace ? [peers.trace] : []), ...courses, ...(resolved < size ? [floor] : [])];
+  const twin = nullTrace(i);
+  const known = resolvedOnly(spectrum);
+  const behind = [...(peers.trace ? [peers.trace] : []), ...courses, ...(twin ? [twin] : []), ...(resolved < size ? [floor] : [])];
+  const law = tail ? tailTrace(tail, size) : null;
+  const seen = sigmaRange([known.some(Boolean) ? known : spectrum.values, ...[twin, law, ...courses].filter(Boolean).map(({ y }) => y), noise ? [noise.edge] : []], resolved < size);
   const title = (text) => ({ text, standoff: 8, font: { size: 12, color: colour("muted") } });
-  Plotly.react(box, [...behind, main, ...(tail ? [tailTrace(tail, size)] : [])], {
+  Plotly.react(box, [...behind, main, ...(law ? [law] : [])], {
     ...layout, hovermode: "closest", shapes: marks.map((mark) => mark.shape),
     annotations: marks.map((mark) => mark.annotation),
     xaxis: { ...axis, type: SIGMA.indexLog ? "log" : "linear", title: title("index k"), ...indexRange(size) },
-    yaxis: { ...axis, type: "log", title: title("singular value σₖ"), ...logTicks(spectrum.values) },
+    yaxis: { ...axis, type: "log", title: title("singular value σₖ"), ...logTicks(seen.values), range: seen.range },
   }, MODEBAR);
   drawCourseLegend(i, courses);
   const zeros = spectrum.values.filter((value) => value === 0).length;
@@ -121,55 +152,8 @@ function drawSigma() {
     index.length < size ? `${index.length} log-spaced of ${size} values, both ends exact.` : `All ${size} values.`,
     peers.count ? `In grey: ${peers.count} other ${peers.count === 1 ? "matrix" : "matrices"} of the role “${MATRICES[i].role}”.` : "",
     noise ? `Dashed: the edge of Marchenko and Pastur’s law for noise of standard deviation ${format(valueAt(columnOf("mp_sigma"), i))}.` : "",
-    tailRemark(tail),
+    tailRemark(tail), nullRemark(i),
     resolved < size ? `Dotted: ${words(spectrum.cell.reason ?? "known only to be small")}.` : "",
     zeros ? `${zeros} of these ${zeros === 1 ? "is" : "are"} zero, which a logarithmic axis cannot show.` : "",
   ].filter(Boolean).join(" ");
-}
-
-// One row for the number, one under it for what stands behind it.
-function cardRows(label, cell, remark) {
-  const known = cell.value !== null || cell.special;
-  const half = margin(cell);
-  const value = element("td", { class: "num", colspan: half ? null : 2 }, known ? element("b", {}, shownValue(cell)) : null);
-  if (cell.status !== "ok") value.append(known ? " " : "", element("span", { class: "badge", title: cell.reason }, words(cell.status)));
-  const error = half ? element("td", { class: "num margin", title: enclosure(cell) }, half) : null;
-  const rows = [element("tr", {}, ...[element("th", { scope: "row" }, label), value, error].filter(Boolean))];
-  const reason = cell.reason === STATUS[VIEW.selected].reason ? null : cell.reason;
-  const details = [half ? null : enclosure(cell), remark, reason].filter(Boolean);
-  if (details.length) {
-    rows.push(element("tr", { class: "detail" }, element("td", { colspan: 3 }, ...details.map((text) => element("small", {}, text)))));
-  }
-  return rows;
-}
-
-function drawCard() {
-  const i = VIEW.selected;
-  const matrix = MATRICES[i];
-  const facts = [matrix.at, shape(matrix), matrix.view, matrix.dtype, matrix.layer_type];
-  const nodes = [element("h3", {}, ...breakable(matrix.name))];
-  nodes.push(element("p", { class: "remark" }, facts.filter(Boolean).join(" · ")));
-  if (matrix.inferred) nodes.push(element("p", { class: "remark" }, "Type and view inferred from name and shape."));
-  if (matrix.tied_to) nodes.push(element("p", { class: "remark" }, `Tied to ${matrix.tied_to}.`));
-  if (STATUS[i].status !== "ok") {
-    nodes.push(element("p", {}, element("span", { class: "badge" }, words(STATUS[i].status)), ` ${STATUS[i].reason ?? ""}`));
-  }
-  const rows = METRICS.slice(0, NUM_PLAIN).map((metric, column) => [metric.label, CELLS[column][i]]).filter(([, cell]) => cell);
-  const spectrum = SPECTRA[i]?.cell;
-  // What most rows share is said once, above the rows.
-  const how = (cell) => [cell.route && `route ${cell.route}`, backing(cell)].filter(Boolean).join(" · ");
-  const tally = new Map();
-  for (const [, cell] of rows) tally.set(how(cell), (tally.get(how(cell)) ?? 0) + 1);
-  tally.delete("");
-  const usual = [...tally.entries()].sort((a, b) => b[1] - a[1])[0]?.[0];
-  if (usual) nodes.push(element("p", { class: "remark" }, `Unless a line says otherwise: ${usual}.`));
-  if (spectrum && how(spectrum) && how(spectrum) !== usual) {
-    nodes.push(element("p", { class: "remark" }, `Spectrum: ${how(spectrum)}.`));
-  }
-  const moved = COURSE === "comparison" ? inRun(i, "difference") : null;
-  if (moved !== null && moved !== i) {
-    rows.push(...METRICS.slice(0, NUM_PLAIN).map((metric, column) => [`${metric.label}, of the difference`, CELLS[column][moved]]).filter(([, cell]) => cell));
-  }
-  const body = rows.flatMap(([label, cell]) => cardRows(label, cell, how(cell) === usual ? null : how(cell)));
-  byId("card").replaceChildren(...nodes, element("table", {}, element("tbody", {}, ...body)));
 }

@@ -8,7 +8,10 @@ function drawAll() {
   if (COURSE === "comparison") drawComparison();
   if (COURSE === "trend") drawTrend();
   if (byId("law-grid")) drawLaws();
-  if (MATRICES.length) drawSigma();
+  if (!MATRICES.length) return;
+  drawSigma();
+  drawCard();
+  drawRows();
 }
 
 function select(i) {
@@ -162,7 +165,8 @@ if (byId("laws")) wireLaws();
 if (MATRICES.length) {
   const chosen = addressed();
   if (chosen >= 0 && !VIEW.place.has(chosen)) showSlice(SLICE_OF[chosen]);
-  VIEW.selected = chosen >= 0 ? chosen : VIEW.shown.find((i) => SPECTRA[i]) ?? VIEW.shown[0];
+  const first = COURSE === "comparison" ? moverLink(mostMoved()) : VIEW.shown.find((i) => SPECTRA[i]);
+  VIEW.selected = chosen >= 0 ? chosen : first ?? VIEW.shown[0];
 }
 if (NUM_PLAIN) wireLayers();
 if (MATRICES.length) {

@@ -1,5 +1,5 @@
 // The table of all numbers: sorting, filtering, a CSV file made here.
-const TABLE = { sort: null, down: true, filter: "", troubled: false };
+const TABLE = { sort: null, down: true, filter: "", troubled: false, most: 500 };
 const FIELDS = MATRICES.map((matrix, i) => [matrix.name, matrix.short, matrix.at, matrix.view, matrix.role, matrix.dtype, matrix.layer_type, words(STATUS[i].status)].filter(Boolean).join(" ").toLowerCase());
 
 function cellTitle(cell) {
@@ -64,7 +64,14 @@ function visibleRows() {
 function drawRows() {
   const rows = visibleRows();
   const body = byId("table").tBodies[0];
-  body.replaceChildren(...rows.map(rowOf));
+  // Thousands of rows take seconds to lay out; paper shows them all.
+  const most = document.documentElement.hasAttribute("data-print") ? rows.length : TABLE.most;
+  body.replaceChildren(...rows.slice(0, most).map(rowOf));
+  if (rows.length > most) {
+    const more = element("button", { type: "button" }, `Show ${rows.length - most} more`);
+    more.addEventListener("click", () => { TABLE.most = rows.length; drawRows(); });
+    body.append(element("tr", {}, element("td", { colspan: COLUMNS.length }, more)));
+  }
   if (!rows.length) {
     body.append(element("tr", {}, element("td", { colspan: COLUMNS.length }, "No matrix matches.")));
   }

@@ -44,7 +44,7 @@ function drawTrendLines() {
     ...layout, hovermode: "closest", xaxis: { ...axis, title: title("step") },
     yaxis: { ...axis, title: title(plain(label)), type: TREND.log ? "log" : "linear", rangemode: "tozero", ...(TREND.log ? logTicks(LINES.flat().map(trendValue)) : {}) },
   }, MODEBAR);
-  drawLegend(byId("trend-legend"), names, names.map(fill));
+  drawLegend(byId("trend-legend"), names, names.map(fill), 2);
   byId("trend-caption").textContent = `${label} of each matrix over the steps${chosen.length ? `; black: ${lineName(chosen[0])}` : ""}. Click a line for its ${DETAIL} at that step.`;
 }
 
