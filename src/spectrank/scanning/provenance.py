@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import platform
 import threading
@@ -16,16 +17,19 @@ import torch
 from spectrank.model import SourceInfo
 from spectrank.scanning.requests import MetricRequest
 
+# Looked up once: a mail parser reads each package's description for it.
+installed = functools.cache(version)
+
 _PACKAGES = ("spectrank", "torch", "numpy", "scipy", "safetensors", "polars")
 
 
 def environment() -> dict[str, Any]:
     """Return versions, device and thread count of this process."""
     return {
-        "spectrank_version": version("spectrank"),
+        "spectrank_version": installed("spectrank"),
         "versions": {
             "python": platform.python_version(),
-            **{name: version(name) for name in _PACKAGES[1:]},
+            **{name: installed(name) for name in _PACKAGES[1:]},
         },
         "platform": f"{platform.system()} {platform.machine()}",
         "num_threads": torch.get_num_threads(),

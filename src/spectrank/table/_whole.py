@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 
-def write_whole(files: Mapping[Path, bytes]) -> None:
+def write_whole(files: Mapping[Path, bytes], *, sync: bool = True) -> None:
     """Write files beside their targets, then move them over these.
 
     A reader never sees half of a file, and a kill leaves the old one. Several files
@@ -15,6 +15,8 @@ def write_whole(files: Mapping[Path, bytes]) -> None:
 
     Args:
         files: Target in an existing folder to its content.
+        sync: Whether the bytes are on the disk before a file moves; without it, a
+            machine that fails may leave a file of another content.
 
     Raises:
         OSError: A file cannot be written; no target has changed then, unless moving
@@ -26,8 +28,9 @@ def write_whole(files: Mapping[Path, bytes]) -> None:
         for temporary, path in pending.items():
             with temporary.open("xb") as stream:
                 stream.write(files[path])
-                stream.flush()
-                os.fsync(stream.fileno())
+                if sync:
+                    stream.flush()
+                    os.fsync(stream.fileno())
         for temporary, path in pending.items():
             temporary.replace(path)
     finally:

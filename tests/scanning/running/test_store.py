@@ -19,7 +19,7 @@ NUM_KILLS = 50
 
 
 def test_a_kill_at_any_write_loses_nothing_and_resumes_equal(tmp_path):
-    """Fifty deaths, one at each step of writing the first five and a half parts."""
+    """Fifty deaths, one at each step of writing the first six parts."""
     assert NUM_KILLS <= killed_scans.NUM_MATRICES * killed_scans.STEPS_OF_A_PART
     done = subprocess.run(
         [sys.executable, killed_scans.__file__, tmp_path, str(NUM_KILLS)],
@@ -121,7 +121,7 @@ def damaged(path, how):
     if how == "flipped":
         middle = len(raw) // 2
         return raw[:middle] + bytes([raw[middle] ^ 1]) + raw[middle + 1 :]
-    return b"PAR1 is not enough"
+    return b"0" * 64 + b"\n{}"
 
 
 @pytest.mark.parametrize("how", ["empty", "cut", "flipped", "foreign"])
@@ -211,7 +211,7 @@ def test_a_folder_that_cannot_be_is_refused_before_anything_is_measured(
 
 
 def test_only_old_leftovers_are_swept(tmp_path):
-    old, new = tmp_path / ".a.parquet.1.tmp", tmp_path / ".b.parquet.2.tmp"
+    old, new = tmp_path / ".a.part.1.tmp", tmp_path / ".b.part.2.tmp"
     for path in (old, new):
         path.write_bytes(b"half")
     import os

@@ -1,9 +1,9 @@
 """Finished matrices in a folder, so that a killed scan goes on where it was.
 
-A part is a Parquet file named after a hash of what was measured: the bytes of the
-matrices, their views and the settings, not their names. It is written beside its place
-and then renamed: a kill leaves a whole part or none. One that cannot be read, or that
-says that it is another one, is measured again.
+A part is a file named after a hash of what was measured: the bytes of the matrices,
+their views and the settings, not their names. It is a checksum and one line of JSON,
+written beside its place and then renamed: a kill leaves a whole part or none. One that
+does not fit its checksum, or that says that it is another one, is measured again.
 """
 
 from __future__ import annotations
@@ -13,24 +13,23 @@ import hashlib
 import json
 import time
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any, final
 
 import torch
 
-from spectrank.errors import DomainError, TableError
+from spectrank.errors import DomainError
 from spectrank.linalg.implicit import Operand
 from spectrank.model import WeightMatrix
 from spectrank.scanning.measure import Rows, Settings
-from spectrank.scanning.provenance import defined
-from spectrank.scanning.rows import COLUMNS, matrix_key
+from spectrank.scanning.provenance import defined, installed
+from spectrank.scanning.rows import matrix_key
 from spectrank.scanning.running.packing import digest
-from spectrank.table import Table
+from spectrank.table import write_whole
 
 # Raised when rows change for the same settings.
-_FORMAT = 2
+_FORMAT = 3
 # A temporary file this old belongs to no process that still runs.
 _STALE_SECONDS = 86_400.0
 
@@ -72,7 +71,7 @@ class Store:
         _sweep(self.folder)
         context = {
             "format": _FORMAT,
-            "versions": [version("spectrank"), version("torch")],
+            "versions": [installed("spectrank"), installed("torch")],
             "settings": settings.as_dict(),
             # A plug-in may change while its name stays.
             **defined(settings.requests),
@@ -104,20 +103,20 @@ class Store:
             Rows of each matrix and warnings; None where there is no sound part.
         """
         try:
-            table = Table.read(self._path(key))
-            note = table.provenance
+            checksum, body = self._path(key).read_bytes().split(b"\n", 1)
+            if hashlib.sha256(body).hexdigest().encode() != checksum:
+                return None
+            note = json.loads(body)
             counts = note["counts"]
             if note["part"] != key or len(counts) != len(weights):
                 return None
-            if sum(counts) != len(table):
-                return None
-            rows = iter(table)
+            rows = iter(note["rows"])
             parts = [
                 [{**next(rows), **matrix_key(weight)} for _ in range(count)]
                 for weight, count in zip(weights, counts, strict=True)
             ]
             return parts, tuple(note["warnings"])
-        except (TableError, LookupError, TypeError):
+        except (OSError, ValueError, LookupError, TypeError, StopIteration):
             return None
 
     def put(self, key: str, measured: Sequence[Rows], warnings: Sequence[str]) -> None:
@@ -129,19 +128,30 @@ class Store:
             warnings: What was told of them.
 
         Raises:
-            TableError: If the folder cannot be written.
-        """  # noqa: DOC502
+            DomainError: If the folder cannot be written any more.
+        """
         note: dict[str, Any] = {
             "part": key,
             "counts": [len(rows) for rows in measured],
             "warnings": list(warnings),
+            "rows": [row for rows in measured for row in rows],
         }
-        rows = [row for rows in measured for row in rows]
-        table = Table.from_rows(rows, provenance=note, columns=COLUMNS)
-        table.write(self._path(key))
+        # Numbers of NumPy, as a plug-in may give them, become plain ones.
+        body = json.dumps(note, default=lambda x: x.item()).encode()
+        checksum = hashlib.sha256(body).hexdigest().encode()
+        try:
+            # Not forced to the disk: what a failing machine leaves of it has another
+            # checksum, and one flush costs as much as measuring a small matrix.
+            write_whole({self._path(key): checksum + b"\n" + body}, sync=False)
+        except OSError as error:
+            raise DomainError(
+                "finished matrices are kept in a folder that can be written, got "
+                f"{self.folder} ({error.strerror or error}); free space in it and scan "
+                "again: what is there already is not measured twice"
+            ) from error
 
     def _path(self, key: str) -> Path:
-        return self.folder / f"{key}.parquet"
+        return self.folder / f"{key}.part"
 
 
 def _sweep(folder: Path) -> None:
