@@ -20,6 +20,7 @@ from spectrank.model.formats.quantised import decode_quantised
 from spectrank.model.layouts import check_convention
 from spectrank.model.modules import module_entries
 from spectrank.model.operators import VIEW as OPERATOR
+from spectrank.model.reparametrised import reparametrised
 from spectrank.model.sizes import input_sizes
 from spectrank.model.views import VIEWS
 from spectrank.model.weights import (
@@ -208,10 +209,10 @@ def _open(source: Source) -> tuple[Kind, tuple[Path, ...], list[Entry]]:
         return "module", (), list(module_entries(source))
     if isinstance(source, Mapping):
         named = [_named(item) for item in flatten_checkpoint(source)]
-        return "state_dict", (), decode_quantised(named)
+        return "state_dict", (), reparametrised(decode_quantised(named))
     if isinstance(source, str | Path):
         checkpoint = open_checkpoint(source)
-        return checkpoint.kind, checkpoint.files, list(checkpoint.entries)
+        return checkpoint.kind, checkpoint.files, reparametrised(checkpoint.entries)
     raise DomainError(
         "a source must be a torch.nn.Module, a state dict or a path, "
         f"got {type(source).__name__}; wrap a bare tensor as {{'name': tensor}}"
