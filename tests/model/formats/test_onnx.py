@@ -1,5 +1,7 @@
 """ONNX files: orientations and scales checked by running the graph elsewhere."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -222,15 +224,108 @@ def test_data_outside_the_folder_are_refused(tmp_path):
         row.tensor()
 
 
-def test_recurrent_weights_say_how_they_are_stacked(tmp_path):
-    w = RNG.standard_normal((1, 16, 3)).astype(np.float32)
-    r = RNG.standard_normal((1, 16, 4)).astype(np.float32)
-    node = helper.make_node("LSTM", ["x", "w", "r"], ["y"], hidden_size=4)
+RECURRENT = {
+    "LSTM": (4, "ifgo", torch.nn.LSTM),
+    "GRU": (3, "rzn", torch.nn.GRU),
+    "RNN": (1, "", torch.nn.RNN),
+}
+
+
+def recurrent_file(path, kind, directions, **more):
+    gates = RECURRENT[kind][0]
+    shapes = {
+        "w": (directions, 4 * gates, 3),
+        "r": (directions, 4 * gates, 4),
+        "b": (directions, 8 * gates),
+    }
+    if kind == "LSTM":
+        shapes |= {"h": (directions, 1, 4), "c": (directions, 1, 4)}
+        shapes |= {"p": (directions, 12)}
+    tensors = {
+        name: RNG.standard_normal(shape).astype(np.float32)
+        for name, shape in shapes.items()
+    }
+    inputs = ["x", "w", "r", "b", "", "h", "c", "p"][: 8 if kind == "LSTM" else 4]
+    # Peepholes are not torch's: they are there to be told apart, and are zero.
+    if "p" in tensors:
+        tensors["p"][:] = 0
+    direction = "bidirectional" if directions == 2 else "forward"
+    made = dict(hidden_size=4, direction=direction, **more)
+    node = helper.make_node(kind, inputs, ["y"], **made)
+    onnx.save(model_of([node], tensors, {"x": (5, 1, 3)}, ["y"]), path)
+    return tensors
+
+
+@pytest.mark.parametrize("directions", [1, 2])
+@pytest.mark.parametrize("kind", sorted(RECURRENT))
+def test_gates_in_the_order_of_torch_run_as_the_graph(tmp_path, kind, directions):
     path = tmp_path / "m.onnx"
-    onnx.save(model_of([node], {"w": w, "r": r}, {"x": (2, 1, 3)}, ["y"]), path)
-    rows = {row.name: row for row in iter_weights(path)}
-    assert all(isinstance(row, Skip) for row in rows.values())
-    assert "recurrent weights of an ONNX LSTM" in rows["r"].reason
+    more = {"linear_before_reset": 1} if kind == "GRU" else {}
+    tensors = recurrent_file(path, kind, directions, **more)
+    rows = {(r.name, r.view): r for r in iter_weights(path) if not isinstance(r, Skip)}
+    gates, order, module = RECURRENT[kind]
+    ours = module(3, 4, bidirectional=directions == 2)
+    for d, end in list(enumerate(("", "_reverse")))[:directions]:
+        side = ".reverse" if d else ""
+        for name, local in (("w", "weight_ih"), ("r", "weight_hh")):
+            views = [f"{kind.lower()}.gate.{gate}" for gate in order] or ["linear"]
+            parts = [rows[name, view + side].tensor() for view in views]
+            getattr(ours, f"{local}_l0{end}").data = torch.cat(parts)
+        # The order of the biases is that of the gates: i o f c, z r h.
+        stored = {"LSTM": "iofg", "GRU": "zrn", "RNN": "-"}[kind]
+        blocks = torch.tensor(tensors["b"][d]).reshape(2, gates, 4)
+        chosen = [stored.index(gate) for gate in order or "-"]
+        for half, local in enumerate(("bias_ih", "bias_hh")):
+            getattr(ours, f"{local}_l0{end}").data = blocks[half, chosen].flatten()
+    x = RNG.standard_normal((5, 1, 3)).astype(np.float32)
+    states = [torch.tensor(tensors[n]) for n in "hc" if n in tensors]
+    with torch.no_grad():
+        y = ours(torch.tensor(x), *([tuple(states)] if states else []))[0]
+    # (steps, directions, batch, hidden) there, directions side by side here.
+    theirs = torch.tensor(run(path, x=x)).movedim(1, 2).flatten(2)
+    assert torch.allclose(theirs, y, atol=1e-5)
+
+
+def test_other_inputs_of_a_recurrent_operator_are_no_matrices(tmp_path):
+    path = tmp_path / "m.onnx"
+    recurrent_file(path, "LSTM", 1)
+    reasons = {r.name: r.reason for r in iter_weights(path) if isinstance(r, Skip)}
+    assert set(reasons) == {"b", "h", "c", "p"}
+    assert reasons["b"] == "biases of an ONNX LSTM, not a matrix"
+    assert reasons["p"] == "peepholes of an ONNX LSTM, not a matrix"
+    whole = {r.name: r for r in iter_weights(path, split=False)}
+    assert isinstance(whole["w"], Skip)
+    assert "pass views={'w': 'experts'}" in whole["w"].reason
+    asked = iter_weights(path, views={"w": "experts"})
+    assert [r.shape for r in asked if r.name == "w"] == [(16, 3)]
+
+
+def test_a_module_exported_by_torch_has_its_own_gates(tmp_path):
+    path = tmp_path / "m.onnx"
+    torch.manual_seed(0)
+    module = torch.nn.LSTM(3, 4, bidirectional=True).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            module, (torch.randn(5, 1, 3),), str(path), dynamo=False, verbose=False
+        )
+    ours = sorted(
+        (r.tensor() for r in iter_weights(module) if isinstance(r, WeightMatrix)),
+        key=lambda w: float(w.double().sum()),
+    )
+    theirs = sorted(
+        (r.tensor() for r in iter_weights(path) if isinstance(r, WeightMatrix)),
+        key=lambda w: float(w.double().sum()),
+    )
+    assert len(ours) == len(theirs) == 16
+    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+def test_an_empty_file_says_so(tmp_path):
+    path = tmp_path / "m.onnx"
+    path.write_bytes(b"")
+    with pytest.raises(CheckpointError, match="it is empty: fetch it again"):
+        iter_weights(path)
 
 
 @pytest.mark.parametrize("content", [b"", b"junk" * 100, b"\x08\x07\x12\xff"])

@@ -27,7 +27,7 @@ from spectrank.model.formats.onnx_graph import (
 )
 from spectrank.model.inside import is_inside
 from spectrank.model.sniff import content_hint
-from spectrank.model.weights import Entry, nothing_to_load
+from spectrank.model.weights import Entry, Verdict, nothing_to_load
 from spectrank.model.window import Unchanged, Window, first_line
 
 # TensorProto.DataType -> what torch holds the values in; None where it holds the bits.
@@ -73,6 +73,12 @@ class ONNXFile:
             CheckpointError: The file is no ONNX model.
         """
         self._unchanged.check()
+        if self.path.stat().st_size == 0:
+            # Which the package takes for a model without a graph.
+            raise CheckpointError(
+                f"an .onnx file must be a model, {self.path} is not; "
+                f"{content_hint(self.path)}"
+            )
         try:
             model = self._onnx.load(self.path, load_external_data=False)
         except Exception as error:
@@ -118,13 +124,15 @@ class ONNXFile:
             )
         view = next(iter(reading.views)) if len(reading.views) == 1 else None
         reason = next(iter(sorted(reading.reasons)), None)
+        reason = reason.replace("NAME", repr(name)) if reason else None
         entry = Entry(
             name=name,
             shape=shape,
             dtype=dtype,
             load=partial(self._window.read, self, name, 0),
             view=view,
-            reason=reason.replace("NAME", repr(name)) if reason else None,
+            whole=Verdict(reason=reason) if view and reason else None,
+            reason=None if view else reason,
         )
         if reading.codes is None or kind not in _CODES or len(shape) < 2:
             return entry

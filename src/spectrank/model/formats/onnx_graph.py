@@ -12,10 +12,15 @@ from typing import Any, final
 
 # Operators that hand a tensor on with the same matrix, and those that turn it over.
 _SAME = frozenset({"Identity", "Cast", "CastLike"})
+# The same of their first input only; torch expands the first states of an LSTM.
+_FIRST = frozenset({"DequantizeLinear", "Expand"})
 _MAX_DEPTH = 16
 # Places of the matrices, and of the kernel, among the inputs.
 _MATMULS = {"MatMul": (0, 1), "MatMulInteger": (0, 1), "QLinearMatMul": (0, 3)}
 _CONVOLUTIONS = {"Conv": 1, "ConvInteger": 1, "FusedConv": 1, "QLinearConv": 3}
+_RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
+# Inputs of these with two or three axes that multiply nothing.
+_NO_MATRIX = {3: "biases", 5: "first state", 6: "first cell state", 7: "peepholes"}
 _SCALED = {
     # Operator: position of the codes -> positions of their scale and zero point.
     "DequantizeLinear": {0: (1, 2)},
@@ -49,7 +54,7 @@ class Reading:
 
     Attributes:
         views: Views that its readers prescribe.
-        reasons: Why it is no matrix, by readers that say so.
+        reasons: Why it is no matrix, or not as one piece, by readers that say so.
         codes: Scales, where it is quantised.
     """
 
@@ -143,7 +148,7 @@ def _follow(
         scales = _SCALED.get(kind, {}).get(place)
         if scales is not None and reading.codes is None:
             reading.codes = _codes(node, scales)
-        if kind in _SAME or (kind == "DequantizeLinear" and place == 0):
+        if kind in _SAME or (kind in _FIRST and place == 0):
             step = turned
         elif kind == "Transpose" and _swaps(node, rank):
             step = not turned
@@ -187,14 +192,24 @@ def _judge(node: Any, place: int, rank: int, turned: bool, reading: Reading) -> 
         view = _kernel(node, "conv-transposed-unfolded", "conv-transposed-grouped")
     elif rank == 2 and kind == "Gather" and place == 0 and not turned:
         view = "embedding" if _attribute(node, "axis", 0) == 0 else None
-    elif kind in {"LSTM", "GRU", "RNN"} and place in {1, 2}:
-        reading.reasons.add(
-            f"{'input' if place == 1 else 'recurrent'} weights of an ONNX {kind}, "
-            "directions and gates stacked; pass views={NAME: 'experts'} to measure "
-            "the stack of each direction"
-        )
+    elif kind in _RECURRENT:
+        view = _recurrent(kind, place, rank, reading)
     if view is not None:
         reading.views.add(view)
+
+
+def _recurrent(kind: str, place: int, rank: int, reading: Reading) -> str | None:
+    """Layout of the weights of a recurrent operator; a reason for its other inputs."""
+    if place in _NO_MATRIX:
+        reading.reasons.add(f"{_NO_MATRIX[place]} of an ONNX {kind}, not a matrix")
+    if place not in {1, 2} or rank != 3:
+        return None
+    reading.reasons.add(
+        f"{'input' if place == 1 else 'recurrent'} weights of an ONNX {kind}, "
+        "directions and gates stacked; pass views={NAME: 'experts'} to measure "
+        "the stack of each direction"
+    )
+    return f"{kind.lower()}-directions"
 
 
 def _oriented(outputs_first: bool, turned: bool) -> str:
