@@ -130,6 +130,20 @@ def test_taps_that_cancel_on_the_torus_make_a_zero_matrix() -> None:
     assert "zero" in s.reason
 
 
+@pytest.mark.parametrize("small", [3e-16, 1e-12])
+def test_what_cancelling_taps_leave_is_known_to_the_rounding_of_the_taps(
+    small: float,
+) -> None:
+    # All three taps meet, and (1 + small) - 1 keeps few digits of small.
+    kernel = torch.tensor([[[1.0, small, -1.0]]], dtype=torch.float64)
+    for size in (1, (1, 1)):
+        shaped = kernel if size == 1 else kernel[..., None]
+        s = spectrum(CircularConvolution(shaped, size))
+        for value in (s.frobenius, s.sigma_max):
+            assert value.lower <= small <= value.upper
+            assert value.upper <= 1e-13 + 2.0 * small
+
+
 def test_a_kernel_of_one_tap_repeats_its_own_values() -> None:
     kernel = drawn((3, 5, 1, 1))
     s = spectrum(CircularConvolution(kernel, (3, 4)))

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 import torch
@@ -41,6 +41,7 @@ from spectrank.linalg.implicit.union import (
 from spectrank.linalg.operand import EPS
 from spectrank.linalg.shapes import Matrix
 from spectrank.linalg.spectrum import Spectrum
+from spectrank.linalg.value import Value
 
 # Complex entries of the blocks in one go: 64 MiB, and as much again to decompose them.
 _BATCH_ENTRIES = 1 << 22
@@ -128,11 +129,13 @@ class CircularConvolution(Implicit):
     def measure(self, settings: Settings) -> Spectrum:
         """By one small matrix per frequency."""
         taps, places = self._folded()
-        g, out, channels, count = taps.shape
+        g, out, channels, _ = taps.shape
         num_aliases = math.prod(self.grid.stride)
-        lengths = torch.linalg.matrix_norm(taps.movedim(-1, 1)).sum(1).max()
+        # Of the taps as given: those that meet on the torus may cancel.
+        given = as_taps(self.kernel, self.groups).movedim(-1, 1)
+        lengths = torch.linalg.matrix_norm(given).sum(1)
         # Sums of so many terms, and the rounding of their phases.
-        slack = (count + 16) * EPS * float(lengths)
+        slack = (given.shape[1] + 16) * EPS * float(lengths.max())
         per_frequency = g * out * channels * num_aliases
         values, errors, total, by_svd = [], [], 0.0, False
         for frequencies, times in self._frequencies(per_frequency):
@@ -147,10 +150,9 @@ class CircularConvolution(Implicit):
         sigma, error = sorted_together(torch.cat(values), torch.cat(errors))
         sides = (out, channels * num_aliases)
         relative = 4.0 * gram_error(max(sides), min(sides))
-        weights = torch.full((count,), math.prod(self.outputs))
         return Spectrum(
             shape=self.shape,
-            frobenius=weighted_norm(taps.flatten(0, 1), weights),
+            frobenius=self._frobenius(taps, lengths),
             sigma_max=top_value(sigma, error, settings.certify),
             schatten4=schatten4_of(
                 total, relative + 4.0 * slack / float(sigma[0]) if total else relative
@@ -159,6 +161,18 @@ class CircularConvolution(Implicit):
             sigma_error=error,
             route="fft-blocks-svd" if by_svd else "fft-blocks",
         )
+
+    def _frobenius(self, taps: Tensor, lengths: Tensor) -> Value:
+        """By the taps, each once an output; ``lengths`` of all as given, a group."""
+        outputs, given = math.prod(self.outputs), math.prod(self.grid.taps)
+        count = taps.shape[-1]
+        norm = weighted_norm(taps.flatten(0, 1), torch.full((count,), outputs))
+        if count == given:
+            return norm
+        added = given * EPS * float(torch.linalg.vector_norm(lengths))
+        added *= math.sqrt(outputs)
+        lower = max(norm.lower - added, 0.0)
+        return replace(norm, lower=lower, upper=norm.upper + added)
 
     def _folded(self) -> tuple[Tensor, Tensor]:
         """Taps (g, out, in, T) and places (T, d); taps that meet on the torus added."""
