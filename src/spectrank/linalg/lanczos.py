@@ -32,7 +32,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from scipy.linalg import eigh_tridiagonal, eigvalsh_tridiagonal
-from scipy.optimize import brentq
 from scipy.special import betaincinv
 from torch import Tensor
 
@@ -42,6 +41,8 @@ from spectrank.linalg.shapes import Spectral
 # Ends of a float64 enclosure move outward by this multiple of (k + 4) * eps, relative
 # to sigma_1^2: rounding of the products, the recurrence and the tridiagonal solver.
 ROUNDING = 16.0
+# Newton steps to a root; the hardest met takes a dozen.
+_ROOT_STEPS = 200
 
 
 @dataclass(frozen=True)
@@ -88,22 +89,24 @@ def upper_root(ritz: np.ndarray, log_betas: float, c: float) -> float:
         The root, at least one rounding above the largest Ritz value.
     """
     top = float(ritz[-1])
+    below = top - ritz
     target = log_betas - math.log(c)
-
-    def excess(gap: float) -> float:
-        return float(np.log(gap + (top - ritz)).sum()) - target
-
-    high = math.exp(target / len(ritz))
-    # All factors are at least the gap, so at this gap the product is large enough.
-    low = high
-    while excess(low) > 0.0:
-        low *= 1e-3
-        if low < top * EPS * 1e-3:
+    # In x = log of the gap the logarithm of the product is convex and increases with a
+    # slope of at least one, so steps of Newton from above the root stay above it. All
+    # factors are at least the gap: there the product is large enough.
+    x = target / len(ritz)
+    for _ in range(_ROOT_STEPS):
+        gap = math.exp(x)
+        if gap < top * EPS * 1e-3:
             return top * (1.0 + EPS)
-    if low == high:
-        return top + high
-    gap = float(brentq(excess, low, high, xtol=low * 1e-6, rtol=1e-6))
-    return top + gap * (1.0 + 4e-6)
+        factors = gap + below
+        excess = float(np.log(factors).sum()) - target
+        step = excess / float((gap / factors).sum())
+        if step < 1e-9:
+            break
+        x -= step
+    # Room for the rounding of at most a thousand logarithms.
+    return max(top + math.exp(x) * (1.0 + 1e-8), top * (1.0 + EPS))
 
 
 def lanczos(

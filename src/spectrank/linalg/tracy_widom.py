@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import optimize, special
+from scipy import special
 
 from spectrank.errors import DomainError
 
@@ -90,10 +91,27 @@ def tracy_widom_isf(p: float) -> float:
     # 1 - F_1 falls faster than exp(-2/3 s^(3/2)), which brackets the point.
     target = math.log(p)
     beyond = min((-1.5 * target) ** (2.0 / 3.0) + 1.0, _LAST)
-    found: float = optimize.brentq(
-        lambda s: math.log(tracy_widom_sf(s)) - target, _LEFT, beyond, xtol=1e-12
-    )
-    return found
+    return _crossing(lambda s: math.log(tracy_widom_sf(s)) - target, _LEFT, beyond)
+
+
+def _crossing(f: Callable[[float], float], low: float, high: float) -> float:
+    """Root of a decreasing function between two points, by the Illinois method.
+
+    Not by scipy.optimize: importing it costs more than all that is computed here.
+    """
+    above, below = f(low), f(high)
+    x, last, side = low, math.inf, 0
+    while abs(x - last) > 1e-12 and below < 0.0 < above:
+        last, x = x, (low * below - high * above) / (below - above)
+        y = f(x)
+        # The end that stays twice in a row counts half, else it stays for ever.
+        if y > 0.0:
+            low, above, below = x, y, below / 2.0 if side > 0 else below
+            side = 1
+        else:
+            high, below, above = x, y, above / 2.0 if side < 0 else above
+            side = -1
+    return x
 
 
 def largest_eigenvalue_law(m: int, n: int) -> tuple[float, float]:
