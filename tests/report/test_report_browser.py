@@ -83,6 +83,14 @@ class Page:
             selector,
         )
 
+    def columns(self, selector):
+        """Heads of each of some tables."""
+        return self.run(
+            "return [...document.querySelectorAll(arguments[0])]"
+            ".map((x) => [...x.tHead.rows[0].cells].map((head) => head.textContent))",
+            selector,
+        )
+
     def options(self, selector):
         return self.run(
             "return [...document.querySelector(arguments[0]).options]"
@@ -590,6 +598,30 @@ def test_on_paper_all_is_light_and_every_row_is_there(matrix, table, opened):
     pages = page.driver.execute_cdp_cmd("Page.printToPDF", {"printBackground": True})
     assert len(pages["data"]) > 20_000
     page.run("window.dispatchEvent(new Event('afterprint'))")
+
+
+def test_paper_has_every_column_and_unfolds_what_is_folded(table, opened):
+    shared = {"kind": "measurement", "subject": "w", "m": 3, "n": 2}
+    rows = [
+        shared | {"metric": f"m{k:02}", "value": 1.0 + k, "status": "ok"}
+        for k in range(40)
+    ]
+    bad = {"status": "degenerate", "reason": "no", "value": None}
+    rows += [rows[0] | bad | {"subject": f"bad{k}"} for k in range(5)]
+    page = opened(table(rows))
+    assert page.count("#paper table") == 0
+    assert page.count("details.rest[open]") == 0
+    page.run("window.dispatchEvent(new Event('beforeprint'))")
+    heads = page.visible("#paper thead th")
+    assert heads.count("matrix") == page.count("#paper table") == 4
+    assert [x for x in heads if x.startswith("m") and x[1:].isdigit()] == [
+        f"m{k:02}" for k in range(40)
+    ]
+    assert max(len(x) for x in page.columns("#paper table")) == 13
+    assert page.visible("#paper tbody tr:first-child td")[4:7] == ["1", "2", "3"]
+    assert page.count("details.rest[open]") == 1
+    page.run("window.dispatchEvent(new Event('afterprint'))")
+    assert page.count("#paper table") == page.count("details.rest[open]") == 0
 
 
 def test_a_page_without_measurements_runs_in_peace(table, opened):

@@ -22,7 +22,7 @@ const routeOf = (cell) => (cell.route ? `route ${cell.route}` : null);
 
 // One row for the number, one under it for what stands behind it.
 function cardRows(label, cell, usual) {
-  const known = cell.value !== null || cell.special;
+  const known = isKnown(cell);
   const half = margin(cell);
   const value = element("td", { class: "num", colspan: half ? null : 2 }, known ? element("b", {}, shownValue(cell)) : null);
   if (cell.status !== "ok") value.append(known ? " " : "", element("span", { class: "badge", title: cell.reason }, words(cell.status)));

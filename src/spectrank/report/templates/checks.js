@@ -27,13 +27,6 @@ function wireChecks() {
     for (const reason of document.querySelectorAll("details.why")) reason.open = event.target.checked;
   });
   byId("check-reasons").closest("label").hidden = !document.querySelector("details.why");
-  // Paper unfolds nothing.
-  let closed = [];
-  addEventListener("beforeprint", () => {
-    closed = [...document.querySelectorAll("details.rest:not([open])")];
-    for (const rest of closed) rest.open = true;
-  });
-  addEventListener("afterprint", () => { for (const rest of closed) rest.open = false; });
   // Without a script these would do nothing, so they are hidden until here.
   byId("check-controls").hidden = false;
   draw();

@@ -58,7 +58,7 @@ function drawDepth() {
   const width = box.clientWidth;
   const columns = depthColumns(width, panels);
   const rows = Math.ceil(panels.length / columns);
-  const { axis, layout } = baseLayout(box, rows * 165 + 40, { l: 48, r: 8, t: 26, b: 10 });
+  const { axis, layout } = baseLayout(box, rows * 165 + 58, { l: 48, r: 8, t: 44, b: 10 });
   const divisor = (i) => (VIEW.perSize ? side(MATRICES[i]) : 1);
   const value = (i) => {
     const x = valueAt(VIEW.metric, i);

@@ -57,8 +57,9 @@ const shape = (matrix) => (matrix.m === null || matrix.n === null ? null : `${ma
 const side = (matrix) => (shape(matrix) === null ? null : Math.min(matrix.m, matrix.n));
 
 // Value for people: a number, or the reason why there is none.
+const isKnown = (cell) => cell.value !== null || (cell.special !== null && cell.special !== "nan");
 const shownValue = (cell) =>
-  cell.value !== null || cell.special ? format(cell.value ?? cell.special) : words(cell.status);
+  isKnown(cell) ? format(cell.value ?? cell.special) : words(cell.status);
 
 function backing(cell) {
   const parts = [cell.errorKind, cell.failure ? `fails with probability ≤ ${format(cell.failure, 2)}` : null];

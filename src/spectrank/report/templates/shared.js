@@ -89,9 +89,12 @@ function watchPage(drawAll) {
     width = document.body.clientWidth;
     requestAnimationFrame(drawAll);
   }).observe(document.body);
-  // Paper is white and narrow whatever the screen is.
+  // Paper is white and narrow whatever the screen is, and nobody can unfold it.
+  let closed = [];
   const paper = (printing) => {
     document.documentElement.toggleAttribute("data-print", printing);
+    if (printing) closed = [...document.querySelectorAll("details.rest:not([open])")];
+    for (const rest of closed) rest.open = printing;
     drawAll();
   };
   addEventListener("beforeprint", () => paper(true));

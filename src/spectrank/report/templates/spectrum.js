@@ -49,7 +49,7 @@ function sigmaRange(lists, unknown) {
   const [low, high] = extremes(lists.flat().filter((x) => x > 0)).map(Math.log10);
   const bottom = unknown ? low - 1 : low;
   const pad = 0.05 * (high - bottom || 1);
-  return { range: [bottom - pad, high + pad], values: [10 ** bottom, 10 ** high] };
+  return { range: [bottom - pad, high + 2 * pad], values: [10 ** bottom, 10 ** high] };
 }
 function courseTraces(i) {
   const others = COURSES[THING_OF[i]].filter((k) => k !== i && SPECTRA[k]?.values.length);

@@ -179,5 +179,5 @@ if (MATRICES.length) {
   addEventListener("hashchange", () => follow());
   follow("instant");
 }
-if (MATRICES.length || byId("law-grid")) watchPage(drawAll);
+watchPage(drawAll);
 document.documentElement.dataset.ready = "true";

@@ -12,7 +12,7 @@ function statusBadge({ status, reason }) {
 const columnClass = (column) => (column < NUM_PLAIN ? "num" : "num reference");
 function metricCell(cell, column) {
   if (!cell) return element("td", { class: columnClass(column) }, "–");
-  const known = cell.value !== null || cell.special;
+  const known = isKnown(cell);
   const badge = cell.status === "ok" ? null : statusBadge(cell);
   const text = known ? format(cell.value ?? cell.special) : null;
   const z = cell.z === null ? null : element("small", {}, `z ${format(cell.z, 3)}`);
@@ -65,7 +65,11 @@ function drawRows() {
   const rows = visibleRows();
   const body = byId("table").tBodies[0];
   // Thousands of rows take seconds to lay out; paper shows them all.
-  const most = document.documentElement.hasAttribute("data-print") ? rows.length : TABLE.most;
+  const printing = document.documentElement.hasAttribute("data-print");
+  const most = printing ? rows.length : TABLE.most;
+  const parts = printing ? paperTables(rows) : [];
+  byId("paper").replaceChildren(...parts);
+  byId("table").closest(".box").classList.toggle("screen", parts.length > 0);
   body.replaceChildren(...rows.slice(0, most).map(rowOf));
   if (rows.length > most) {
     const more = element("button", { type: "button" }, `Show ${rows.length - most} more`);
@@ -76,6 +80,17 @@ function drawRows() {
     body.append(element("tr", {}, element("td", { colspan: COLUMNS.length }, "No matrix matches.")));
   }
   byId("shown").textContent = `${rows.length} of ${VIEW.shown.length} matrices${sliceRemark()}`;
+}
+// Paper is no wider than this many columns: the others stand in tables of their own.
+const ON_PAPER = 12;
+function paperTables(rows) {
+  const full = byId("table").classList.contains("full-width");
+  const columns = COLUMNS.slice(1).filter(({ kind }) => full || !kind?.includes("reference"));
+  if (columns.length < ON_PAPER) return [];
+  const parts = Array.from({ length: Math.ceil(columns.length / ON_PAPER) }, (_, at) => columns.slice(at * ON_PAPER, (at + 1) * ON_PAPER));
+  return parts.map((part) => element("table", { class: "grid" },
+    element("thead", {}, element("tr", {}, ...[COLUMNS[0], ...part].map(({ label, numeric }) => element("th", { scope: "col", class: numeric ? "num" : null }, label)))),
+    element("tbody", {}, ...rows.map((i) => element("tr", {}, element("th", { scope: "row" }, MATRICES[i].short), ...part.map((column) => column.cell(i)))))));
 }
 const drawHead = () => sortHeads(byId("table"), COLUMNS, (column, down) => {
   Object.assign(TABLE, { sort: column, down });
