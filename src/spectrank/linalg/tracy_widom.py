@@ -95,10 +95,8 @@ def tracy_widom_isf(p: float) -> float:
 
 
 def _crossing(f: Callable[[float], float], low: float, high: float) -> float:
-    """Root of a decreasing function between two points, by the Illinois method.
-
-    Not by scipy.optimize: importing it costs more than all that is computed here.
-    """
+    """Root of a decreasing function between two points, by the Illinois method."""
+    # Importing scipy.optimize for it costs more than all that is computed here.
     above, below = f(low), f(high)
     x, last, side = low, math.inf, 0
     while abs(x - last) > 1e-12 and below < 0.0 < above:
