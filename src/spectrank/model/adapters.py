@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, final
@@ -152,7 +153,8 @@ def _configured(config: Mapping[str, Any], head: str, rank: int) -> float | None
     if isinstance(alpha, bool) or not isinstance(alpha, int | float) or rank == 0:
         return None
     # Rank-stabilised: Kalajdzievski (2023), arXiv:2312.03732.
-    return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+    below = math.sqrt(rank) if config.get("use_rslora") else rank
+    return alpha / below if abs(alpha) <= sys.float_info.max else None
 
 
 def _ends(pattern: str, module: str) -> bool:

@@ -203,6 +203,25 @@ def test_formats_that_only_look_alike_are_refused(quantization, tmp_path):
     assert value in reasons_of(tmp_path)["a.qweight"]
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("nested_blocksize", 2**70),
+        ("blocksize", 2**70),
+        ("blocksize", True),
+        ("nested_offset", "0.1"),
+        ("shape", [30, -50]),
+        ("shape", [2**40, 2**40]),
+    ],
+)
+def test_a_state_with_numbers_out_of_range_is_refused(key, value):
+    packed, _ = case_of("bitsandbytes-nf4-nested")
+    name = "a.weight.quant_state.bitsandbytes__nf4"
+    state = json.loads(bytes(packed[name].tolist())) | {key: value}
+    packed[name] = torch.tensor(list(json.dumps(state).encode()), dtype=torch.uint8)
+    assert "quant_state does not fit" in reasons_of(packed)["a.weight"]
+
+
 def test_codes_stored_as_another_type_are_the_same_bytes():
     packed, truth = case_of("bitsandbytes-nf4")
     # As sharded training stores them: 750 bytes are 375 numbers of two.

@@ -41,7 +41,7 @@ from spectrank.model.weights import Entry
 Load = Callable[[], Tensor]
 _STATE = ("quant_state.bitsandbytes__nf4", "quant_state.bitsandbytes__fp4")
 _BESIDE = ("absmax", "quant_map", "nested_absmax", "nested_quant_map")
-# The text is some 200 bytes long.
+# The text is some 200 bytes long, its numbers are block sizes.
 _MOST_TEXT = 1 << 16
 _E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 _BLOCK = 32
@@ -111,9 +111,9 @@ class _State:
             size, offset = text.get("nested_blocksize"), text.get("nested_offset")
             if codes is None or codes.shape != (256,) or absmax.dtype != torch.uint8:
                 return None
-            if not _is_count(size) or not isinstance(offset, int | float):
+            if not _is_count(size) or not isinstance(offset, float):
                 return None
-            nested = (scales, codes, size, float(offset))
+            nested = (scales, codes, size, offset)
         elif absmax.dtype not in REAL:
             return None
         return cls(tuple(shape), block, absmax, table, nested)
@@ -143,7 +143,9 @@ class _State:
 
 
 def _is_count(value: Any) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+    # The library's largest block has 4,096 values.
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return whole and 0 < value <= _MOST_TEXT
 
 
 def _num_bytes(entry: Entry) -> int:
