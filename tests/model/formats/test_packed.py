@@ -163,6 +163,9 @@ def test_activation_order_of_compressed_tensors_is_followed():
     [
         ("gptq-4", "a.scales", None, "no scales and zero points"),
         ("gptq-4", "a.qzeros", lambda t: t[:, :2], "shapes of no known packing"),
+        ("gptq-4", "a.qweight", lambda t: t[:0], "shapes of no known packing"),
+        ("awq", "a.qweight", lambda t: t[:, :0], "shapes of no known packing"),
+        ("compressed-4", "a.weight_scale", lambda t: t[:, :0], "equal groups"),
         ("awq", "a.qzeros", lambda t: t[:1], "shapes of no known packing"),
         ("compressed-4", "a.weight_shape", None, "no scales and shape"),
         ("compressed-4", "a.weight_shape", lambda t: -t, "shapes of no known"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import torch
 from torch import Tensor
@@ -22,8 +23,15 @@ def unpack_bits(words: Tensor, bits: int, count: int) -> Tensor:
         count: Values per row; what is beyond is padding.
 
     Returns:
-        (rows, count), uint8.
+        (rows, count), float32.
     """
+    if bits in {4, 8} and sys.byteorder == "little":
+        # Whole bytes and their halves: several times as fast as words.
+        raw = words.contiguous().view(torch.uint8)
+        if bits == 8:
+            return raw[:, :count].to(torch.float32)
+        counting = torch.arange(16, dtype=torch.float32, device=raw.device)
+        return look_up(raw, counting, lower_first=True)[:, :count]
     shared = math.gcd(bits, 32)
     span, values = bits // shared, 32 // shared
     rows, length = words.shape
@@ -41,7 +49,26 @@ def unpack_bits(words: Tensor, bits: int, count: int) -> Tensor:
             low = code & ((1 << (32 - shift)) - 1)
             code = low | (groups[:, :, word + 1] << (32 - shift))
         found[:, :, j] = (code & ((1 << bits) - 1)).to(torch.uint8)
-    return found.reshape(rows, -1)[:, :count]
+    return found.reshape(rows, -1)[:, :count].to(torch.float32)
+
+
+def look_up(raw: Tensor, table: Tensor, *, lower_first: bool) -> Tensor:
+    """The entries of a table that both halves of each byte name.
+
+    Args:
+        raw: (..., bytes), uint8.
+        table: (16,).
+        lower_first: Whether the lower half of a byte comes first.
+
+    Returns:
+        (..., 2 * bytes), dtype of the table.
+    """
+    byte = torch.arange(256, device=table.device)
+    pair = (table[byte & 15], table[byte >> 4])
+    pairs = torch.stack(pair if lower_first else pair[::-1], dim=1)
+    # One look-up for two values, and no index wider than it has to be.
+    found = pairs.index_select(0, raw.flatten().to(torch.int32))
+    return found.reshape(*raw.shape[:-1], 2 * raw.shape[-1])
 
 
 def num_words(count: int, bits: int) -> int:

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from spectrank.errors import CheckpointError
+from spectrank.model.formats.bits import look_up
 from spectrank.model.formats.packing import (
     REAL,
     ByName,
@@ -170,12 +171,7 @@ def _load_table(codes: Load, state: _State) -> Tensor:
     raw = codes().detach().contiguous().flatten().view(torch.uint8)
     table = state.table.load().detach().to(torch.float32)
     count = math.prod(state.shape)
-    values = table.new_empty(raw.numel(), 2)
-    # Two tables of 256: one look-up a byte and half.
-    both = torch.arange(256, device=table.device)
-    values[:, 0] = table[both >> 4][raw.to(torch.int32)]
-    values[:, 1] = table[both & 15][raw.to(torch.int32)]
-    values = values.flatten()[:count]
+    values = look_up(raw, table, lower_first=False)[:count]
     scales = state.scales()
     whole = count // state.block * state.block
     values[:whole].view(-1, state.block).mul_(scales[: whole // state.block, None])
@@ -234,8 +230,7 @@ def _load_mxfp4(codes: Load, scales: Load, name: str) -> Tensor:
 def _expert(raw: Tensor, powers: Tensor) -> Tensor:
     """One expert (outputs, inputs); one at a time bounds what is held beside it."""
     signed = torch.tensor([*_E2M1, *(-value for value in _E2M1)], device=raw.device)
-    index = torch.stack([raw & 15, raw >> 4], dim=-1).flatten(-2)
-    values = signed[index.to(torch.int32)]
+    values = look_up(raw, signed, lower_first=True)
     # 255 stands for no number.
     factors = torch.tensor([2.0 ** (power - 127) for power in range(255)] + [math.nan])
     values *= factors.to(raw.device)[powers.to(torch.int32)][..., None]

@@ -62,7 +62,8 @@ def qweight(entry: Entry, by_name: ByName, config: Config) -> Found:
         return Refused(way_out("no scales and zero points beside them"), present)
     assert scales.shape is not None
     assert zeros.shape is not None
-    if not len(codes) == len(scales.shape) == len(zeros.shape) == 2:
+    sides = (*codes, *scales.shape, *zeros.shape)
+    if not len(codes) == len(scales.shape) == len(zeros.shape) == 2 or 0 in sides:
         return Refused(way_out("shapes of no known packing"), present)
     method = str(config.get("version", "gemm")).lower()
     if codes[1] == zeros.shape[1] and 8 * codes[1] == scales.shape[1]:
@@ -151,23 +152,51 @@ def _load_gptq(
     # The first version wraps around: z = 0 is stored as 2^bits - 1.
     zero = (zero + plus) & ((1 << bits) - 1)
     groups = scale.shape[1]
-    if order is None:
-        places = torch.arange(inputs, device=scale.device) // (inputs // groups)
-    else:
+    places = None
+    if order is not None:
         places = _checked(order().detach().to(torch.int64), groups, stem)
-    values = unpack_bits(codes().detach().mT, bits, inputs).to(torch.float32)
-    values -= zero.mT.to(torch.float32)[:, places]
+    values = unpack_bits(codes().detach().mT, bits, inputs)
+    return _shifted_and_scaled(values, zero.mT.to(torch.float32), scale, places)
+
+
+def _shifted_and_scaled(
+    values: Tensor, zero: Tensor | None, scale: Tensor, places: Tensor | None
+) -> Tensor:
+    """Codes minus zero points times scales, in place.
+
+    Args:
+        values: Codes (out, in).
+        zero: Zero points (out, groups); None for zero.
+        scale: Scales (out, groups), or (1, groups) for the same in all rows.
+        places: Group of each input; None for groups of neighbours.
+
+    Returns:
+        The values, which are overwritten.
+    """
+    if places is None:
+        groups = values.view(values.shape[0], scale.shape[1], -1)
+        if zero is not None:
+            groups -= zero[..., None]
+        groups *= scale[..., None]
+        return values
+    if zero is not None:
+        values -= zero[:, places]
     values *= scale[:, places]
     return values
 
 
-def _checked(places: Tensor, groups: int, stem: str) -> Tensor:
+def _checked(places: Tensor, groups: int, stem: str) -> Tensor | None:
+    """Groups of the inputs; None where they are those of neighbours."""
     if places.numel() and not 0 <= int(places.min()) <= int(places.max()) < groups:
         raise CheckpointError(
             f"g_idx must lie in [0, {groups - 1}], that of {stem}qweight reaches from "
             f"{int(places.min())} to {int(places.max())}; fetch the file again"
         )
-    return places
+    # As it is without activation ordering: a fifth of the time.
+    size = places.numel() // max(groups, 1)
+    neighbours = torch.arange(places.numel(), device=places.device) // max(size, 1)
+    plain = size * groups == places.numel() and torch.equal(places, neighbours)
+    return None if plain else places
 
 
 def _awq(
@@ -188,11 +217,11 @@ def _awq(
 
 def _load_awq(codes: Load, zeros: Load, scales: Load, outputs: int) -> Tensor:
     scale = scales().detach().to(torch.float32)
-    values = _in_order(codes().detach(), outputs).to(torch.float32)
-    group = values.shape[0] // scale.shape[0]
-    zero = _in_order(zeros().detach(), outputs).to(torch.float32)
-    values -= zero.repeat_interleave(group, dim=0)
-    values *= scale.repeat_interleave(group, dim=0)
+    values = _in_order(codes().detach(), outputs)
+    zero = _in_order(zeros().detach(), outputs)
+    groups = values.view(scale.shape[0], -1, outputs)
+    groups -= zero[:, None]
+    groups *= scale[:, None]
     return values.mT
 
 
@@ -230,7 +259,7 @@ def weight_packed(entry: Entry, by_name: ByName, config: Config) -> Found:
     outputs, inputs = sides
     # Other widths are padded by some versions of the library and dense in others.
     bits = next((b for b in (4, 8) if num_words(inputs, b) == codes[1]), None)
-    if bits is None or inputs == 0 or not _in_groups(groups, outputs, inputs):
+    if bits is None or 0 in sides or not _in_groups(groups, outputs, inputs):
         return Refused(way_out("neither 4 nor 8 bits in equal groups"), parts)
     unpacked = zero is None or zero.shape == (num_words(outputs, bits), *groups[1:])
     if not unpacked or (zero is not None and zero.dtype != torch.int32):
@@ -272,16 +301,16 @@ def _load_compressed(
     outputs, inputs, bits, name = known
     scale = scales().detach().to(torch.float32)
     groups = scale.shape[1]
-    places = torch.arange(inputs, device=scale.device) // (inputs // groups)
+    places = None
     if order is not None:
         stored = order().detach().to(torch.int64).flatten()
         # Before activation ordering they are written as -1.
         if stored.shape == (inputs,) and bool((stored >= 0).all()):
             places = _checked(stored, groups, name)
-    values = unpack_bits(codes().detach(), bits, inputs).to(torch.float32)
-    values -= 1 << (bits - 1)
+    half = 1 << (bits - 1)
+    values = unpack_bits(codes().detach(), bits, inputs)
+    values -= half
+    zero = None
     if zeros is not None:
-        zero = unpack_bits(zeros().detach().mT, bits, outputs).mT.to(torch.float32)
-        values -= (zero - (1 << (bits - 1)))[:, places]
-    values *= scale[:, places]
-    return values
+        zero = unpack_bits(zeros().detach().mT, bits, outputs).mT - half
+    return _shifted_and_scaled(values, zero, scale, places)
