@@ -292,6 +292,10 @@ def test_depth_profiles_have_a_panel_for_each_role(matrix, table, opened):
     assert page.run("return document.getElementById('metric').value") == "0"
     # Places in the model; the embedding occurs once and has no profile.
     assert [trace["x"] for trace in own] == [[1, 3, 5], [2, 4, 6]]
+    # Behind each panel the other one, in one trace with a gap.
+    grey = [trace for trace in page.traces("depth") if trace["mode"] == "lines"]
+    assert [trace["x"] for trace in grey] == [[2, 4, 6, None], [1, 3, 5, None]]
+    assert grey[0]["y"] == [*own[1]["y"], None]
     page.set("#metric", str(page.options("#metric").index("spectral norm")))
     own = [trace for trace in page.traces("depth") if trace["mode"] == "lines+markers"]
     assert [trace["y"] for trace in own] == [[4.0, 5.0, 6.0], [3.0, 4.0, 5.0]]

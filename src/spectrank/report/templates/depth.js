@@ -24,15 +24,19 @@ function depthPanel(panels, at, columns, value, axis) {
   const line = (members, style) => ({
     type: "scatter", x: members.map(placeOf), y: members.map(value), xaxis: `x${suffix}`, yaxis: `y${suffix}`, connectgaps: false, ...style,
   });
-  const grey = panels.filter((_, other) => other !== at).map(({ members }) =>
-    line(members, { mode: "lines", hoverinfo: "skip", line: { color: colour("ghost"), width: 1 } }));
+  // One trace with gaps: a trace for each costs more than its points.
+  const others = panels.filter((_, other) => other !== at).flatMap(({ members }) => [...members, null]);
+  const grey = {
+    ...line([], { mode: "lines", hoverinfo: "skip", line: { color: colour("ghost"), width: 1 } }),
+    x: others.map((i) => (i === null ? null : placeOf(i))), y: others.map((i) => (i === null ? null : value(i))),
+  };
   const { members, fill, name } = panels[at];
   const own = line(members, {
     mode: "lines+markers", line: { color: fill, width: 2 }, marker: { color: fill, size: members.length > 40 ? 3 : 5 },
     customdata: members, hoverinfo: "text", hovertext: members.map((i) => hover(i, VIEW.metric)),
   });
   return {
-    traces: [...grey, own],
+    traces: [...(others.length ? [grey] : []), own],
     axes: {
       [`xaxis${suffix}`]: {
         ...axis, domain: [left, left + span.x], anchor: `y${suffix}`, range: [-0.03 * VIEW.shown.length - 0.5, 1.03 * VIEW.shown.length - 0.5],

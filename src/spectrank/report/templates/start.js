@@ -172,10 +172,11 @@ if (NUM_PLAIN) wireLayers();
 if (MATRICES.length) {
   wireSlices();
   wireSpectrum();
-  wireTable();
   if (COURSE === "comparison") wireComparison();
   if (COURSE === "trend") wireTrend();
   select(VIEW.selected);
+  // Behind the charts, each of which asks for its width: the table is laid out once.
+  wireTable();
   addEventListener("hashchange", () => follow());
   follow("instant");
 }
