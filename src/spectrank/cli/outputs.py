@@ -17,6 +17,32 @@ if TYPE_CHECKING:
     from spectrank.table import Table
 
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C: 128 and the number of SIGINT, as shells have it."""
+
+
+@contextmanager
+def interruptible(left: Callable[[], str]) -> Iterator[None]:
+    """Ctrl-C during the work is one message and exit code 130.
+
+    Args:
+        left: Says what is left of the work, when it is interrupted.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        Exit: After Ctrl-C.
+    """
+    import typer
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.secho(f"interrupted: {left()}", fg="red", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+
+
 @contextmanager
 def counting(
     console: Console, *, quiet: bool
@@ -30,7 +56,7 @@ def counting(
     Yields:
         Called with a name, how many are done and how many there are.
     """
-    with console.status("") as status:
+    with interruptible(lambda: "nothing was written"), console.status("") as status:
         if quiet or not console.is_terminal:
             status.stop()
 

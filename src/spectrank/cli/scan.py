@@ -12,6 +12,7 @@ from spectrank.cli.options import Html, Out, Quiet, Select, Source, View
 from spectrank.cli.outputs import (
     check_targets,
     exit_if_failed,
+    interruptible,
     parse_views,
     shorten,
     with_command,
@@ -21,7 +22,7 @@ from spectrank.cli.outputs import (
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from spectrank.scanning import Progress
+    from spectrank.scanning import Progress as Standing
 
 
 def scan_command(
@@ -102,7 +103,8 @@ def scan_command(
     ceiling = None if memory is None else parse_bytes(memory)
     check_targets(out or [], html, source=source)
     errors = Console(stderr=True)
-    with _ProgressBar(errors, hidden=quiet) as bar:
+    bar = _ProgressBar(errors, hidden=quiet)
+    with interruptible(lambda: bar.told(resume)), bar:
         table = scan(
             source,
             metrics=with_gates(metrics, gates),
@@ -179,6 +181,7 @@ class _ProgressBar:
             disable=hidden or not console.is_terminal,
         )
         self._task = self._bar.add_task("", total=None, count="", rate="")
+        self._last: Standing | None = None
 
     def __enter__(self) -> _ProgressBar:
         self._bar.__enter__()
@@ -187,8 +190,9 @@ class _ProgressBar:
     def __exit__(self, *exception: object) -> None:
         self._bar.__exit__(*exception)  # type: ignore[arg-type]
 
-    def update(self, p: Progress) -> None:
+    def update(self, p: Standing) -> None:
         """Show where the scan stands."""
+        self._last = p
         task = self._bar.tasks[0]
         rate = p.entries_done / task.elapsed if task.elapsed else 0.0
         self._bar.update(
@@ -199,3 +203,11 @@ class _ProgressBar:
             count=f"{p.num_done}/{p.num_matrices}",
             rate=f"{rate / 1e6:.1f} M parameters/s" if rate else "",
         )
+
+    def told(self, folder: Path | None) -> str:
+        """Say what is left of a scan that was interrupted."""
+        p = self._last
+        if folder is None:
+            return "nothing was kept; with --resume FOLDER it would go on there"
+        num = "" if p is None else f"{p.num_done} of {p.num_matrices} matrices; "
+        return f"{num}the same command goes on from {folder}"

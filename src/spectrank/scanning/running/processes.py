@@ -9,7 +9,9 @@ from __future__ import annotations
 import multiprocessing
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -109,7 +111,8 @@ class Processes:
         process = self._context.Process(  # type: ignore[attr-defined]
             target=serve, args=arguments, daemon=True
         )
-        process.start()
+        with _deaf_to_interrupts():
+            process.start()
         # Else the end of the worker would never be seen.
         there.close()
         return _Worker(process, here)
@@ -185,6 +188,25 @@ class Processes:
             worker.connection.close()
             worker.process.close()
         self._workers = []
+
+
+@contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """Ctrl-C reaches the whole group: who starts in here leaves it to the parent.
+
+    Until a worker ignores it of itself, it would die with a traceback of its imports.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    # It unblocks the signal when it starts, so it has to run before.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        # What came meanwhile comes now.
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _how(exitcode: int | None) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -145,10 +146,12 @@ def run_all(
     }
     told: list[str] = []
     ends = _ends(jobs, settings, resources, reading, store, device, tally.started)
-    for job, outcome in chain(refused, ends):
-        found |= zip(job.positions, outcome.rows, strict=True)
-        told += outcome.warnings
-        tally.ended(job)
+    # Closed whatever happens here, Ctrl-C included: no worker outlives the scan.
+    with closing(ends):
+        for job, outcome in chain(refused, ends):
+            found |= zip(job.positions, outcome.rows, strict=True)
+            told += outcome.warnings
+            tally.ended(job)
     tally.finish()
     return [found[position] for position in range(len(weights))], told
 
@@ -161,7 +164,7 @@ def _ends(
     store: Store | None,
     device: torch.device | None,
     started: Callable[[Job], None],
-) -> Iterator[tuple[Job, Outcome]]:
+) -> Generator[tuple[Job, Outcome]]:
     """Jobs with their outcomes as they end, by the route that is asked for."""
     folder = None if store is None else store.folder
     memory = resources.memory
