@@ -1,7 +1,7 @@
 """Weights packed by the libraries that define the packings, with what they unpack.
 
     pip install --no-deps --target PACKAGES auto-gptq==0.7.1 bitsandbytes==0.50.2 \
-        compressed-tensors==0.20.1
+        compressed-tensors==0.20.1 loguru pydantic
     pip download --no-deps --no-binary :all: autoawq==0.2.9, unpacked into PACKAGES
     python tests/model/formats/generate_packed_golden.py PACKAGES
 
@@ -100,9 +100,9 @@ def awq(packages: Path) -> Tensors:
 
 
 def compressed(packages: Path) -> Tensors:
-    stem = "compressed_tensors"
-    bare(stem, packages / stem)
-    helpers = from_file(packages / stem / "compressors/pack_quantized/helpers.py")
+    sys.path.insert(0, str(packages))
+    stem = "compressed_tensors.compressors"
+    helpers = importlib.import_module(f"{stem}.pack_quantized.helpers")
     found: Tensors = {}
     outputs, inputs, group = 18, 60, 20
     for bits in (4, 8):
@@ -121,6 +121,45 @@ def compressed(packages: Path) -> Tensors:
         found[f"{case}/a.weight_shape"] = torch.tensor(codes.shape)
         shifted = unpacked.float() - zeros[:, places]
         found[f"{case}/truth"] = shifted * scales[:, places]
+    return found | floats(stem)
+
+
+def floats(stem: str) -> Tensors:
+    quantization = importlib.import_module("compressed_tensors.quantization")
+    unpack = importlib.import_module(f"{stem}.nvfp4.helpers").unpack_fp4_from_uint8
+    weight = torch.randn(6, 64, generator=torch.Generator().manual_seed(0))
+    found: Tensors = {}
+    for kind, group, strategy, dtype in (
+        ("nvfp4", 16, "tensor_group", torch.float8_e4m3fn),
+        ("mxfp4", 32, "group", torch.uint8),
+    ):
+        args = quantization.QuantizationArgs(
+            num_bits=4,
+            type="float",
+            strategy=strategy,
+            group_size=group,
+            scale_dtype=dtype,
+        )
+        scheme = quantization.QuantizationScheme(targets=["Linear"], weights=args)
+        base = importlib.import_module(f"{stem}.{kind}.base")
+        compressor = getattr(base, f"{kind.upper()}PackedCompressor")
+        largest = weight.reshape(6, -1, group).abs().amax(-1) / 6
+        state = {"weight": weight.clone()}
+        if kind == "nvfp4":
+            overall = torch.tensor([448 * 6 / float(weight.abs().max())])
+            scale = (largest * overall).to(dtype)
+            state |= {"weight_global_scale": overall, "weight_scale": scale.float()}
+        else:
+            state["weight_scale"] = 2.0 ** torch.floor(torch.log2(largest))
+        packed = compressor.compress(state, scheme)
+        found |= {f"{kind}/a.{name}": tensor for name, tensor in packed.items()}
+        if kind == "mxfp4":
+            found["mxfp4/truth"] = compressor.decompress(packed, scheme)["weight"]
+            continue
+        # The library unpacks to bfloat16, which rounds: its codes and its formula.
+        codes = unpack(packed["weight_packed"], 6, 64, dtype=torch.float32)
+        factor = packed["weight_scale"].float() / packed["weight_global_scale"]
+        found["nvfp4/truth"] = codes * factor.repeat_interleave(group, dim=1)
     return found
 
 

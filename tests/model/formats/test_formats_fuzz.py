@@ -206,9 +206,9 @@ SIDES = st.lists(st.sampled_from([0, 1, 2, 3, 4, 8, 12, 16, 32, 64]), max_size=4
 
 
 @FEW
-@given(data=st.data(), case=st.sampled_from([*CASES, "mxfp4"]))
+@given(data=st.data(), case=st.sampled_from([*CASES, "experts"]))
 def test_parts_of_any_shape_and_type(data: st.DataObject, case: str) -> None:
-    if case == "mxfp4":
+    if case == "experts":
         blocks = torch.zeros(2, 3, 2, 16, dtype=torch.uint8)
         tensors = {"a_blocks": blocks, "a_scales": blocks[..., 0].clone()}
     else:

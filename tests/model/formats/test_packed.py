@@ -46,7 +46,7 @@ def test_a_packed_weight_is_what_its_own_library_unpacks(case):
     packed, truth = case_of(case)
     row = matrix_of(packed)
     assert (row.name, row.view, row.shape) == ("a.weight", "linear", tuple(truth.shape))
-    assert row.dtype == torch.float32
+    assert row.dtype == (torch.bfloat16 if case == "mxfp4" else torch.float32)
     assert row.note.startswith("decoded from")
     if case == "bitsandbytes-int8":
         # Its library multiplies by a rounded 1/127 last.
@@ -63,10 +63,8 @@ def test_a_file_is_decoded_as_the_tensors_in_memory(case, tmp_path):
     save_file(packed, path)
     assert torch.equal(matrix_of(path).tensor(), matrix_of(packed).tensor())
     # Parameters are those of the weight, not its bytes.
-    scales = sum(
-        t.numel() for n, t in packed.items() if t.is_floating_point() and "SCB" in n
-    )
-    assert describe(path).num_parameters == truth.numel() + scales
+    beside = packed["a.SCB"].numel() if "a.SCB" in packed else 0
+    assert describe(path).num_parameters == truth.numel() + beside
     assert describe(path).num_tensors == len(packed)
 
 
@@ -172,6 +170,11 @@ def test_activation_order_of_compressed_tensors_is_followed():
         ("compressed-4", "a.weight_shape", lambda t: t * 2, "shapes of no known"),
         ("compressed-4", "a.weight_scale", lambda t: t[:, :1][:9], "equal groups"),
         ("compressed-4", "a.weight_zero_point", lambda t: t[:1], "zero points of"),
+        ("nvfp4", "a.weight_global_scale", None, "no known type or shape"),
+        ("nvfp4", "a.weight_global_scale", lambda t: t.repeat(2), "more than one"),
+        ("nvfp4", "a.weight_scale", lambda t: t[:, :2], "no known type or shape"),
+        ("mxfp4", "a.weight_scale", lambda t: t.float(), "no known type or shape"),
+        ("mxfp4", "a.weight_scale", None, "no scales"),
         ("bitsandbytes-nf4", "a.weight", lambda t: t[:-1], "quant_state does not"),
         ("bitsandbytes-nf4", "a.weight.absmax", lambda t: t[:-1], "quant_state"),
         ("bitsandbytes-nf4", "a.weight.absmax", None, "quant_state does not fit"),

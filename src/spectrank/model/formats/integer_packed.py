@@ -1,4 +1,4 @@
-r"""Integer codes packed into words of 32 bits: GPTQ, AWQ and compressed-tensors.
+r"""Integer codes packed into words of 32 bits: GPTQ and AWQ.
 
 .. math:: W_{oi} = s_{g(i) o} (q_{oi} - z_{g(i) o})
 
@@ -7,8 +7,6 @@ with groups g of inputs. Words run along
     GPTQ  the inputs of ``qweight`` (in * bits / 32, out), the outputs of ``qzeros``;
           the first version stores z - 1 modulo 2^bits, ``gptq_v2`` stores z
     AWQ   the outputs of both, each word holding outputs 0 2 4 6 1 3 5 7
-    compressed-tensors  the inputs of ``weight_packed`` (out, in * bits / 32); codes
-          and zero points are stored plus 2^(bits - 1)
 
 A code of 8 bits times a scale of half precision is exact in float32.
 Source (derived): against the packers of these libraries,
@@ -23,8 +21,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from spectrank.errors import CheckpointError
 from spectrank.model.formats.bits import num_words, unpack_bits
+from spectrank.model.formats.groups import checked_places, shifted_and_scaled
 from spectrank.model.formats.packing import (
     REAL,
     ByName,
@@ -154,49 +152,11 @@ def _load_gptq(
     groups = scale.shape[1]
     places = None
     if order is not None:
-        places = _checked(order().detach().to(torch.int64), groups, stem)
-    values = unpack_bits(codes().detach().mT, bits, inputs)
-    return _shifted_and_scaled(values, zero.mT.to(torch.float32), scale, places)
-
-
-def _shifted_and_scaled(
-    values: Tensor, zero: Tensor | None, scale: Tensor, places: Tensor | None
-) -> Tensor:
-    """Codes minus zero points times scales, in place.
-
-    Args:
-        values: Codes (out, in).
-        zero: Zero points (out, groups); None for zero.
-        scale: Scales (out, groups), or (1, groups) for the same in all rows.
-        places: Group of each input; None for groups of neighbours.
-
-    Returns:
-        The values, which are overwritten.
-    """
-    if places is None:
-        groups = values.view(values.shape[0], scale.shape[1], -1)
-        if zero is not None:
-            groups -= zero[..., None]
-        groups *= scale[..., None]
-        return values
-    if zero is not None:
-        values -= zero[:, places]
-    values *= scale[:, places]
-    return values
-
-
-def _checked(places: Tensor, groups: int, stem: str) -> Tensor | None:
-    """Groups of the inputs; None where they are those of neighbours."""
-    if places.numel() and not 0 <= int(places.min()) <= int(places.max()) < groups:
-        raise CheckpointError(
-            f"g_idx must lie in [0, {groups - 1}], that of {stem}qweight reaches from "
-            f"{int(places.min())} to {int(places.max())}; fetch the file again"
+        places = checked_places(
+            order().detach().to(torch.int64), groups, f"{stem}g_idx"
         )
-    # As it is without activation ordering: a fifth of the time.
-    size = places.numel() // max(groups, 1)
-    neighbours = torch.arange(places.numel(), device=places.device) // max(size, 1)
-    plain = size * groups == places.numel() and torch.equal(places, neighbours)
-    return None if plain else places
+    values = unpack_bits(codes().detach().mT, bits, inputs)
+    return shifted_and_scaled(values, zero.mT.to(torch.float32), scale, places)
 
 
 def _awq(
@@ -230,87 +190,3 @@ def _in_order(words: Tensor, outputs: int) -> Tensor:
     found = torch.empty_like(stored)
     found[:, :, list(_AWQ_ORDER)] = stored
     return found.reshape(words.shape[0], outputs)
-
-
-def weight_packed(entry: Entry, by_name: ByName, config: Config) -> Found:
-    """compressed-tensors in 4 or 8 bits, ``weight_packed`` with its scales.
-
-    Args:
-        entry: Any entry.
-        by_name: All of the source.
-        config: How the model was quantised; the shapes tell all that is needed.
-
-    Returns:
-        The weight, a refusal, or None where this is something else.
-    """
-    if not entry.name.endswith("weight_packed") or entry.dtype != torch.int32:
-        return None
-    name = entry.name.removesuffix("_packed")
-    kinds = ("scale", "zero_point", "g_idx", "shape")
-    scale, zero, order, shape = (by_name.get(f"{name}_{kind}") for kind in kinds)
-    found = (entry, scale, zero, order, shape)
-    parts = tuple(e.name for e in found if e is not None)
-    if scale is None or shape is None or scale.dtype not in REAL:
-        return Refused(way_out("no scales and shape beside them"), parts)
-    sides = _stored_shape(shape)
-    codes, groups = entry.shape or (), scale.shape or ()
-    if sides is None or len(codes) != 2 or codes[0] != sides[0]:
-        return Refused(way_out("shapes of no known packing"), parts)
-    outputs, inputs = sides
-    # Other widths are padded by some versions of the library and dense in others.
-    bits = next((b for b in (4, 8) if num_words(inputs, b) == codes[1]), None)
-    if bits is None or 0 in sides or not _in_groups(groups, outputs, inputs):
-        return Refused(way_out("neither 4 nor 8 bits in equal groups"), parts)
-    unpacked = zero is None or zero.shape == (num_words(outputs, bits), *groups[1:])
-    if not unpacked or (zero is not None and zero.dtype != torch.int32):
-        return Refused(way_out("zero points of another shape"), parts)
-    load = partial(
-        _load_compressed,
-        entry.load,
-        scale.load,
-        None if zero is None else zero.load,
-        None if order is None else order.load,
-        (outputs, inputs, bits, name),
-    )
-    note = f"decoded from compressed-tensors, {bits} bits, {groups[-1]} groups"
-    return Packing(name, sides, torch.float32, load, note, parts)
-
-
-def _stored_shape(entry: Entry) -> tuple[int, int] | None:
-    if entry.shape != (2,) or entry.refusal is not None:
-        return None
-    if entry.dtype not in {torch.int32, torch.int64}:
-        return None
-    m, n = (int(side) for side in entry.load())
-    return (m, n) if m >= 0 and n >= 0 else None
-
-
-def _in_groups(groups: tuple[int, ...], outputs: int, inputs: int) -> bool:
-    if len(groups) != 2 or groups[0] not in {1, outputs}:
-        return False
-    return groups[1] > 0 and inputs % groups[1] == 0
-
-
-def _load_compressed(
-    codes: Load,
-    scales: Load,
-    zeros: Load | None,
-    order: Load | None,
-    known: tuple[int, int, int, str],
-) -> Tensor:
-    outputs, inputs, bits, name = known
-    scale = scales().detach().to(torch.float32)
-    groups = scale.shape[1]
-    places = None
-    if order is not None:
-        stored = order().detach().to(torch.int64).flatten()
-        # Before activation ordering they are written as -1.
-        if stored.shape == (inputs,) and bool((stored >= 0).all()):
-            places = _checked(stored, groups, name)
-    half = 1 << (bits - 1)
-    values = unpack_bits(codes().detach(), bits, inputs)
-    values -= half
-    zero = None
-    if zeros is not None:
-        zero = unpack_bits(zeros().detach().mT, bits, outputs).mT - half
-    return _shifted_and_scaled(values, zero, scale, places)

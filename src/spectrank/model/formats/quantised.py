@@ -11,13 +11,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from spectrank.model.formats.four_bits import bitsandbytes, mxfp4
-from spectrank.model.formats.integer_packed import qweight, weight_packed
+from spectrank.model.formats.bitsandbytes_packed import bitsandbytes
+from spectrank.model.formats.compressed_tensors import weight_packed
+from spectrank.model.formats.integer_packed import qweight
+from spectrank.model.formats.microscaled import experts_in_blocks, packed_floats
 from spectrank.model.formats.packing import Config, Decoder, Packing, Refused
 from spectrank.model.formats.scaled import decode_scaled
 from spectrank.model.weights import Entry
 
-_DECODERS: tuple[Decoder, ...] = (bitsandbytes, qweight, weight_packed, mxfp4)
+_DECODERS: tuple[Decoder, ...] = (
+    bitsandbytes,
+    qweight,
+    weight_packed,
+    packed_floats,
+    experts_in_blocks,
+)
 
 
 def decode_quantised(

@@ -40,7 +40,7 @@ _DTYPES = {
     "uint8": torch.uint8,
     "bool": torch.bool,
     "complex64": torch.complex64,
-    # torch has little arithmetic on them, so they are read as bits of int16.
+    # Read as the bits of int16: torch has little arithmetic on the type.
     "uint16": torch.int16,
 }
 _CODES = frozenset({"uint8", "uint16"})

@@ -1,17 +1,12 @@
-r"""Tables of sixteen values: bitsandbytes' NF4 and FP4, and the microscaling E2M1.
+r"""Tables of sixteen values with a scale a block: NF4 and FP4 of bitsandbytes.
 
 .. math:: W_k = s_{\lfloor k / b \rfloor} T[q_k]
 
-bitsandbytes keeps the name of the weight for its codes, two in a byte, the first in the
-upper half, and puts scales (``absmax``), the table (``quant_map``) and a JSON text of
-shape and block size beside it; with ``nested_absmax`` the scales are codes of 8 bits
-themselves, minus ``nested_offset``.
-
-MXFP4 (``*_blocks``, ``*_scales`` of gpt-oss) has 32 values of E2M1, the first in the
-lower half, per scale 2^(e - 127). The result is stored (experts, inputs, outputs), as
-transformers unpacks it, and bfloat16 holds it exactly up to 2^127.
-Source (stated): OCP Microscaling Formats (MX) v1.0, sections 5.3.3 and 5.4.1. Source
-(derived): bitsandbytes, tests/model/formats/test_packed.py.
+The codes keep the name of the weight, two in a byte, the first in the upper half; the
+scales (``absmax``), the table (``quant_map``) and a JSON text of shape and block size
+lie beside it. With ``nested_absmax`` the scales are codes of 8 bits themselves, plus
+``nested_offset``. The library rounds the product to its compute type, here it stays
+float32. Source (derived): bitsandbytes, tests/model/formats/test_packed.py.
 """
 
 from __future__ import annotations
@@ -26,7 +21,6 @@ from typing import Any, TypeGuard, final
 import torch
 from torch import Tensor
 
-from spectrank.errors import CheckpointError
 from spectrank.model.formats.bits import look_up
 from spectrank.model.formats.packing import (
     REAL,
@@ -44,8 +38,6 @@ _STATE = ("quant_state.bitsandbytes__nf4", "quant_state.bitsandbytes__fp4")
 _BESIDE = ("absmax", "quant_map", "nested_absmax", "nested_quant_map")
 # The text is some 200 bytes long, its numbers are block sizes.
 _MOST_TEXT = 1 << 16
-_E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
-_BLOCK = 32
 
 
 def bitsandbytes(entry: Entry, by_name: ByName, config: Config) -> Found:
@@ -178,60 +170,3 @@ def _load_table(codes: Load, state: _State) -> Tensor:
     if whole < count:
         values[whole:] *= scales[-1]
     return values.reshape(state.shape)
-
-
-def mxfp4(entry: Entry, by_name: ByName, config: Config) -> Found:
-    """Stacked experts in MXFP4, as gpt-oss stores them.
-
-    Args:
-        entry: Any entry.
-        by_name: All of the source.
-        config: Not needed.
-
-    Returns:
-        The weight, a refusal, or None where this is something else.
-    """
-    if not entry.name.endswith("_blocks") or entry.dtype != torch.uint8:
-        return None
-    name = entry.name.removesuffix("_blocks")
-    scales = by_name.get(f"{name}_scales")
-    if scales is None:
-        return None
-    parts = (entry.name, scales.name)
-    shape = entry.shape or ()
-    # torch knows the exponents as bytes or as a dtype of their own.
-    exponents = scales.dtype in {torch.uint8, getattr(torch, "float8_e8m0fnu", None)}
-    if len(shape) != 4 or shape[3] != _BLOCK // 2 or scales.shape != shape[:3]:
-        return Refused(way_out("blocks that are no stack of experts"), parts)
-    if not exponents:
-        return Refused(way_out("scales of another type"), parts)
-    experts, outputs, blocks, _ = shape
-    load = partial(_load_mxfp4, entry.load, scales.load, name)
-    note = f"decoded from MXFP4, blocks of {_BLOCK}"
-    sides = (experts, blocks * _BLOCK, outputs)
-    return Packing(name, sides, torch.bfloat16, load, note, parts)
-
-
-def _load_mxfp4(codes: Load, scales: Load, name: str) -> Tensor:
-    raw, powers = codes().detach(), scales().detach().view(torch.uint8)
-    if raw.shape[:3] != powers.shape:
-        raise CheckpointError(
-            f"a weight must keep its shape while it is read, {name} did not; "
-            "scan it again"
-        )
-    experts, outputs, blocks, _ = raw.shape
-    sides = (experts, outputs, blocks * _BLOCK)
-    found = raw.new_empty(sides, dtype=torch.bfloat16)
-    for expert in range(experts):
-        found[expert] = _expert(raw[expert], powers[expert])
-    return found.mT
-
-
-def _expert(raw: Tensor, powers: Tensor) -> Tensor:
-    """One expert (outputs, inputs); one at a time bounds what is held beside it."""
-    signed = torch.tensor([*_E2M1, *(-value for value in _E2M1)], device=raw.device)
-    values = look_up(raw, signed, lower_first=True)
-    # 255 stands for no number.
-    factors = torch.tensor([2.0 ** (power - 127) for power in range(255)] + [math.nan])
-    values *= factors.to(raw.device)[powers.to(torch.int32)][..., None]
-    return values.flatten(-2).to(torch.bfloat16)
