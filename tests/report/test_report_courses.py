@@ -197,6 +197,34 @@ def test_figures_draw_the_numbers_of_the_table(matrix, table):
     assert heat.tolist() == [[0.0, 1.0], [1.0, 0.0], [0.5, 0.5]]
 
 
+def test_a_figure_of_a_spectrum_draws_twins_and_leaves_out_what_is_not_resolved(
+    matrix,
+):
+    rows = matrix("w", [4.0, 2.0, 1e-30], num_resolved=2)
+    twin = rows[-1] | {"metric": "null_singular_values", "variant": "permuted"}
+    columns = {"m": pl.Int64, "n": pl.Int64, "num_resolved": pl.Int64}
+    made = Table.from_rows([*rows, twin | {"values": [3.0, 2.5, 1.0]}], columns=columns)
+    curve, twins = lines(made, "spectrum").get_lines()
+    assert list(curve.get_ydata()) == [4.0, 2.0]
+    assert list(twins.get_xdata()) == [1, 2, 3]
+    assert list(twins.get_ydata()) == [3.0, 2.5, 1.0]
+
+
+def test_roles_that_occur_once_share_the_grey_where_colours_are_few(matrix, table):
+    single = [f"one{chr(97 + k)}.w" for k in range(8)]
+    names = [*single, "h.0.up.w", "h.1.up.w"]
+    made = table([row for name in names for row in matrix(name, [1.0])])
+    groups = {
+        bars.get_label(): len(bars.patches) for bars in lines(made, "bars").containers
+    }
+    assert groups == {"up.w": 2, "others": 8}
+    grey = lines(made, "bars").containers[1].patches[0].get_facecolor()
+    assert grey[:3] == pytest.approx([0x80 / 255, 0x88 / 255, 0x92 / 255])
+    few = table([row for name in names[-4:] for row in matrix(name, [1.0])])
+    labels = [bars.get_label() for bars in lines(few, "bars").containers]
+    assert labels == ["oneg.w", "oneh.w", "up.w"]
+
+
 def test_a_figure_of_laws_draws_the_residual_against_rounding():
     columns = {"drift": pl.Float64, "explained": pl.Float64}
     rows = [

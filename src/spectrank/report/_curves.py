@@ -67,7 +67,7 @@ class Drawn:
         return None
 
     def spectrum(self, subject: str | None) -> tuple[int, list[int], list[float]]:
-        """Positions and positive values of one spectrum.
+        """Positions and values of one spectrum, those that are known and positive.
 
         Args:
             subject: Name of the matrix, or None for the first that has values.
@@ -93,12 +93,28 @@ class Drawn:
                 "measure a metric that needs them, such as effective_rank"
             )
         grid = self.data["grids"][spectra[at]["grid"]]
+        resolved, size = spectra[at]["resolved"], spectra[at]["size"]
         pairs = [
             (k, x)
             for k, x in zip(grid, spectra[at]["values"], strict=True)
-            if x is not None and x > 0.0
+            # What the route cannot tell from zero is no value to draw.
+            if x is not None and x > 0.0 and k <= (resolved or size)
         ]
         return at, [k for k, _ in pairs], [x for _, x in pairs]
+
+    def twins(self, i: int) -> tuple[list[int], list[float]] | None:
+        """The spectrum of the random twins of a matrix.
+
+        Args:
+            i: The matrix.
+
+        Returns:
+            Positions from 1 and values; None where the scan made no twins.
+        """
+        twin = self.data["nulls"][i]
+        if twin is None:
+            return None
+        return self.data["grids"][twin["grid"]], twin["values"]
 
 
 def chosen(data: Mapping[str, Any], metric: str | None) -> Drawn:
@@ -133,16 +149,20 @@ def chosen(data: Mapping[str, Any], metric: str | None) -> Drawn:
 
 
 def colour_roles(drawn: Drawn) -> list[str]:
-    """Roles with a colour of their own, the commonest, in model order.
+    """Roles with a colour of their own, in model order: the commonest that repeat.
 
     Args:
         drawn: What is shown.
 
     Returns:
-        At most `MOST_GROUPS` names.
+        At most `MOST_GROUPS` names and one more, which may have the grey alone.
     """
     counts = Counter(str(drawn.data["matrices"][i]["role"]) for i in drawn.shown)
-    common = {role for role, _ in counts.most_common(MOST_GROUPS)}
+    if len(counts) <= MOST_GROUPS + 1:
+        return list(counts)
+    # As on the page: where there are too many, what occurs once shares the grey.
+    repeated = Counter({role: n for role, n in counts.items() if n > 1}) or counts
+    common = {role for role, _ in repeated.most_common(MOST_GROUPS)}
     return [role for role in counts if role in common]
 
 
@@ -163,7 +183,7 @@ def depth_groups(drawn: Drawn, *, least: int) -> list[tuple[str, int, list[int]]
         role = str(drawn.data["matrices"][i]["role"])
         groups.setdefault(role if role in roles else "others", []).append(place)
     return [
-        (name, group, places)
+        (name, MOST_GROUPS if name == "others" else group, places)
         for group, (name, places) in enumerate(groups.items())
         if len(places) >= least and (least == 1 or name != "others")
     ]

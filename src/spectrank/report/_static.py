@@ -134,10 +134,12 @@ def _name_axis(axes: "Axes", names: Sequence[str]) -> None:
     axes.set_xlim(-0.7, len(names) - 0.3)
 
 
-def _legend(axes: "Axes", *, most: int = 10) -> None:
+def _legend(axes: "Axes", *, most: int = 10, least: int = 1) -> None:
+    """What the colours mean, above the axes, where nothing is drawn."""
     handles, _ = axes.get_legend_handles_labels()
-    if 0 < len(handles) <= most:
-        axes.legend(fontsize=7, frameon=False)
+    if least <= len(handles) <= most:
+        above: Mapping[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0.0, 1.0)}
+        axes.legend(fontsize=7, frameon=False, ncols=4, **above)
 
 
 def _draw_bars(axes: "Axes", drawn: Drawn) -> None:
@@ -151,7 +153,7 @@ def _draw_bars(axes: "Axes", drawn: Drawn) -> None:
         )
     axes.set_ylabel(drawn.label)
     _name_axis(axes, drawn.names)
-    _legend(axes)
+    _legend(axes, least=2)
 
 
 def _draw_depth(axes: "Axes", drawn: Drawn) -> None:
@@ -219,20 +221,23 @@ def _draw_trend(axes: "Axes", drawn: Drawn) -> None:
         told.add(role)
     axes.set_xlabel("step")
     axes.set_ylabel(drawn.label)
-    _legend(axes)
+    _legend(axes, least=2)
 
 
 def _draw_spectrum(axes: "Axes", drawn: Drawn, subject: str | None) -> None:
     at, index, values = drawn.spectrum(subject)
     axes.loglog(index, values, color=COLOURS[0], label="singular values")
+    if (twins := drawn.twins(at)) is not None:
+        axes.loglog(*twins, color=COLOURS[2], linestyle=":", label="random twins")
     if (edge := noise_edge(drawn, at)) is not None:
         axes.axhline(edge, color=COLOURS[1], linestyle="--", label="edge of the noise")
     if (law := power_law(drawn, at)) is not None:
         axes.loglog(*law, color=COLOURS[3], linestyle="-.", label="power law")
     axes.set_xlabel("index")
     axes.set_ylabel("singular value")
-    axes.set_title(str(drawn.data["matrices"][at]["name"]), fontsize=8, color=_INK)
     _legend(axes)
+    name = str(drawn.data["matrices"][at]["name"])
+    axes.annotate(name, (0.01, 0.02), xycoords="axes fraction", fontsize=8, color=_INK)
 
 
 def _draw_laws(axes: "Axes", data: Mapping[str, Any] | None) -> None:
@@ -248,7 +253,10 @@ def _draw_laws(axes: "Axes", data: Mapping[str, Any] | None) -> None:
             color=_WARN,
             zorder=3,
         )
-    axes.set_yscale("log")
+    # Nothing is drawn where nothing is left over; a clipped zero would be a cliff.
+    axes.set_yscale("log", nonpositive="mask")
+    if left := [y for _, _, residual, *_ in courses for y in residual if y > 0.0]:
+        axes.set_ylim(bottom=0.3 * min(left))
     axes.set_xlabel("step")
     axes.set_ylabel("|drift - explained|, rounding (dotted)")
     _legend(axes)

@@ -81,7 +81,7 @@ function drawMoved() {
     ...layout, barmode: "overlay",
     yaxis: { ...axis, title, type: COMPARE.log ? "log" : "linear", rangemode: "tozero", zeroline: true, zerolinecolor: colour("muted"), fixedrange: true, ...(COMPARE.log ? logTicks(numbers) : {}) },
   }, MODEBAR);
-  const named = names.map((name, group) => [name, fill(name, group)]).filter((_, group) => traces[group].x.length);
+  const named = names.map((name, group) => [name, fill(name, group)]).filter((_, group) => traces[group].y.some((y) => y !== 0));
   drawLegend(byId("moved-legend"), named.map(([name]) => name), named.map(([, tone]) => tone), 2);
   const still = MOVERS.filter((i) => ofDifference(i, "relative_change", null)?.value === 0).length;
   byId("moved-caption").textContent = [
