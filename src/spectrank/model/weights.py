@@ -14,6 +14,7 @@ from torch import Tensor
 from spectrank.errors import CheckpointError
 from spectrank.linalg.implicit import Operand
 from spectrank.model.products import Product
+from spectrank.model.slices import Slices
 from spectrank.model.views import get_view
 
 Kind = Literal[
@@ -91,6 +92,9 @@ class WeightMatrix:
         Raises:
             CheckpointError: The file cannot give the tensor, or gives another shape.
         """  # noqa: DOC502 - raised by the functions called
+        expert = getattr(self.take, "expert", None)
+        if isinstance(self.load, Slices) and expert is not None:
+            return self.of(self.load.alone(expert))
         return self.of(self.load())
 
     def of(self, tensor: Tensor) -> Operand:

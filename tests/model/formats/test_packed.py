@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from spectrank.errors import CheckpointError
 from spectrank.model import Skip, WeightMatrix, describe, iter_weights
+from spectrank.model.formats import microscaled
 
 # Packed and unpacked by the libraries themselves: generate_packed_golden.py.
 GOLDEN = load_file(Path(__file__).with_name("packed_golden.safetensors"))
@@ -280,6 +281,26 @@ def test_microscaling_blocks_are_powers_of_two_times_a_table():
                 truth = mx_value(code, int(scales[e, o, k // 32]))
                 value = float(W[k, o])
                 assert value == truth or (math.isnan(value) and math.isnan(truth))
+
+
+def test_an_expert_is_decoded_without_the_others(monkeypatch):
+    blocks = torch.arange(256, dtype=torch.uint8).reshape(4, 2, 2, 16)
+    scales = torch.full((4, 2, 2), 127, dtype=torch.uint8)
+    scales[:, 0] += torch.arange(4, dtype=torch.uint8)[:, None]
+    packed = {"moe.experts.w_blocks": blocks, "moe.experts.w_scales": scales}
+    rows = [r for r in iter_weights(packed) if isinstance(r, WeightMatrix)]
+    whole = rows[0].load()
+    assert whole.shape == (4, 64, 2)
+    decoded = []
+    scaled = microscaled._scaled
+    monkeypatch.setattr(
+        microscaled, "_scaled", lambda raw, by: decoded.append(raw) or scaled(raw, by)
+    )
+    assert torch.equal(rows[2].tensor(), whole[2])
+    assert [raw.shape for raw in decoded] == [(2, 32)]
+    # The pair of a byte, by hand: 0b1011 0b1010 of byte 0xBA are -1.5 and -1.
+    assert [int(b) for b in blocks[2, 1, 1, -6:-4]] == [0xBA, 0xBB]
+    assert whole[2, 52:54, 1].tolist() == [-1.0, -1.5]
 
 
 def test_experts_of_gpt_oss_are_those_that_transformers_unpacks(tmp_path):

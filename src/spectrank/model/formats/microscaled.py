@@ -32,6 +32,7 @@ from spectrank.model.formats.packing import (
     Refused,
     way_out,
 )
+from spectrank.model.slices import Slices
 from spectrank.model.weights import Entry
 
 Load = Callable[[], Tensor]
@@ -66,27 +67,42 @@ def experts_in_blocks(entry: Entry, by_name: ByName, config: Config) -> Found:
     if scales.dtype not in _EXPONENTS:
         return Refused(way_out("scales of another type"), parts)
     experts, outputs, groups, _ = shape
-    load = partial(_load_experts, entry.load, scales.load, name)
+    stored = (entry.load, scales.load, name)
+    # A layer of gpt-oss has 32 or 128 experts: decoded whole for each of them, it
+    # would be decoded as many times.
+    load = Slices(
+        partial(_load_experts, *stored), partial(_load_expert, *stored), experts
+    )
     note = f"decoded from MXFP4, groups of {_GROUP}"
     sides = (experts, groups * _GROUP, outputs)
     return Packing(name, sides, torch.bfloat16, load, note, parts)
 
 
 def _load_experts(codes: Load, scales: Load, name: str) -> Tensor:
+    raw, powers = _read_stack(codes, scales, name)
+    experts, outputs, groups, _ = raw.shape
+    sides = (experts, outputs, groups * _GROUP)
+    found = raw.new_empty(sides, dtype=torch.bfloat16)
+    for expert in range(experts):
+        # One at a time bounds what is held beside the result.
+        found[expert] = _scaled(raw[expert].flatten(1), _factors(powers[expert]))
+    return found.mT
+
+
+def _load_expert(codes: Load, scales: Load, name: str, expert: int) -> Tensor:
+    raw, powers = _read_stack(codes, scales, name)
+    values = _scaled(raw[expert].flatten(1), _factors(powers[expert]))
+    return values.to(torch.bfloat16).mT
+
+
+def _read_stack(codes: Load, scales: Load, name: str) -> tuple[Tensor, Tensor]:
     raw, powers = codes().detach(), scales().detach()
     if raw.shape[:3] != powers.shape:
         raise CheckpointError(
             f"a weight must keep its shape while it is read, {name} did not; "
             "scan it again"
         )
-    experts, outputs, groups, _ = raw.shape
-    sides = (experts, outputs, groups * _GROUP)
-    found = raw.new_empty(sides, dtype=torch.bfloat16)
-    for expert in range(experts):
-        # One at a time bounds what is held beside the result.
-        flat = raw[expert].flatten(1)
-        found[expert] = _scaled(flat, _factors(powers[expert]))
-    return found.mT
+    return raw, powers
 
 
 def packed_floats(entry: Entry, by_name: ByName, config: Config) -> Found:
