@@ -3,11 +3,15 @@
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
-from spectrank.cli.outputs import check_targets
+from spectrank.cli.outputs import check_targets, counting
+from spectrank.cli.scan import _ProgressBar
 from spectrank.errors import TableError
+from spectrank.scanning import Progress
 
 PROC = Path("/proc")
+NAME = "a[/b].in_proj_weight[qkv.q]\x1b[2J"
 
 
 def test_a_folder_that_takes_no_file_is_refused_and_one_that_does_is_left_empty(
@@ -34,3 +38,14 @@ def test_what_stands_there_is_not_touched(tmp_path):
     path.write_text("old", encoding="utf-8")
     check_targets([path], None)
     assert path.read_text(encoding="utf-8") == "old"
+
+
+def test_the_name_of_a_matrix_is_no_markup_while_it_is_measured():
+    console = Console(force_terminal=True, width=120, color_system=None)
+    with console.capture() as capture, _ProgressBar(console, hidden=False) as bar:
+        bar.update(Progress(NAME, 0, 2, 0, 10))
+        bar._bar.refresh()
+    assert "a[/b].in_proj_weight[qkv.q]\\x1b[2J" in capture.get()
+    with console.capture() as capture, counting(console, quiet=False) as show:
+        show(NAME, 0, 2)
+    assert "1/2 a[/b].in_proj_weight[qkv.q]\\x1b[2J" in capture.get()

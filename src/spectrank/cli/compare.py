@@ -11,6 +11,7 @@ from spectrank.cli.outputs import (
     check_targets,
     counting,
     exit_if_failed,
+    matrix_names,
     parse_views,
     plain,
     shorten,
@@ -125,7 +126,8 @@ def print_comparison(table: Table, console: Console) -> None:
             highlight=False,
         )
     for row in table.where(kind="skip"):
-        console.print(Text(f"{row['subject']}: {plain(row['reason'])}", style="dim"))
+        told = plain(f"{row['subject']}: {row['reason']}")
+        console.print(Text(told, style="dim"))
     broken = len(table.where(kind="check", verdict="violated"))
     parts = [
         f"{len(layers)} compared",
@@ -138,8 +140,6 @@ def print_comparison(table: Table, console: Console) -> None:
 
 
 def _layers(table: Table) -> list[dict[str, Any]]:
-    from collections import Counter
-
     found: dict[tuple[str, str], dict[str, Any]] = {}
     for row in table.where(kind="measurement"):
         layer = found.setdefault((row["subject"], row["view"]), {"overlap": {}})
@@ -149,17 +149,14 @@ def _layers(table: Table) -> list[dict[str, Any]]:
                 "place": row["place"] or len(table),
                 "change": _number(row),
                 "same": row["value"] == 0.0,
-                "name": row["subject"],
                 "shape": f"{row['m']}x{row['n']}",
             }
         elif metric == "subspace_overlap" and run == "difference":
             layer["overlap"][row["variant"].partition(",")[0]] = _number(row)
         elif metric == "stable_rank":
             layer[run] = _number(row)
-    views = Counter(subject for subject, _ in found)
-    for (subject, view), layer in found.items():
-        if views[subject] > 1:
-            layer["name"] = f"{subject}[{view}]"
+    for key, name in matrix_names(found).items():
+        found[key]["name"] = name
     return list(found.values())
 
 
@@ -217,8 +214,7 @@ def _lines(layers: list[dict[str, Any]], console: Console) -> RenderableType:
         lines.append(Text(name, style="bold"))
         lines.append(Text(f"  {layer['shape']}, moved {layer['change']}"))
         if ranks := _ranks(layer):
-            lines.append(
-                Text(f"  stable rank {ranks}, of the change {layer['difference']}")
-            )
+            lines.append(Text(f"  stable rank {ranks}"))
+            lines.append(Text(f"  that of the change {layer['difference']}"))
         lines.append(Text(f"  overlap {_overlap(layer)}"))
     return Group(*lines)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -56,12 +57,15 @@ def counting(
     Yields:
         Called with a name, how many are done and how many there are.
     """
+    from rich.text import Text
+
     with interruptible(lambda: "nothing was written"), console.status("") as status:
         if quiet or not console.is_terminal:
             status.stop()
 
         def show(name: object, done: int, count: int) -> None:
-            status.update(f"{done + 1}/{count} {name}")
+            # As text: names have brackets, which are no markup.
+            status.update(Text(plain(f"{done + 1}/{count} {name}")))
 
         yield show
 
@@ -227,6 +231,23 @@ def parse_views(texts: Sequence[str] | None) -> dict[str, str] | str | None:
     if len(texts) == 1 and (name in VIEWS or name in LAYOUTS):
         return texts[0]
     return dict(parse_view(text) for text in texts)
+
+
+def matrix_names(keys: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
+    """What matrices are called: by their view too where one tensor holds several.
+
+    Args:
+        keys: Subject and view of each.
+
+    Returns:
+        Key to name, safe for a terminal.
+    """
+    found = list(dict.fromkeys(keys))
+    views = Counter(subject for subject, _ in found)
+    return {
+        (subject, view): plain(f"{subject}[{view}]" if views[subject] > 1 else subject)
+        for subject, view in found
+    }
 
 
 def shorten(name: str, width: int) -> str:

@@ -14,6 +14,7 @@ from spectrank.cli.outputs import (
     exit_if_failed,
     interruptible,
     parse_views,
+    plain,
     shorten,
     with_command,
     write_outputs,
@@ -171,7 +172,8 @@ class _ProgressBar:
         )
 
         self._bar = Progress(
-            TextColumn("{task.description}"),
+            # Names have brackets: they are no markup.
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             TextColumn("{task.fields[count]}"),
             TextColumn("{task.fields[rate]}"),
@@ -197,7 +199,7 @@ class _ProgressBar:
         rate = p.entries_done / task.elapsed if task.elapsed else 0.0
         self._bar.update(
             self._task,
-            description=shorten(p.name or "done", 36),
+            description=shorten(plain(p.name or "done"), 36),
             total=p.num_entries,
             completed=p.entries_done,
             count=f"{p.num_done}/{p.num_matrices}",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,7 +10,9 @@ from spectrank.cli.options import Html, Out, Quiet, Select, View
 from spectrank.cli.outputs import (
     check_targets,
     counting,
+    matrix_names,
     parse_views,
+    plain,
     shorten,
     with_command,
     write_outputs,
@@ -89,32 +91,46 @@ def print_trend(
     from rich.text import Text
 
     steps = table.provenance["trend"]
-    courses: dict[tuple[str, str], dict[int, Any]] = {}
-    for row in table.where(kind="measurement", metric=metric, variant=variant):
-        key = (row["subject"], row["view"])
-        courses.setdefault(key, {})[row["step"]] = row["value"]
+    courses = _courses(table.where(kind="measurement", metric=metric, variant=variant))
     name = f"{metric}[{variant}]" if variant else metric
     console.print(Text(f"{name}, steps {steps[0]} to {steps[-1]} ({len(steps)})"))
-    room = max(console.width - 24, 16)
-    width = min(max((len(s) for s, _ in courses), default=8), max(room * 2 // 3, 8))
-    bars = max(min(len(steps), console.width - width - 24), 4)
+    ends = {key: _ends(course, steps) for key, course in courses.items()}
+    # Two columns of numbers with their headers, and the gaps between four columns.
+    numbers = sum(max([5, *(len(pair[i]) for pair in ends.values())]) for i in (0, 1))
+    room = max(console.width - numbers - 6, 16)
+    longest = max(map(len, courses), default=8)
+    width = min(longest, max(room * 2 // 3, room - len(steps), 8))
+    num_bars = max(min(len(steps), room - width), 4)
     grid = Grid(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     grid.add_column("matrix", width=width)
     grid.add_column("first", justify="right", no_wrap=True)
     grid.add_column("course", no_wrap=True)
     grid.add_column("last", justify="right", no_wrap=True)
-    for (subject, _), course in courses.items():
-        values = [course.get(step) for step in steps]
-        known = [x for x in values if x is not None and x == x]
-        grid.add_row(
-            Text(shorten(subject, width)),
-            f"{known[0]:.3g}" if known else "",
-            _bars(_thinned(values, bars)),
-            f"{known[-1]:.3g}" if known else "",
-        )
+    for key, course in courses.items():
+        bars = _bars(_thinned([course.get(step) for step in steps], num_bars))
+        first, last = ends[key]
+        grid.add_row(Text(shorten(key, width)), first, bars, last)
     console.print(grid, highlight=False)
     for row in table.where(kind="skip", metric="scan_steps"):
-        console.print(Text(f"{row['subject']}: {row['reason']}", style="yellow"))
+        told = plain(f"{row['subject']}: {row['reason']}")
+        console.print(Text(told, style="yellow"))
+
+
+def _courses(rows: Table) -> dict[str, dict[int, float | None]]:
+    """Step to value of each matrix, by its name."""
+    found: dict[tuple[str, str], dict[int, float | None]] = {}
+    for row in rows:
+        key = (row["subject"], row["view"])
+        found.setdefault(key, {})[row["step"]] = row["value"]
+    names = matrix_names(found)
+    return {names[key]: course for key, course in found.items()}
+
+
+def _ends(course: dict[int, float | None], steps: Sequence[int]) -> tuple[str, str]:
+    """First and last number that there is; empty where there is none."""
+    values = [course.get(step) for step in steps]
+    known = [x for x in values if x is not None and x == x]
+    return (f"{known[0]:.3g}", f"{known[-1]:.3g}") if known else ("", "")
 
 
 def _thinned(values: Sequence[float | None], num: int) -> list[float | None]:
