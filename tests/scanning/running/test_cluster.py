@@ -1,5 +1,7 @@
 """Tasks of a Ray cluster: the rows of one process, from a module and from a file."""
 
+import socket
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -9,7 +11,7 @@ from spectrank.errors import CheckpointError, DomainError
 from spectrank.extras import MissingExtraError
 from spectrank.scanning.measure import Settings
 from spectrank.scanning.running.child import Reading
-from spectrank.scanning.running.cluster import run_on_ray
+from spectrank.scanning.running.cluster import _join, run_on_ray
 from spectrank.scanning.running.jobs import plan_jobs
 
 
@@ -88,3 +90,39 @@ def test_without_the_package_the_extra_is_named(monkeypatch):
 def test_a_cluster_has_its_own_workers():
     with pytest.raises(DomainError, match=r"got workers=2 with ray='local'; leave"):
         sr.scan({"w": torch.eye(3)}, ray="local", workers=2)
+
+
+class FakeRay:
+    """Joins what it is told to, or fails as Ray does."""
+
+    def __init__(self, error=None):
+        self.error = error
+        self.joined = []
+
+    def init(self, address, **_):
+        self.joined.append(address)
+        if self.error is not None:
+            raise self.error
+
+
+def test_an_address_where_nothing_answers_is_refused_without_asking_ray():
+    # Bound and closed again: nobody listens there.
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port = one.getsockname()[1]
+    for address in (f"127.0.0.1:{port}", f"ray://127.0.0.1:{port}"):
+        ray = FakeRay()
+        with pytest.raises(DomainError, match=r"a cluster that answers.*ray start"):
+            _join(ray, address)
+        assert ray.joined == []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        ray, address = FakeRay(), f"127.0.0.1:{server.getsockname()[1]}"
+        _join(ray, address)
+        assert ray.joined == [address]
+
+
+@pytest.mark.parametrize("error", [ConnectionError("none"), RuntimeError("version")])
+def test_what_ray_says_of_an_address_is_in_the_message(error):
+    for address in ("auto", "local"):
+        with pytest.raises(DomainError, match=rf"got '{address}' \({error}\)"):
+            _join(FakeRay(error), address)

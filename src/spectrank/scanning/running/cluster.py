@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import torch
 
+from spectrank.errors import DomainError
 from spectrank.extras import need
 from spectrank.model.weights import nothing_to_load
 from spectrank.scanning.measure import Settings
@@ -20,6 +22,8 @@ from spectrank.scanning.running.store import Store
 
 # Tasks that wait for each processor, so that none idles while results come in.
 _AHEAD = 2
+# Seconds until an address that says nothing counts as no cluster.
+_PATIENCE = 10.0
 
 
 def run_on_ray(
@@ -50,11 +54,12 @@ def run_on_ray(
 
     Raises:
         MissingExtraError: If Ray is not installed.
+        DomainError: If no cluster answers at the address.
     """  # noqa: DOC502
     ray = need("ray", "a scan on a cluster")
     own = not ray.is_initialized()
     if own:
-        ray.init(address=address, log_to_driver=False, include_dashboard=None)
+        _join(ray, address)
     try:
         task = ray.remote(num_cpus=1)(_task)
         most = _AHEAD * max(int(ray.cluster_resources().get("CPU", 1)), 1)
@@ -80,6 +85,21 @@ def run_on_ray(
     finally:
         if own:
             ray.shutdown()
+
+
+def _join(ray: Any, address: str) -> None:
+    """Join a cluster, or say at once that there is none: Ray asks for minutes."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    try:
+        if host and port.isdecimal():
+            where = (host.strip("[]"), int(port))
+            socket.create_connection(where, timeout=_PATIENCE).close()
+        ray.init(address=address, log_to_driver=False, include_dashboard=None)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise DomainError(
+            f"ray is the address of a cluster that answers, got {address!r} ({error}); "
+            "start one with `ray start --head`, or pass 'local' for this machine"
+        ) from error
 
 
 def _packed(job: Job, reading: Reading | None) -> Packed:
