@@ -134,6 +134,29 @@ def test_bits_that_the_shapes_leave_open_are_taken_from_the_configuration(tmp_pa
     assert torch.equal(matrix_of(tmp_path).tensor(), codes.float() - 1)
 
 
+@pytest.mark.parametrize(
+    "order",
+    [
+        torch.arange(64) // 16,
+        torch.arange(64) % 4,
+        3 - torch.arange(64) // 16,
+        # A group that is never used: equal shares are not neighbours.
+        torch.arange(64) // 32,
+    ],
+    ids=["neighbours", "alternating", "backwards", "unequal"],
+)
+def test_each_input_is_scaled_by_its_own_group(order):
+    generator = torch.Generator().manual_seed(0)
+    codes = torch.randint(0, 16, (32, 64), generator=generator)
+    zeros = torch.randint(1, 16, (4, 32), generator=generator)
+    scales = torch.rand(4, 32, generator=generator).half()
+    W = matrix_of(gptq(codes, zeros, scales, 4, 1, order)).tensor()
+    for i in range(64):
+        g = int(order[i])
+        truth = scales[g].float() * (codes[:, i] - zeros[g])
+        assert torch.equal(W[:, i], truth), i
+
+
 def test_groups_out_of_range_are_an_error():
     packed, _ = case_of("gptq-4")
     packed["a.g_idx"][3] = 4
