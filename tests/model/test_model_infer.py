@@ -67,6 +67,8 @@ def test_names_and_shapes_give_the_view(name: str, shape: Shape, expected: str) 
         ("h.0.attn.bias", (1, 1, 9, 9), torch.float32, "named as one"),
         ("h.0.attn.masked_bias", (1, 1), torch.float32, "named as one"),
         ("experts.gate_up_proj_bias", (4, 8), torch.float32, "named as one"),
+        ("attn.bias_k", (1, 1, 8), torch.float32, "named as one"),
+        ("attn.bias_v", (1, 1, 8), torch.float32, "named as one"),
         ("blocks.1.attn_mask", (64, 49, 49), torch.float32, "mask, not a weight"),
         ("position_ids", (1, 512), torch.int64, "integer tensor, not a weight"),
         ("fc.weight", (4, 3), torch.int8, "quantised weights are not decoded"),

@@ -126,6 +126,13 @@ def test_a_transpose_of_the_same_memory_is_another_tensor() -> None:
     assert [row.tied_to for row in rows] == [(), ()]
 
 
+def test_a_stack_of_no_experts_is_one_skip() -> None:
+    rows = list(iter_weights({"moe.experts.w": torch.zeros(0, 4, 4)}))
+    assert [(r.name, getattr(r, "reason", "")) for r in rows] == [
+        ("moe.experts.w", "a stack of no matrices")
+    ]
+
+
 def test_tensors_of_unusual_storage_are_skipped_with_a_reason() -> None:
     state = {
         "sparse": torch.eye(3).to_sparse(),

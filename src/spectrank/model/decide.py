@@ -166,6 +166,8 @@ def _matrices(
         parts = parts_of(view, entry.shape, rules.known(entry))
     except ShapeError as error:
         return [_skip(entry, str(error))]
+    if not parts:
+        return [_skip(entry, "a stack of no matrices")]
     return [
         WeightMatrix(
             name=entry.name,

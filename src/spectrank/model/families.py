@@ -41,7 +41,7 @@ _INTERLEAVED = frozenset(
         "persimmon",
     ]
 )
-_GROUPED = frozenset(["chatglm", "dbrx", "phi3", "phi4_multimodal", "phimoe"])
+_GROUPED = frozenset(["dbrx", "phi3", "phi4_multimodal", "phimoe"])
 _STACKED = frozenset(
     ["decision_transformer", "gpt2", "imagegpt", "modernbert", "mpt", "qwen"]
 )
@@ -85,8 +85,8 @@ def fused_layout(
     rows, columns = shape[::-1] if swap else shape
     if _GATE_UP.search(name) and rows % 2 == 0:
         return Verdict(view=f"gate-up{swap}")
-    if _QKV.search(name) and rows % 3 == 0:
-        return Verdict(view=f"qkv{swap}")
+    if _QKV.search(name):
+        return _by_neighbours(name, rows, columns, swap, shapes)
     if not _FUSED.search(name):
         return Verdict()
     for own in _configs(config):
@@ -95,6 +95,30 @@ def fused_layout(
             head, colon, options = layout.partition(":")
             return Verdict(view=f"{head}{swap}{colon}{options}")
     return _by_shape(name, rows, columns, swap, shapes, config)
+
+
+def _by_neighbours(
+    name: str, rows: int, columns: int, swap: str, shapes: Shapes
+) -> Verdict:
+    """What ``attn.qkv`` of a vision model is, by the tensors of the same layer."""
+    stem = name.removesuffix("qkv.weight")
+    biases = shapes.get(f"{stem}attention_biases", ())
+    if len(biases) == 2 and biases[0] and rows % (3 * biases[0]) == 0:
+        # TinyViT: per head q, k, v; one row of biases a head.
+        return Verdict(view=f"qkv-interleaved{swap}:heads={biases[0]}")
+    # MaxViT and CoAtNet keep the rows per head, ViT with relative positions does not.
+    relative = any(other.startswith(f"{stem}rel_pos.") for other in shapes)
+    # The output layer takes as many inputs as there are values; fewer keys than
+    # queries would not fill a third of the rows.
+    output = shapes.get(f"{stem}proj.weight", ())
+    values = (output[0] if swap else output[1]) if len(output) == 2 else columns
+    if relative or rows != 3 * values:
+        return _unknown(name) if rows > columns else Verdict()
+    return Verdict(view=f"qkv{swap}")
+
+
+def _unknown(name: str) -> Verdict:
+    return Verdict(reason=_UNKNOWN_ORDER.replace("NAME", repr(name)))
 
 
 def _by_shape(
@@ -117,7 +141,7 @@ def _by_shape(
     # 'in_proj' names other things too, such as the halves of a Mamba block.
     if name.endswith("in_proj.weight") or rows <= columns:
         return Verdict()
-    return Verdict(reason=_UNKNOWN_ORDER.replace("NAME", repr(name)))
+    return _unknown(name)
 
 
 def _configs(config: Config | None) -> Iterator[Config]:
@@ -144,7 +168,10 @@ def _by_config(config: Config, rows: int, columns: int) -> str | None:
         layout, kv_heads = f"qkv-interleaved:heads={heads}", heads
     elif kind in _STACKED:
         layout, kv_heads = "qkv", heads
-    elif kind in _GROUPED:
+    elif kind == "chatglm" and not config.get("multi_query_attention"):
+        # The first ChatGLM, and the second without shared keys: per head.
+        layout, kv_heads = f"qkv-interleaved:heads={heads}", heads
+    elif kind in _GROUPED or kind == "chatglm":
         kv_heads = kv_heads or heads
         layout = f"qkv-grouped:heads={heads}:kv_heads={kv_heads}"
     elif kind == "internlm2":

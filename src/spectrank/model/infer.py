@@ -170,7 +170,8 @@ def _skip_reason(name: str, shape: tuple[int, ...], shapes: Shapes) -> str | Non
     if len(shape) < 2:
         return _vector_reason(len(shape))
     last = name.rsplit(".", 1)[-1]
-    if last.endswith("bias"):
+    # torch's attention can add one key and value of its own: bias_k and bias_v.
+    if last.endswith("bias") or last in {"bias_k", "bias_v"}:
         return "bias or mask named as one, not a matrix"
     if last.endswith("mask"):
         return "mask, not a weight"
