@@ -11,7 +11,13 @@ from matrices import with_spectrum
 from tolerances import STANDARD_ERRORS
 
 from spectrank.linalg import spectrum
-from spectrank.scanning.null_rows import NULL_METRICS, NULL_NEEDS, null_rows
+from spectrank.linalg.null import null_spectrum
+from spectrank.scanning.null_rows import (
+    NULL_METRICS,
+    NULL_NEEDS,
+    _excess,
+    null_rows,
+)
 from spectrank.table import Table
 
 
@@ -22,6 +28,8 @@ class Asked:
     seed: int = 0
 
 
+# What one twin does not tell.
+OF_SEVERAL = {"null_sigma_max_highest", "null_excess"}
 KEY = {"subject": "fc.weight", "view": "linear", "m": 1, "n": 1}
 
 
@@ -33,7 +41,9 @@ def gaussian(m, n, seed=0):
 def measured(W, **asked):
     """Return metric -> row, the spectrum row among them."""
     rows = null_rows(KEY, W, spectrum(W, NULL_NEEDS), Asked(**asked))
-    assert [row["metric"] for row in rows[:6]] == list(NULL_METRICS)
+    metrics = [row["metric"] for row in rows if row["kind"] == "measurement"]
+    several = asked.get("num_null", 1) > 1
+    assert metrics == [x for x in NULL_METRICS if several or x not in OF_SEVERAL]
     return {row["metric"]: row for row in rows}
 
 
@@ -114,6 +124,43 @@ def test_ends_are_the_standard_error_of_the_mean():
     assert (one["lower"], one["upper"]) == (None, None)
 
 
+def test_how_far_out_a_value_lies_is_told_in_the_spread_of_the_twins():
+    W = gaussian(40, 30)
+    W[:, 0] += 3.0
+    rows = measured(W, null="gaussian", num_null=25, seed=3)
+    # One draw at a time, as a user would collect them.
+    generator = torch.Generator().manual_seed(3)
+    tops = np.array(
+        [
+            float(null_spectrum(W, "gaussian", generator=generator).sigma[0])
+            for _ in range(25)
+        ]
+    )
+    top = np.linalg.svd(W.numpy())[1][0]
+    assert rows["null_sigma_max_highest"]["value"] == tops.max()
+    excess = (top - tops.mean()) / tops.std(ddof=1)
+    assert excess > 3
+    assert rows["null_excess"]["value"] == pytest.approx(excess, rel=1e-9)
+
+
+def test_ends_of_the_excess_are_its_standard_error():
+    # Draws of a normal law in place of twins: x = 4 above, 40 draws, 2,000 times.
+    generator = torch.Generator().manual_seed(1)
+    draws = torch.randn(2000, 40, dtype=torch.float64, generator=generator) + 50.0
+    found = [_excess(54.0, row.tolist()) for row in draws]
+    values = np.array([value.value for value in found])
+    half = np.array([value.upper - value.value for value in found])
+    assert values.std(ddof=1) == pytest.approx(half.mean(), rel=0.08)
+    # The mean of 1 / s is a little above that of s.
+    assert values.mean() == pytest.approx(4.0 * (1 + 3 / (4 * 39)), rel=0.02)
+
+
+def test_twins_that_differ_by_rounding_alone_have_no_spread():
+    rows = measured(torch.full((6, 4), 0.1, dtype=torch.float64), num_null=3)
+    assert rows["null_excess"]["status"] == "degenerate"
+    assert "rounding alone" in rows["null_excess"]["reason"]
+
+
 def test_draws_depend_on_the_seed_and_the_matrix_alone():
     W, s = gaussian(20, 15), spectrum(gaussian(20, 15))
     state = torch.get_rng_state()
@@ -122,7 +169,7 @@ def test_draws_depend_on_the_seed_and_the_matrix_alone():
     again = null_rows(KEY, W, s, Asked(num_null=2))
     assert torch.equal(torch.get_rng_state(), state)
     assert first == again
-    assert [r["value"] for r in first[:6]] == [r["value"] for r in other[:6]]
+    assert [r["value"] for r in first[:8]] == [r["value"] for r in other[:8]]
     seeded = null_rows(KEY, W, s, Asked(num_null=2, seed=1))
     assert seeded[0]["value"] != first[0]["value"]
 
@@ -138,7 +185,14 @@ def test_the_mean_spectrum_is_a_row():
 @pytest.mark.parametrize("scale", [1e-200, 1e200])
 def test_scale_free_numbers_are_free_of_scale(scale):
     plain, scaled = (measured(gaussian(20, 15) * c, num_null=2) for c in (1.0, scale))
-    for name in ("null_softrank", "null_p", "num_above_null", "null_distance"):
+    names = (
+        "null_softrank",
+        "null_p",
+        "num_above_null",
+        "null_distance",
+        "null_excess",
+    )
+    for name in names:
         assert scaled[name]["value"] == pytest.approx(plain[name]["value"], rel=1e-9)
     top = plain["null_sigma_max"]["value"]
     assert scaled["null_sigma_max"]["value"] / scale == pytest.approx(top, rel=1e-9)
@@ -147,8 +201,10 @@ def test_scale_free_numbers_are_free_of_scale(scale):
 def test_what_cannot_be_compared_has_rows_that_say_why():
     zero, nan = torch.zeros(4, 3), torch.full((4, 3), math.nan)
     for W, status in ((zero, "degenerate"), (nan, "nonfinite")):
-        rows = null_rows(KEY, W, spectrum(W), Asked())
+        rows = null_rows(KEY, W, spectrum(W), Asked(num_null=2))
         assert [row["metric"] for row in rows] == list(NULL_METRICS)
+        one = null_rows(KEY, W, spectrum(W), Asked())
+        assert {row["metric"] for row in one} == NULL_METRICS.keys() - OF_SEVERAL
         assert {row["status"] for row in rows} == {status}
         assert all(row["reason"] and math.isnan(row["value"]) for row in rows)
     rows = null_rows(KEY, object(), spectrum(torch.eye(3)), Asked())

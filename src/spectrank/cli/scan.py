@@ -50,7 +50,9 @@ def scan_command(
     fail_if: Annotated[
         list[str] | None,
         typer.Option(
-            help="Exit with 1 if true of any matrix, e.g. 'stable_rank<2'. Repeatable."
+            help="Exit with 1 if true of any matrix: 'stable_rank<2', "
+            "'*.mlp.*:energy_rank[q=0.9]<4', '*[qkv.q]:stable_rank<4' of one part of a "
+            "tensor. Repeatable."
         ),
     ] = None,
     spectra: Annotated[

@@ -24,6 +24,8 @@ NULL_NEEDS: tuple[Need, ...] = ("sigma",)
 
 NULL_METRICS: Final[Mapping[str, str]] = {
     "null_sigma_max": "mean of s_1 of the twins",
+    "null_sigma_max_highest": "largest s_1 of the twins: quantile N / (N + 1) of N",
+    "null_excess": "(s_1 - mean of s_1 of the twins) / their standard deviation",
     "null_softrank": "mean of s_1^2 of the twins over s_1^2",
     "null_p": "(1 + #{twins whose s_1 is not below s_1}) / (1 + #{twins})",
     "num_above_null": "#{i : s_i above s_1 of every twin}",
@@ -31,6 +33,11 @@ NULL_METRICS: Final[Mapping[str, str]] = {
     "null_num_spikes": "mean of num_spikes of the twins",
 }
 """Formula of each metric, s of the matrix and t of a twin, descending."""
+
+# Relative spread of largest values below which it is that of their rounding.
+_SPREAD = 1e-12
+# One twin has no spread.
+_OF_SEVERAL = frozenset(["null_sigma_max_highest", "null_excess"])
 
 
 class NullSettings(Protocol):
@@ -57,7 +64,10 @@ def null_rows(
     ``null_p`` is the p-value of a permutation test of the largest singular value, valid
     at any size: it cannot fall below 1 / (1 + num_null). ``null_softrank`` is near
     `mp_softrank` where the entries are light-tailed. ``null_distance`` is
-    dimensionless, 0 for a spectrum like its twins'. ``null_num_spikes`` above 0 says
+    dimensionless, 0 for a spectrum like its twins'. ``null_excess`` says how far out
+    s_1 lies, in standard deviations of that of the twins, with the large-sample
+    standard error (1/N + x^2 / (2 (N - 1)))^(1/2); it and ``null_sigma_max_highest``
+    come with two twins or more. ``null_num_spikes`` above 0 says
     that single large entries alone make spikes. The spectrum row holds the mean of the
     twins' values.
     Source (derived): tests/scanning/test_null_rows.py.
@@ -76,7 +86,10 @@ def null_rows(
     shared = {**key, "variant": settings.null}
     undefined = _undefined(operand, s)
     if undefined is not None:
-        return [_row(shared, name, undefined, None) for name in NULL_METRICS]
+        names = [
+            x for x in NULL_METRICS if settings.num_null > 1 or x not in _OF_SEVERAL
+        ]
+        return [_row(shared, name, undefined, None) for name in names]
     generator = torch.Generator().manual_seed(settings.seed)
     twins = [
         null_spectrum(operand, settings.null, generator=generator)
@@ -124,8 +137,13 @@ def _values(s: Spectrum, twins: Sequence[Spectrum]) -> dict[str, Value]:
     distances = [wasserstein(sigma / top, _sigma(t) / top) / size for t in twins]
     at_least = sum(x >= top for x in tops)
     spikes = [num_spikes(twin).value for twin in twins]
+    several: dict[str, Value] = {}
+    if len(tops) > 1:
+        several["null_sigma_max_highest"] = _drawn(max(tops))
+        several["null_excess"] = _excess(top, tops)
     return {
         "null_sigma_max": _mean(tops),
+        **several,
         "null_softrank": _mean([(x / top) ** 2 for x in tops]),
         "null_p": Value.exact((1 + at_least) / (1 + len(twins))),
         "num_above_null": Value.exact(float((sigma > max(tops)).sum())),
@@ -141,9 +159,26 @@ def _mean(draws: Sequence[float]) -> Value:
     size = float(x.abs().max()) or 1.0
     value = size * float((x / size).mean())
     if len(draws) == 1:
-        return Value(value, math.nan, math.nan, "stderr")
+        return _drawn(value)
     error = size * float((x / size).std()) / math.sqrt(len(draws))
     return Value(value, max(value - error, 0.0), value + error, "stderr")
+
+
+def _drawn(value: float) -> Value:
+    """A number of the draws whose spread is not known."""
+    return Value(value, math.nan, math.nan, "stderr")
+
+
+def _excess(top: float, tops: Sequence[float]) -> Value:
+    """Place of a value among draws, in their standard deviations."""
+    draws = torch.tensor(tops, dtype=torch.float64) / top
+    spread = float(draws.std())
+    if spread <= _SPREAD:
+        reason = "the largest values of the twins differ by rounding alone"
+        return Value.undefined("degenerate", reason)
+    x = (1.0 - float(draws.mean())) / spread
+    error = math.sqrt(1.0 / len(tops) + x * x / (2.0 * (len(tops) - 1)))
+    return Value(x, x - error, x + error, "stderr")
 
 
 def _sigma(s: Spectrum) -> Tensor:
