@@ -124,6 +124,20 @@ def test_ends_are_the_standard_error_of_the_mean():
     assert (one["lower"], one["upper"]) == (None, None)
 
 
+@pytest.mark.parametrize("shape", [(1, 64), (64, 1)])
+def test_values_that_are_equal_up_to_rounding_are_equal(shape):
+    # Every permutation of one row has its norm: the last bit of the sums differs.
+    W = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    for seed in range(5):
+        rows = measured(W, num_null=19, seed=seed)
+        assert rows["null_p"]["value"] == 1.0
+        assert rows["num_above_null"]["value"] == 0.0
+    # Of equal entries every permutation is the matrix itself.
+    W = torch.full((5, 7), 0.3)
+    rows = measured(W, num_null=19)
+    assert (rows["null_p"]["value"], rows["num_above_null"]["value"]) == (1.0, 0.0)
+
+
 def test_how_far_out_a_value_lies_is_told_in_the_spread_of_the_twins():
     W = gaussian(40, 30)
     W[:, 0] += 3.0

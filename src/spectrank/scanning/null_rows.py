@@ -27,8 +27,8 @@ NULL_METRICS: Final[Mapping[str, str]] = {
     "null_sigma_max_highest": "largest s_1 of the twins: quantile N / (N + 1) of N",
     "null_excess": "(s_1 - mean of s_1 of the twins) / their standard deviation",
     "null_softrank": "mean of s_1^2 of the twins over s_1^2",
-    "null_p": "(1 + #{twins whose s_1 is not below s_1}) / (1 + #{twins})",
-    "num_above_null": "#{i : s_i above s_1 of every twin}",
+    "null_p": "(1 + #{twins whose s_1 is not surely below s_1}) / (1 + #{twins})",
+    "num_above_null": "#{i : s_i surely above s_1 of every twin}",
     "null_distance": "mean of sum_i |s_i - t_i| / (k ||W||_F / k^(1/2)), t of a twin",
     "null_num_spikes": "mean of num_spikes of the twins",
 }
@@ -61,8 +61,10 @@ def null_rows(
 ) -> list[dict[str, Any]]:
     """Return the rows of a matrix beside its twins: one a metric, one spectrum.
 
-    ``null_p`` is the p-value of a permutation test of the largest singular value, valid
-    at any size: it cannot fall below 1 / (1 + num_null). ``null_softrank`` is near
+    ``null_p`` of ``permuted`` is the p-value of a permutation test of the largest
+    singular value, valid at any size; that of ``gaussian``, whose mean and variance are
+    fitted, is approximate. It cannot fall below 1 / (1 + num_null), and what is equal
+    up to rounding counts as equal. ``null_softrank`` is near
     `mp_softrank` where the entries are light-tailed. ``null_distance`` is
     dimensionless, 0 for a spectrum like its twins'. ``null_excess`` says how far out
     s_1 lies, in standard deviations of that of the twins, with the large-sample
@@ -135,7 +137,10 @@ def _values(s: Spectrum, twins: Sequence[Spectrum]) -> dict[str, Value]:
     # Divide first: the square of 1e200 leaves float64.
     size = math.sqrt(float((sigma / top).square().mean()))
     distances = [wasserstein(sigma / top, _sigma(t) / top) / size for t in twins]
-    at_least = sum(x >= top for x in tops)
+    # By the ends of their errors: every permutation of one row has the same norm, and
+    # the last bit of a sum is no evidence.
+    at_least = sum(t.sigma_max.upper >= s.sigma_max.lower for t in twins)
+    highest = max(t.sigma_max.upper for t in twins)
     spikes = [num_spikes(twin).value for twin in twins]
     several: dict[str, Value] = {}
     if len(tops) > 1:
@@ -146,7 +151,7 @@ def _values(s: Spectrum, twins: Sequence[Spectrum]) -> dict[str, Value]:
         **several,
         "null_softrank": _mean([(x / top) ** 2 for x in tops]),
         "null_p": Value.exact((1 + at_least) / (1 + len(twins))),
-        "num_above_null": Value.exact(float((sigma > max(tops)).sum())),
+        "num_above_null": Value.exact(float((sigma - _error(s) > highest).sum())),
         "null_distance": _mean(distances),
         "null_num_spikes": _NO_NOISE if any(map(math.isnan, spikes)) else _mean(spikes),
     }
@@ -184,6 +189,11 @@ def _excess(top: float, tops: Sequence[float]) -> Value:
 def _sigma(s: Spectrum) -> Tensor:
     assert s.sigma is not None
     return s.sigma
+
+
+def _error(s: Spectrum) -> Tensor:
+    assert s.sigma_error is not None
+    return s.sigma_error
 
 
 def _row(

@@ -24,10 +24,14 @@ from spectrank.table import Table
 
 # What counts, the surest first: epoch=3-step=400 is step 400.
 _COUNTERS = ("step", "iter(?:ation)?", "checkpoint", "ckpt", "update", "epoch")
-_NUMBER = r"s?[-_=. ]?(\d+)(?![.\d]*[\d.]*[eE]-?\d)"
-# Neither a decimal place nor an exponent nor what follows one: lr1e-3, loss=0.35.
+# In thousands or millions, as in step_5k; a decimal or an exponent is no count.
+_NUMBER = r"s?[-_=. ]?(\d+)(?!\d)([kKmM]?)(?![a-zA-Z\d])(?!\.\d)"
+_TIMES = {"": 1, "k": 1_000, "m": 1_000_000}
+# Neither a decimal place nor an exponent nor what follows one: lr1e-3, loss=0.35; no
+# size either: llama-7b.
 _LAST = re.compile(
-    r"(?<![\d.])(?<![eE]-)(?<![eE])(\d+)(?!\.?\d)(?![eE]-?\d)(?![kKmM]\b)"
+    r"(?<![\d.])(?<![eE]-)(?<![eE])(\d+)(?!\.?\d)(?![eE]-?\d)"
+    r"(?![kKmMbB](?![a-zA-Z]))"
 )
 
 _WEIGHTS = PICKLE_SUFFIXES | FORMAT_SUFFIXES | {".safetensors"}
@@ -50,7 +54,8 @@ def scan_steps(
             steps to sources.
         steps: Regular expression whose first group is the step in the name of a file
             or folder. By default the number behind ``step``, ``iter``, ``checkpoint``,
-            ``ckpt``, ``update`` or ``epoch``, in this order, else the last one.
+            ``ckpt``, ``update`` or ``epoch``, in this order, with k for thousands and
+            M for millions, else the last one.
         progress: Called with the step, checkpoints done and checkpoints in all.
         **scanning: Options of `scan`.
 
@@ -156,7 +161,8 @@ def _step_of(name: str) -> int | None:
     for counter in _COUNTERS:
         found = re.findall(counter + _NUMBER, name, re.IGNORECASE)
         if found:
-            return int(found[-1])
+            number, unit = found[-1]
+            return int(number) * _TIMES[unit.lower()]
     whole = _LAST.findall(name)
     return int(whole[-1]) if whole else None
 
