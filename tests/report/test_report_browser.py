@@ -4,6 +4,8 @@ One browser for the whole file, driven over the network of this machine alone; e
 other address is unreachable to it.
 """
 
+import csv
+import io
 import math
 import re
 import shutil
@@ -286,6 +288,82 @@ def test_the_table_filters_and_sorts(matrix, table, opened):
     assert page.count("#table [aria-sort]") == 0
 
 
+def test_the_heat_map_colours_by_rank_and_ties_share_their_mean(matrix, table, opened):
+    page = opened(table(_blocks(matrix)))
+    labels = page.run("return document.getElementById('heat').layout.yaxis.ticktext")
+    rows = dict(zip(labels, page.traces("heat")[0]["z"], strict=True))
+    # Norms are 4, 3, 5, 4, 6, 5.
+    assert rows["spectral norm"] == pytest.approx([0.3, 0.0, 0.7, 0.3, 1.0, 0.7])
+    assert rows["numerical rank (rtol=0.001)"] == [0.5] * 6
+    page.click("input[name=normal][value=log]")
+    row = page.traces("heat")[0]["z"][labels.index("spectral norm")]
+    logs = [math.log(x / 3.0) / math.log(2.0) for x in (4, 3, 5, 4, 6, 5)]
+    assert row == pytest.approx(logs, abs=1e-12)
+
+
+def test_the_csv_file_holds_every_digit_of_the_table(matrix, table, opened):
+    rows = [
+        *matrix("=cmd()", [math.pi, 1.0]),
+        *matrix('a,"b"', [2.0, 1.0]),
+        *matrix("left.out", [1.0]),
+    ]
+    made = table(rows)
+    page = opened(made)
+    page.driver.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "deny"})
+    page.set("#filter", "linear")
+    page.run(
+        "const make = URL.createObjectURL;"
+        "URL.createObjectURL = (blob) => {"
+        "blob.text().then((text) => { window.saved = text; });"
+        "return make.call(URL, blob); };"
+    )
+    page.click("#download")
+    page.wait(lambda: page.run("return window.saved ?? null"))
+    saved = list(csv.DictReader(io.StringIO(page.run("return window.saved"))))
+    columns = ("value", "lower", "upper", "failure_probability")
+    wanted = made.frame.filter(pl.col("kind") == "measurement").to_dicts()
+    # A spreadsheet must not take a name for a formula.
+    names = {"=cmd()": "'=cmd()"}
+    for row, found in zip(wanted, saved, strict=True):
+        assert found["subject"] == names.get(row["subject"], row["subject"])
+        assert (found["metric"], found["status"]) == (row["metric"], "ok")
+        numbers = [None if found[x] == "" else float(found[x]) for x in columns]
+        assert numbers == [row[x] for x in columns]
+
+
+# Below and above 2, what is printed beside it, and the ends.
+TIMES, MINUS = "\N{MULTIPLICATION SIGN}", "\N{MINUS SIGN}"
+ENDS = {
+    "near": (1.5e-7, 1.2e-7, f"± 2{TIMES}10⁻⁷", "[1.99999985, 2.00000012]"),
+    "uneven": (
+        *(3.0e-7, 1.2e-8),
+        f"+2{TIMES}10⁻⁸ {MINUS}3{TIMES}10⁻⁷",
+        "[1.99999970, 2.00000002]",
+    ),
+    "none": (0.0, 0.0, "exact", "[2, 2]"),
+    "wide": (0.0123, 0.01, None, "[1.987, 2.010]"),
+}
+
+
+def test_what_the_card_prints_of_an_enclosure_contains_it(matrix, table, opened):
+    row = matrix("w", [2.0])[1] | {"value": 2.0}
+    rows = [
+        row | {"metric": name, "lower": 2.0 - below, "upper": 2.0 + above}
+        for name, (below, above, *_) in ENDS.items()
+    ]
+    page = opened(table(rows))
+    beside = page.run(
+        "return [...document.querySelectorAll('#card td.margin')]"
+        ".map((x) => [x.textContent, x.title])"
+    )
+    wide = page.text("#card .detail small")
+    for below, above, text, printed in ENDS.values():
+        assert printed == wide if text is None else [text, printed] in beside
+        low, high = (float(x) for x in printed.strip("[]").split(","))
+        assert low <= 2.0 - below
+        assert 2.0 + above <= high
+
+
 def test_depth_profiles_have_a_panel_for_each_role(matrix, table, opened):
     page = opened(table([*matrix("embed.weight", [9.0, 1.0]), *_blocks(matrix)]))
     own = [trace for trace in page.traces("depth") if trace["mode"] == "lines+markers"]
@@ -335,13 +413,16 @@ def _layout(page, chart, axis="yaxis"):
 
 def test_twins_are_drawn_and_what_is_not_resolved_has_no_depth(matrix, table, opened):
     values = [4.0, 1.0, 0.5, 1e-30]
-    own = [row | {"num_resolved": 3} for row in matrix("w", values)]
+    own = [row | {"num_resolved": 3} for row in matrix("h.0.w", values)]
+    other = [
+        row | {"num_resolved": 3} for row in matrix("h.1.w", [8.0, 1.0, 0.25, 1e-20])
+    ]
     twin = {"metric": "null_singular_values", "variant": "permuted"}
     tools = [
         own[0] | {"metric": name, "variant": "permuted", "value": 7.0}
         for name in ("p_one", "p_two", "p_three", "p_four", "p_five")
     ]
-    rows = [*own, own[-1] | twin | {"values": [2.0, 1.5, 1.0, 0.75]}, *tools]
+    rows = [*own, own[-1] | twin | {"values": [2.0, 1.5, 1.0, 0.75]}, *tools, *other]
     columns = {"m": pl.Int64, "n": pl.Int64, "num_resolved": pl.Int64}
     page = opened(Table.from_rows(rows, columns=columns))
     shown = [trace["y"] for trace in page.traces("sigma")]
@@ -350,6 +431,9 @@ def test_twins_are_drawn_and_what_is_not_resolved_has_no_depth(matrix, table, op
     assert "random twins, the same entries in other places" in page.text(
         "#sigma-caption"
     )
+    # Behind it the other matrix of its role, as far as it is known.
+    ghost = page.traces("sigma")[0]["y"]
+    assert ghost == [8.0, 1.0, 0.25, None, None]
     low, high = _layout(page, "sigma")["range"]
     assert -2.0 < low < math.log10(0.5)
     assert math.log10(4.0) < high < 1.0

@@ -28,6 +28,14 @@ const STATUS = MATRICES.map((_, i) => {
   const bad = cells.find((cell) => cell && cell.status !== "ok");
   return bad ? { status: bad.status, reason: bad.reason } : { status: "ok", reason: null };
 });
+// To so many digits, never inward: what is printed holds what was computed.
+function outward(x, digits, up) {
+  if (!Number.isFinite(x) || x === 0) return x;
+  const near = Number(x.toPrecision(digits));
+  if (up ? near >= x : near <= x) return near;
+  const unit = 10 ** (Math.floor(Math.log10(Math.abs(x))) - digits + 1);
+  return Number((near + (up ? unit : -unit)).toPrecision(digits));
+}
 // As many digits as it takes to tell the two ends apart.
 function enclosure(cell) {
   const { lower, upper } = cell;
@@ -36,19 +44,19 @@ function enclosure(cell) {
   const bounded = Number.isFinite(lower) && Number.isFinite(upper);
   const digits = relative > 0 ? Math.ceil(-Math.log10(relative)) + 2 : 17;
   const shown = bounded ? Math.min(17, Math.max(4, digits)) : 4;
-  return `[${format(lower, shown)}, ${format(upper, shown)}]`;
+  return `[${format(outward(lower, shown, false), shown)}, ${format(outward(upper, shown, true), shown)}]`;
 }
 // Half-widths, rounded up; null where the enclosure is better read as two numbers.
 function margin(cell) {
   const { value, lower, upper } = cell;
   if (![value, lower, upper].every(Number.isFinite)) return null;
   if (lower === value && upper === value) return "exact";
-  const outward = (x) => {
+  const half = (x) => {
     if (!(x > 0)) return 0;
     const unit = 10 ** Math.floor(Math.log10(x));
     return Math.ceil(x / unit - 1e-9) * unit;
   };
-  const [down, up] = [outward(value - lower), outward(upper - value)];
+  const [down, up] = [half(value - lower), half(upper - value)];
   if (Math.max(down, up) > 1e-3 * Math.abs(value)) return null;
   const near = Math.max(down, up) <= 1.5 * Math.min(down, up);
   return near ? `± ${format(Math.max(down, up), 1)}` : `+${format(up, 1)} −${format(down, 1)}`;
