@@ -141,6 +141,19 @@ def test_packed_factors_are_not_multiplied() -> None:
     assert isinstance(second, Skip)
 
 
+@pytest.mark.parametrize("own", ["", "other."])
+def test_rows_that_are_rescaled_are_noted(own: str) -> None:
+    tensors = {
+        "a.lora_A.weight": torch.ones(2, 4),
+        "a.lora_B.weight": torch.ones(3, 2),
+        f"a.{own}lora_magnitude_vector": torch.ones(3),
+    }
+    (row,) = [r for r in iter_weights(tensors) if isinstance(r, WeightMatrix)]
+    assert row.view == "lora-product"
+    assert ("rescales the rows" in str(row.note)) == (own == "")
+    assert "taken as 1" in str(row.note)
+
+
 def test_a_factor_can_be_had_all_the_same() -> None:
     state = {"m.lora_A.weight": drawn(3, 8), "m.lora_B.weight": drawn(6, 3)}
     rows = {row.name: row for row in iter_matrices(state, views={"*_A*": "linear"})}

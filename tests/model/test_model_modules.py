@@ -222,7 +222,8 @@ def test_a_quantised_linear_is_skipped_not_misread() -> None:
             )
 
     assert reason(Packed(), "weight") == (
-        "integer tensor: quantised weights are not decoded"
+        "integer tensor: quantised weights are not decoded; pass the state_dict() of a "
+        "module, or save the model dequantised"
     )
 
 

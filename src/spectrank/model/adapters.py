@@ -27,6 +27,12 @@ _FIRST = re.compile(
     r"(?P<head>(^|.*[._])lora[_.](embedding_)?)(?P<side>A|down)(?P<tail>(\.[^.]+)*)$"
 )
 _OTHER = {"A": "B", "down": "up"}
+# Liu et al. (2024), DoRA, arXiv:2402.09353: the rows of W + s B A get lengths of their
+# own.
+_DORA = (
+    "lora_magnitude_vector rescales the rows of the sum: the change of the weight is "
+    "not this product"
+)
 
 
 def paired(
@@ -118,6 +124,9 @@ def _product(
         scale = _Alpha(alpha.load, rank)
     elif known is None:
         note = "the scale alpha / r of the product is not in the source: taken as 1"
+    stem = match["head"].rpartition("lora")[0]
+    rescaled = any(name.startswith(f"{stem}lora_magnitude_vector") for name in by_name)
+    notes = [note, _DORA if rescaled else None]
     head = match["head"].rstrip("._").removesuffix("_embedding")
     table = "embedding" in match["head"].rpartition("lora")[2]
     sides = (left.shape[0], inputs)
@@ -125,7 +134,7 @@ def _product(
         sides[::-1] if table else sides,
         left.shape[0] * rank + rank * inputs,
         note is not None,
-        note,
+        "; ".join(text for text in notes if text) or None,
         left.load,
         scale,
         table,

@@ -101,7 +101,10 @@ def dtype_reason(name: str, dtype: torch.dtype | None, ndim: int) -> str | None:
     if not dtype.is_floating_point:
         packed = _PACKED.search(name.rsplit(".", 1)[-1]) is not None
         if ndim >= 2 and (packed or dtype in {torch.int8, torch.uint8}):
-            return "integer tensor: quantised weights are not decoded"
+            return (
+                "integer tensor: quantised weights are not decoded; pass the "
+                "state_dict() of a module, or save the model dequantised"
+            )
         return "integer tensor, not a weight"
     # torch 2.6 has neither of the two names below.
     if dtype == getattr(torch, "float8_e8m0fnu", None):
