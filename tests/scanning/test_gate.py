@@ -120,3 +120,43 @@ def test_a_pattern_may_choose_among_the_matrices_of_one_tensor():
             assert name in line
     with pytest.raises(UnknownNameError, match=r"of \*\[qkv\], the table .* mend"):
         Gate.parse("*[qkv]:stable_rank<3").failures(table)
+
+
+def test_what_a_comparison_lost_fails_the_gates_that_reach_it():
+    before = {f"{name}.weight": torch.eye(4) for name in "abc"}
+    after = {f"{name}.weight": torch.eye(4) for name in ("a", "new")}
+    after["b.weight"] = torch.ones(4, 5)
+    table = sr.compare(before, after)
+    lost = Gate.parse("relative_change>0.1").failures(table)
+    assert [line.split(":")[0] for line in lost] == [
+        *("b.weight", "c.weight", "new.weight")
+    ]
+    assert "(4, 4) in the first source, (4, 5) in the second" in lost[0]
+    assert lost[1].endswith("only in the first source")
+    assert lost[2].endswith("only in the second source")
+    assert Gate.parse("a.*:relative_change>0.1").failures(table) == []
+    # Nothing of it was compared, and yet it is no mistake in the pattern.
+    (line,) = Gate.parse("c*[linear]:relative_change>0.1").failures(table)
+    assert line == "c.weight: only in the first source"
+
+
+def test_layers_that_an_adapter_leaves_alone_are_not_lost():
+    W = torch.eye(6)
+    base = {"q.weight": W, "other.weight": W}
+    pair = {"q.lora_A.weight": torch.ones(2, 6), "q.lora_B.weight": torch.ones(6, 2)}
+    table = sr.compare(base, pair)
+    assert Gate.parse("relative_change<0.1").failures(table) == []
+    (line,) = Gate.parse("relative_change>0.1").failures(table)
+    assert line.startswith("q.weight: relative_change = ")
+
+
+def test_a_metric_of_a_comparison_is_that_of_what_came_after():
+    before, after = torch.eye(4), torch.diag(torch.tensor([2.0, 1.0, 1.0, 1.0]))
+    table = sr.compare({"w": before}, {"w": after}, metrics="stable_rank")
+    # 4 before, 7/4 after, 1 of the difference, -9/4 of change.
+    (line,) = Gate.parse("stable_rank<1.8").failures(table)
+    assert line.startswith("w: stable_rank.after = 1.75")
+    assert Gate.parse("stable_rank<1.7").failures(table) == []
+    assert Gate.parse("stable_rank>1.8").failures(table) == []
+    (line,) = Gate.parse("stable_rank.before>3.9").failures(table)
+    assert line.startswith("w: stable_rank.before = 4")

@@ -7,7 +7,7 @@ import operator
 import re
 from collections import Counter
 from collections.abc import Callable, Container, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -17,6 +17,7 @@ from spectrank.scanning.requests import MetricRequest, parse_metrics
 from spectrank.scanning.weightwatcher import VARIANT as WEIGHTWATCHER
 from spectrank.table import Table
 
+_Reads = Callable[[dict[str, Any]], bool]
 _OPERATORS: dict[str, Callable[[float, float], bool]] = {
     "<": operator.lt,
     "<=": operator.le,
@@ -132,8 +133,10 @@ class Gate:
         """Return one line for each matrix that fails, in the table's order.
 
         A matrix that could not be read, or whose metric has no value, fails too: a
-        gate that cannot be evaluated is not passed. In a comparison a matrix without
-        a partner has nothing to look at.
+        gate that cannot be evaluated is not passed. So does, in a comparison, a matrix
+        without a partner: a layer that is lost is a change. Where the second source is
+        an adapter, the layers that it leaves alone are not lost. A metric of a
+        comparison without ``.RUN`` is that of the matrix ``after``.
 
         Args:
             table: Scan with the metric in it.
@@ -143,9 +146,20 @@ class Gate:
 
         Raises:
             UnknownNameError: If no row has the metric.
-        """
-        unread = _is_uncompared if "comparison" in table.provenance else _is_unread
-        rows = [row for row in table if self._looks_at(row) or self._is(unread, row)]
+        """  # noqa: DOC502
+        gate, unread = self, _is_unread
+        if "comparison" in table.provenance:
+            unread = _is_uncompared if _is_of_adapter(table) else _is_lost
+            if self.run is None and self.request is not None:
+                gate = replace(self, run="after")
+        return gate._failures(table, unread)
+
+    def _failures(self, table: Table, unread: _Reads) -> list[str]:
+        rows = [
+            row
+            for row in table
+            if self._looks_at(row) or (unread(row) and self._chooses(row))
+        ]
         if not rows:
             looked = f"{self.metric}.{self.run}" if self.run else self.metric
             looked += f"[{self.variant}]" if self.variant else ""
@@ -160,13 +174,11 @@ class Gate:
         several = {x for x, num in Counter(matrices["subject"]).items() if num > 1}
         return [line for row in rows if (line := self._failure(row, several))]
 
-    def _is(
-        self, unread: Callable[[dict[str, Any]], bool], row: dict[str, Any]
-    ) -> bool:
-        return unread(row) and self._chooses(row)
-
     def _chooses(self, row: dict[str, Any]) -> bool:
-        if self.view is not None and not fnmatchcase(str(row["view"]), self.view):
+        view = row["view"]
+        # A matrix without a partner is a row without a view: reached by its name.
+        reached = self.view is None or view is None or fnmatchcase(view, self.view)
+        if not reached:
             return False
         return self.pattern is None or fnmatchcase(row["subject"], self.pattern)
 
@@ -242,5 +254,18 @@ def _is_unread(row: dict[str, Any]) -> bool:
     return row["kind"] == "skip" and row["m"] is not None
 
 
+def _is_lost(row: dict[str, Any]) -> bool:
+    # Of matrices alone: what is none is no row of a comparison.
+    return bool(row["kind"] == "skip")
+
+
 def _is_uncompared(row: dict[str, Any]) -> bool:
-    return row["kind"] == "skip" and str(row["reason"]).startswith("could not be read")
+    return _is_lost(row) and str(row["reason"]).startswith("could not be read")
+
+
+def _is_of_adapter(table: Table) -> bool:
+    """Whether all that was compared are weights and what is added to them."""
+    partners = table.where(kind="measurement").frame["partner"]
+    return len(partners) > 0 and bool(
+        partners.str.contains(" + ", literal=True).fill_null(value=False).all()
+    )
