@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -110,6 +111,18 @@ def matrix() -> Callable[..., list[Row]]:
 
 
 @pytest.fixture
+def blocks() -> list[Row]:
+    """Three blocks of two roles."""
+    roles = [("query", [4.0, 2.0, 1.0]), ("down", [3.0, 1.0, 0.5])]
+    return [
+        row
+        for block in range(3)
+        for role, values in roles
+        for row in _matrix(f"h.{block}.{role}.weight", [x + block for x in values])
+    ]
+
+
+@pytest.fixture
 def table() -> Callable[..., Table]:
     return _table
 
@@ -117,3 +130,46 @@ def table() -> Callable[..., Table]:
 @pytest.fixture
 def embedded() -> Callable[[str], dict[str, Any]]:
     return _embedded
+
+
+@pytest.fixture(scope="session")
+def driver() -> Iterator[Any]:
+    """The one browser of all tests."""
+    pytest.importorskip("selenium.webdriver")
+    from browser_page import BROWSER, DRIVER, start_browser
+
+    if BROWSER is None or DRIVER is None:
+        pytest.skip("no chromium or no chromedriver")
+    browser = start_browser()
+    yield browser
+    browser.quit()
+
+
+@pytest.fixture(scope="session")
+def page_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("page") / "page.html"
+
+
+@pytest.fixture
+def opened(driver: Any, page_path: Path) -> Iterator[Callable[..., Any]]:
+    """Writes the page of a table and opens it; nothing may be complained of."""
+    from browser_page import Page, aligned
+
+    pages: list[Page] = []
+
+    def open_(
+        table: Table,
+        fragment: str = "",
+        width: int = 1400,
+        scheme: str = "light",
+        media: str = "screen",
+    ) -> Page:
+        Page.look(driver, width, scheme, media)
+        page_path.write_text(aligned(page_module.render_html(table)), "utf-8")
+        pages.append(Page(driver, page_path, fragment))
+        return pages[-1]
+
+    yield open_
+    page_path.unlink(missing_ok=True)
+    for page in pages[-1:]:
+        assert page.complaints() == []
