@@ -4,6 +4,7 @@ import json
 import math
 from pathlib import Path
 
+import mpmath
 import pytest
 import torch
 from weightwatcher_layers import synthetic_layers
@@ -150,3 +151,28 @@ def test_a_matrix_whose_squares_overflow_is_rows_of_its_own():
     rows = table.where(subject="huge.weight", variant="weightwatcher").frame
     assert set(rows["status"]) == {"nonfinite"}
     assert table.value("ok.weight", "sv_max", variant="weightwatcher") == 1.0
+
+
+def test_a_matrix_whose_squares_underflow_has_no_columns():
+    W = torch.randn(6, 5, dtype=torch.float64) * 1e-200
+    for row in rows_of("layer", W):
+        assert (row["status"], math.isnan(row["value"])) == ("nonfinite", True)
+        assert "leave the range of float64" in row["reason"]
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1e100, 1e-100])
+def test_a_norm_to_the_power_of_alpha_is_summed_by_its_logarithm(scale):
+    generator = torch.Generator().manual_seed(1)
+    W = torch.randn(30, 25, dtype=torch.float64, generator=generator) * scale
+    rows = {row["metric"]: row for row in rows_of("layer", W)}
+    if scale == 1e-100:
+        # Its threshold is absolute: nothing is above 1e-5.
+        assert rows["log_alpha_norm"]["status"] == "degenerate"
+        return
+    alpha = mpmath.mpf(rows["alpha"]["value"])
+    truth = mpmath.log10(
+        mpmath.fsum(
+            mpmath.mpf(x) ** (2 * alpha) for x in torch.linalg.svdvals(W).tolist()
+        )
+    )
+    assert rows["log_alpha_norm"]["value"] == pytest.approx(float(truth), rel=1e-9)

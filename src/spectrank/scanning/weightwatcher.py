@@ -58,6 +58,8 @@ COLUMNS: Final[Mapping[str, str]] = {
 # tail it then takes.
 _FITTED, _WEAK, _FEW, _FEW_TAIL = 1e-5, 1e-6, 20, 8
 _EPSILON = 1e-10
+# Below, eigenvalues a millionth of a millionth of it lose digits to underflow.
+_LEAST = 1e-290
 _EPS = 2.0**-52
 # alpha below and above which it warns.
 _OVER, _UNDER = 2.0, 6.0
@@ -154,7 +156,8 @@ def _undefined(key: Mapping[str, Any], s: Spectrum) -> tuple[str | None, str | N
         return "skipped", reason
     if s.sigma is None:
         return "skipped", f"its columns need all values, the route {s.route} has norms"
-    if not math.isfinite(float(s.sigma.square().sum())):
+    evals = s.sigma.square()
+    if float(evals[0]) < _LEAST or math.isinf(float(evals.sum())):
         return "nonfinite", "its squares leave the range of float64; rescale the matrix"
     return None, None
 
@@ -187,7 +190,7 @@ def _values(sigma: Tensor, shape: tuple[int, int]) -> dict[str, float]:
         "entropy": _entropy(evals, rank),
         "alpha": alpha,
         "alpha_weighted": alpha * _log10(largest),
-        "log_alpha_norm": _log10(float((evals.numpy() ** alpha).sum())) if fit else nan,
+        "log_alpha_norm": _log_norm(evals, alpha) if fit else nan,
         "D": fit.distance if fit else nan,
         "sigma": fit.stderr if fit else nan,
         "xmin": fit.xmin if fit else nan,
@@ -210,6 +213,12 @@ def _entropy(evals: Tensor, rank: int) -> float:
     # NumPy: logarithms of torch wake all threads, for a few hundred values.
     p = (evals / evals.sum()).numpy() + _EPSILON
     return -float((p * np.log(p)).sum()) / math.log(rank + _EPSILON)
+
+
+def _log_norm(evals: Tensor, power: float) -> float:
+    # Over the largest: 1e100 to the fourth leaves float64.
+    x = evals.numpy()
+    return power * math.log10(x[0]) + math.log10(float(((x / x[0]) ** power).sum()))
 
 
 def _log10(x: float) -> float:
