@@ -1,7 +1,7 @@
 """Weights packed by the libraries that define the packings, with what they unpack.
 
     pip install --no-deps --target PACKAGES auto-gptq==0.7.1 bitsandbytes==0.50.2 \
-        compressed-tensors==0.20.1 loguru pydantic
+        compressed-tensors==0.20.1 loguru pydantic auto-round==0.16.1
     pip download --no-deps --no-binary :all: autoawq==0.2.9, unpacked into PACKAGES
     python tests/model/formats/generate_packed_golden.py PACKAGES
 
@@ -74,6 +74,38 @@ def gptq(packages: Path) -> Tensors:
             stored = tensor.half() if name == "scales" else tensor
             found[f"gptq-{bits}/a.{name}"] = stored
         found[f"gptq-{bits}/truth"] = packed(torch.eye(inputs)).T
+    return found
+
+
+def autoround(packages: Path) -> Tensors:
+    bare("auto_round", packages / "auto_round")
+    bare("auto_round_extension", packages / "auto_round_extension")
+    bare("auto_round_extension.torch", packages / "auto_round_extension/torch")
+    bare("auto_round.utils", packages / "auto_round/utils")
+    sys.modules["auto_round.utils"].get_packing_device = lambda device: "cpu"
+    found: Tensors = {}
+    inputs, outputs, group = 64, 32, 16
+    # Zero points as they are, and minus one; five bits go through its bit stream.
+    for name, bits in (
+        ("qlinear_torch", 4),
+        ("qlinear_torch", 5),
+        ("qlinear_torch_zp", 4),
+    ):
+        module = importlib.import_module(f"auto_round_extension.torch.{name}")
+        scales = scales_of(outputs, inputs // group, seed=bits)
+        zeros = integers(outputs, inputs // group, low=1, high=2**bits, seed=bits)
+        codes = integers(outputs, inputs, low=0, high=2**bits, seed=10 + bits)
+        places = torch.arange(inputs) // group
+        layer = torch.nn.Linear(inputs, outputs, bias=False)
+        layer.weight.data = scales[:, places] * (codes - zeros[:, places])
+        packed = module.QuantLinear(bits, group, inputs, outputs, False)
+        packed.device = "cpu"
+        packed.pack(layer, scales.clone(), zeros.float())
+        case = f"autoround{'-minus-one' if name.endswith('zp') else f'-{bits}'}"
+        for part, tensor in packed.state_dict().items():
+            found[f"{case}/a.{part}"] = tensor
+        packed.scales = packed.scales.float()
+        found[f"{case}/truth"] = packed(torch.eye(inputs)).T
     return found
 
 
@@ -189,7 +221,7 @@ def bitsandbytes(packages: Path) -> Tensors:
 def main() -> None:
     packages = Path(sys.argv[1]).resolve()
     found: Tensors = {}
-    for make in (gptq, awq, compressed, bitsandbytes):
+    for make in (gptq, autoround, awq, compressed, bitsandbytes):
         found |= make(packages)
     tensors = {name: t.detach().clone().contiguous() for name, t in found.items()}
     save_file(tensors, HERE / "packed_golden.safetensors")

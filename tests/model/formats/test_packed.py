@@ -15,6 +15,13 @@ from spectrank.model.formats import microscaled
 # Packed and unpacked by the libraries themselves: generate_packed_golden.py.
 GOLDEN = load_file(Path(__file__).with_name("packed_golden.safetensors"))
 CASES = sorted({name.partition("/")[0] for name in GOLDEN})
+# Formats that look like the first version of GPTQ.
+AUTO = {"quant_method": "auto-round", "packing_format": "auto_round"}
+TOLD = {
+    "autoround-4": AUTO,
+    "autoround-5": {"quant_method": "intel/auto-round", "backend": "auto_round"},
+    "autoround-minus-one": AUTO | {"packing_format": "auto_round:auto_gptq"},
+}
 
 
 def case_of(name):
@@ -42,10 +49,21 @@ def stream(values, bits, word=32):
     return [w - 2**word if w >= 2 ** (word - 1) else w for w in words]
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_a_packed_weight_is_what_its_own_library_unpacks(case):
+def source_of(case, folder):
+    """The case in memory, or a folder where only a configuration tells its format."""
     packed, truth = case_of(case)
-    row = matrix_of(packed)
+    if case not in TOLD:
+        return packed, packed, truth
+    save_file(packed, folder / "model.safetensors")
+    config = {"quantization_config": TOLD[case]}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder, packed, truth
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_packed_weight_is_what_its_own_library_unpacks(case, tmp_path):
+    source, packed, truth = source_of(case, tmp_path)
+    row = matrix_of(source)
     assert (row.name, row.view, row.shape) == ("a.weight", "linear", tuple(truth.shape))
     assert row.dtype == (torch.bfloat16 if case == "mxfp4" else torch.float32)
     assert row.note.startswith("decoded from")
@@ -54,7 +72,7 @@ def test_a_packed_weight_is_what_its_own_library_unpacks(case):
         assert torch.allclose(row.tensor(), truth, rtol=3e-7, atol=0)
     else:
         assert torch.equal(row.tensor(), truth)
-    assert set(reasons_of(packed)) == set(packed) - {"a.weight"}
+    assert set(reasons_of(source)) == set(packed) - {"a.weight"}
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -222,14 +240,18 @@ def test_what_does_not_fit_together_is_refused_with_a_way_out(
 
 @pytest.mark.parametrize(
     "quantization",
-    [{"version": "gemv"}, {"checkpoint_format": "marlin"}],
+    [
+        {"version": "gemv"},
+        {"checkpoint_format": "marlin"},
+        {"quant_method": "auto-round", "packing_format": "auto_round:exllama"},
+    ],
 )
 def test_formats_that_only_look_alike_are_refused(quantization, tmp_path):
     packed, _ = case_of("awq" if "version" in quantization else "gptq-4")
     save_file(packed, tmp_path / "model.safetensors")
     config = {"quantization_config": quantization}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    (value,) = quantization.values()
+    *_, value = quantization.values()
     assert value in reasons_of(tmp_path)["a.qweight"]
 
 

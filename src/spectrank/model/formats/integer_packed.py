@@ -5,7 +5,8 @@ r"""Integer codes packed into words of 32 bits: GPTQ and AWQ.
 with groups g of inputs. Words run along
 
     GPTQ  the inputs of ``qweight`` (in * bits / 32, out), the outputs of ``qzeros``;
-          the first version stores z - 1 modulo 2^bits, ``gptq_v2`` stores z
+          the first version stores z - 1 modulo 2^bits, ``gptq_v2`` stores z, and
+          auto-round does either
     AWQ   the outputs of both, each word holding outputs 0 2 4 6 1 3 5 7
 
 A code of 8 bits times a scale of half precision is exact in float32.
@@ -35,7 +36,15 @@ from spectrank.model.formats.packing import (
 from spectrank.model.weights import Entry
 
 _AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
-_BITS = (2, 3, 4, 8)
+_BITS = (2, 3, 4, 5, 6, 7, 8)
+# What is added to a stored zero point, by format.
+_PLUS = {
+    "gptq": 1,
+    "gptq_v2": 0,
+    "auto_round": 0,
+    "auto_round:gptqmodel": 0,
+    "auto_round:auto_gptq": 1,
+}
 Load = Callable[[], Tensor]
 
 
@@ -91,9 +100,10 @@ def _gptq(
     assert scales.shape is not None
     words, outputs = entry.shape
     groups = scales.shape[0]
-    form = str(config.get("checkpoint_format", "gptq")).lower()
-    if form not in {"gptq", "gptq_v2"}:
+    form = _format(config)
+    if form not in _PLUS:
         return Refused(way_out(f"GPTQ format {form}"), parts)
+    plus = _PLUS[form]
     bits = _bits_of(entry, zeros, scales, order, config.get("bits"))
     if bits is None:
         return Refused(way_out("shapes of no known packing"), parts)
@@ -106,13 +116,21 @@ def _gptq(
         zeros.load,
         scales.load,
         None if order is None else order.load,
-        (outputs, inputs, bits, 0 if form == "gptq_v2" else 1, stem),
+        (outputs, inputs, bits, plus, stem),
     )
-    told = "zero points plus one" if form == "gptq" else "zero points as stored"
-    note = f"decoded from GPTQ, {bits} bits, {groups} groups, {told}"
+    told = "zero points plus one" if plus else "zero points as stored"
+    note = f"decoded from {form}, {bits} bits, {groups} groups, {told}"
     return Packing(
         f"{stem}weight", (outputs, inputs), torch.float32, load, note, parts, "linear"
     )
+
+
+def _format(config: Config) -> str:
+    """The format that a configuration tells; that of the first version without one."""
+    if "round" not in str(config.get("quant_method")).lower():
+        return str(config.get("checkpoint_format", "gptq")).lower()
+    told = config.get("packing_format", config.get("backend", "auto_round:auto_gptq"))
+    return str(told).lower()
 
 
 def _bits_of(
