@@ -1,5 +1,7 @@
 """The course of a run on terminals of any width."""
 
+import re
+
 import pytest
 import torch
 from rich.cells import cell_len
@@ -64,6 +66,30 @@ def test_a_comparison_fits_its_terminal(width):
     assert max(map(cell_len, lines)) <= width
     assert sum("[qkv.v]" in x for x in lines) == 1
     assert any("2 identical" in x for x in lines)
+
+
+@pytest.mark.parametrize("width", [40, 200])
+def test_a_comparison_shows_the_first_metric_that_was_asked_for(width):
+    before, after = torch.eye(4), torch.diag(torch.tensor([3.0, 1.0, 1.0, 0.0]))
+    table = sr.compare(
+        {"w": before},
+        {"w": after},
+        metrics="relative_distance_to_rank:k=2,stable_rank",
+    )
+    # sqrt(1/2) before, sqrt(1/11) after; the difference has two values.
+    text = "\n".join(shown(print_comparison, table, width))
+    assert "relative distance to rank[k=2]" in text
+    assert "0.707 → 0.302" in text
+    assert "stable rank" not in text
+    assert "left" in text
+    if width == 40:
+        assert re.search(r"overlap left 0\.667\S*, right 0\.667", text)
+
+
+def test_a_matrix_without_directions_has_no_line_for_them():
+    table = sr.compare({"w": torch.zeros(3, 3)}, {"w": torch.eye(3)})
+    lines = shown(print_comparison, table, 40)
+    assert not any(line.rstrip().endswith("overlap") for line in lines)
 
 
 def test_a_name_cannot_steer_the_terminal():

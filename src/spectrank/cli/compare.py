@@ -22,11 +22,13 @@ from spectrank.cli.outputs import (
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
+    from spectrank.scanning.requests import MetricRequest
     from spectrank.table import Table
 
 _HELP = "A weights file or a folder of them."
 # From this many columns on each matrix has one line.
 _WIDE = 90
+_LEAST_NAME = 16
 
 
 def compare_command(
@@ -35,8 +37,8 @@ def compare_command(
     metrics: Annotated[
         str | None,
         typer.Option(
-            help="Comma-separated names, as for scan. Default: stable and effective "
-            "rank, spectral and Frobenius norm."
+            help="Comma-separated names, as for scan; the first is shown. Default: "
+            "stable and effective rank, spectral and Frobenius norm."
         ),
     ] = None,
     select: Select = None,
@@ -118,11 +120,20 @@ def print_comparison(table: Table, console: Console) -> None:
     """
     from rich.text import Text
 
-    layers = sorted(_layers(table), key=lambda layer: layer["place"])
+    from spectrank.scanning import parse_metrics
+
+    # Of the metrics the first is shown, as it was asked for.
+    (shown, *_) = parse_metrics(table.provenance["settings"]["metrics"])
+    layers = sorted(_layers(table, shown), key=lambda layer: layer["place"])
     moved = [layer for layer in layers if not layer["same"]]
     if moved:
+        columns = _columns(moved, _label(shown))
+        room = console.width - sum(_width(column) + 2 for column in columns.items())
+        fits = console.width >= _WIDE and room >= _LEAST_NAME
         console.print(
-            _grid(moved, console) if console.width >= _WIDE else _lines(moved, console),
+            _grid(moved, columns, room)
+            if fits
+            else _lines(moved, _label(shown), console.width),
             highlight=False,
         )
     for row in table.where(kind="skip"):
@@ -139,7 +150,7 @@ def print_comparison(table: Table, console: Console) -> None:
         console.print(Text(f"{broken} bounds violated: see the table", "bold red"))
 
 
-def _layers(table: Table) -> list[dict[str, Any]]:
+def _layers(table: Table, shown: MetricRequest) -> list[dict[str, Any]]:
     found: dict[tuple[str, str], dict[str, Any]] = {}
     for row in table.where(kind="measurement"):
         layer = found.setdefault((row["subject"], row["view"]), {"overlap": {}})
@@ -153,11 +164,16 @@ def _layers(table: Table) -> list[dict[str, Any]]:
             }
         elif metric == "subspace_overlap" and run == "difference":
             layer["overlap"][row["variant"].partition(",")[0]] = _number(row)
-        elif metric == "stable_rank":
+        elif metric == shown.metric.name and row["variant"] == shown.variant:
             layer[run] = _number(row)
     for key, name in matrix_names(found).items():
         found[key]["name"] = name
     return list(found.values())
+
+
+def _label(shown: MetricRequest) -> str:
+    name = shown.metric.name.replace("_", " ")
+    return f"{name}[{shown.variant}]" if shown.variant else name
 
 
 def _number(row: dict[str, Any]) -> str:
@@ -177,44 +193,51 @@ def _ranks(layer: dict[str, Any]) -> str:
     return f"{layer['before']} → {layer['after']}"
 
 
-def _grid(layers: list[dict[str, Any]], console: Console) -> RenderableType:
+def _columns(layers: list[dict[str, Any]], label: str) -> dict[str, list[str]]:
+    """Title to cells of the columns beside the name."""
+    return {
+        "shape": [layer["shape"] for layer in layers],
+        "relative\nchange": [layer["change"] for layer in layers],
+        f"{label}\nbefore → after": [_ranks(layer) for layer in layers],
+        "of the\ndifference": [layer.get("difference", "") for layer in layers],
+        "overlap\nleft right": [_overlap(layer) for layer in layers],
+    }
+
+
+def _width(column: tuple[str, list[str]]) -> int:
+    title, cells = column
+    return max(map(len, [*title.split("\n"), *cells]))
+
+
+def _grid(
+    layers: list[dict[str, Any]], columns: dict[str, list[str]], room: int
+) -> RenderableType:
     from rich.table import Table as Grid
     from rich.text import Text
 
     grid = Grid(box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    width = min(max(len(layer["name"]) for layer in layers), console.width - 66)
-    grid.add_column("matrix", width=max(width, 16))
-    for title in (
-        "shape",
-        "relative\nchange",
-        "stable rank\nbefore → after",
-        "of the\ndifference",
-        "overlap\nleft right",
-    ):
-        grid.add_column(title, justify="right", no_wrap=True)
-    for layer in layers:
-        grid.add_row(
-            Text(shorten(layer["name"], max(width, 16))),
-            layer["shape"],
-            layer["change"],
-            _ranks(layer),
-            layer.get("difference", ""),
-            _overlap(layer),
-        )
+    width = min(max([_LEAST_NAME, *(len(layer["name"]) for layer in layers)]), room - 2)
+    grid.add_column("matrix", width=width)
+    for title in columns:
+        grid.add_column(Text(title), justify="right", no_wrap=True)
+    for layer, *cells in zip(layers, *columns.values(), strict=True):
+        grid.add_row(Text(shorten(layer["name"], width)), *cells)
     return grid
 
 
-def _lines(layers: list[dict[str, Any]], console: Console) -> RenderableType:
+def _lines(layers: list[dict[str, Any]], label: str, width: int) -> RenderableType:
     from rich.console import Group
     from rich.text import Text
 
     lines = []
     for layer in layers:
-        name = shorten(layer["name"], max(console.width, 16))
-        lines.append(Text(name, style="bold"))
+        lines.append(Text(shorten(layer["name"], max(width, 16)), style="bold"))
         lines.append(Text(f"  {layer['shape']}, moved {layer['change']}"))
         if ranks := _ranks(layer):
-            lines.append(Text(f"  stable rank {ranks}"))
-            lines.append(Text(f"  that of the change {layer['difference']}"))
-        lines.append(Text(f"  overlap {_overlap(layer)}"))
+            gap = " " if len(label) + len(ranks) + 3 <= width else "\n    "
+            lines.append(Text(f"  {label}{gap}{ranks}"))
+            lines.append(Text(f"  that of the change {layer.get('difference', '')}"))
+        sides = [f"{side} {number}" for side, number in layer["overlap"].items()]
+        if sides:
+            lines.append(Text(f"  overlap {', '.join(sides)}"))
     return Group(*lines)
