@@ -12,12 +12,11 @@ import torch
 from damaged import read_all
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file, save, save_file
+from packed_cases import CASES, case_of
+from safetensors.torch import save, save_file
 
 HERE = Path(__file__).parent
 LAYERS = json.loads((HERE / "tfjs_layers_golden.json").read_text())
-PACKED = load_file(HERE / "packed_golden.safetensors")
-CASES = sorted({name.partition("/")[0] for name in PACKED})
 NASTY = [None, True, -1, 0, 7, 2**70, 1e308, float("nan"), "", "x", "../x", [], {}]
 FEW = settings(
     derandomize=True,
@@ -28,9 +27,7 @@ FEW = settings(
 
 
 def packed(case: str) -> dict[str, torch.Tensor]:
-    start = f"{case}/"
-    found = {n: t for n, t in PACKED.items() if n.startswith(start)}
-    return {n.removeprefix(start): t for n, t in found.items() if "truth" not in n}
+    return dict(case_of(case)[0])
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """Codes of 8 bits with scales: the products written out, and a real pair of files."""
 
 import importlib.util
+import json
 from pathlib import Path
 
 import pytest
@@ -93,3 +94,20 @@ def test_a_real_quantised_file_is_close_to_its_original():
         W = original[name.removesuffix(".qweight")].flatten(1)
         step = W.abs().amax(dim=1, keepdim=True) / 127
         assert ((row.tensor() - W).abs() <= 0.5001 * step + 1e-9).all(), name
+
+
+def test_blocks_of_fp8_have_the_size_that_the_configuration_tells(tmp_path):
+    codes = torch.randn(6, 8, generator=torch.Generator().manual_seed(0))
+    packed = {
+        "a.weight": codes.to(torch.float8_e4m3fn),
+        "a.weight_scale_inv": torch.tensor([[1.0, 2.0], [3.0, 4.0]]),
+    }
+    save_file(packed, tmp_path / "model.safetensors")
+    config = {"quantization_config": {"weight_block_size": [3, 4]}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    W = matrices(tmp_path)["a.weight"].tensor()
+    truth = packed["a.weight"].float()
+    truth[:3, 4:] *= 2
+    truth[3:, :4] *= 3
+    truth[3:, 4:] *= 4
+    assert torch.equal(W, truth)
