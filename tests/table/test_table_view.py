@@ -324,3 +324,17 @@ def test_the_narrowest_terminal_shows_a_number_of_every_matrix():
         assert max(map(cell_len, output.splitlines())) <= width
     # What gave way is named.
     assert "view" in show(table, 40).partition("more columns")[2]
+
+
+def test_names_stay_different_while_a_number_fits_beside_them():
+    names = [
+        f"block.{side}.{kind}_projection.weight.quantised"
+        for side in ("encoder", "decoder")
+        for kind in ("in", "out")
+    ]
+    rows = [measurement(name, "stable_rank", 30.5, m=8, n=8) for name in names]
+    table = Table.from_rows(rows, columns={"m": pl.Int64, "n": pl.Int64})
+    for width in (56, 60, 80):
+        lines = [x for x in show(table, width).splitlines() if "30.50" in x]
+        assert len({line.split()[0] for line in lines}) == 4, width
+    assert max(map(cell_len, show(table, 56).splitlines())) <= 56

@@ -100,12 +100,6 @@ def _layout(
 ) -> tuple[list[tuple[Column, int]], list[Column]]:
     natural = [_natural(column) for column in columns]
     name, full = columns[0], natural[0]
-    first = full
-    if sum(natural) + _GAP * (len(columns) - 1) > width:
-        least = min(_LEAST_NAME, width // 3, full)
-        first = name_width([cell.text for cell in name.cells], least, full)
-        first = min(first, max(least, width // 2))
-    room = width - first
     # Held back for what is to be shown whatever else is not; its texts may fold.
     kept = [
         min(wanted, _LEAST_KEPT) if column.role == "text" else wanted
@@ -116,6 +110,13 @@ def _layout(
         for column, wanted in zip(columns, kept, strict=True)
         if column.kept
     )
+    first = full
+    if sum(natural) + _GAP * (len(columns) - 1) > width:
+        least = min(_LEAST_NAME, width // 3, full)
+        first = name_width([cell.text for cell in name.cells], least, full)
+        # More than half only where names would be the same otherwise.
+        first = min(first, max(least, width // 2, width - held))
+    room = width - first
     layout: list[tuple[Column, int]] = []
     dropped: list[Column] = []
     for column, wanted, least in zip(columns[1:], natural[1:], kept[1:], strict=True):
