@@ -146,3 +146,8 @@ def test_draws_of_a_null_that_was_not_asked_for_are_refused():
     with pytest.raises(DomainError, match="got 3 and no null; add null='permuted'"):
         Settings.of(None, num_null=3)
     assert Settings.of(None, null="gaussian", num_null=3).num_null == 3
+
+
+def test_an_option_that_is_given_twice_is_refused():
+    with pytest.raises(DomainError, match=r"got q twice .* 'energy_rank:q=0\.9,energ"):
+        Settings.of("energy_rank:q=0.9:q=0.5")

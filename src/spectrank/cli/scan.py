@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -74,9 +73,10 @@ def scan_command(
         int, typer.Option(help="Processes at a time, each with one thread.")
     ] = 1,
     resume: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            help="Folder that keeps finished matrices: a killed scan goes on there."
+            metavar="FOLDER",
+            help="Keeps finished matrices there: a killed scan goes on.",
         ),
     ] = None,
     ray: Annotated[
@@ -208,7 +208,7 @@ class _ProgressBar:
             rate=f"{rate / 1e6:.1f} M parameters/s" if rate else "",
         )
 
-    def told(self, folder: Path | None) -> str:
+    def told(self, folder: str | None) -> str:
         """Say what is left of a scan that was interrupted."""
         p = self._last
         if folder is None:

@@ -105,7 +105,14 @@ def _parse(item: str | Metric) -> MetricRequest:
         return MetricRequest(item, item.bind({}))
     name, *pairs = item.split(":")
     metric = get_metric(name.strip())
-    options = dict(_parse_option(metric, pair) for pair in pairs)
+    options: dict[str, Any] = {}
+    for key, value in (_parse_option(metric, pair) for pair in pairs):
+        if key in options:
+            raise DomainError(
+                f"an option of a metric is given once, got {key} twice in {item!r}; "
+                f"write two requests, e.g. '{name}:{pairs[0]},{name}:{pairs[-1]}'"
+            )
+        options[key] = value
     return MetricRequest(metric, metric.bind(options))
 
 

@@ -207,6 +207,8 @@ def test_a_folder_that_cannot_be_is_refused_before_anything_is_measured(
     for folder in folders:
         with pytest.raises(DomainError, match="resume names a writable folder"):
             sr.scan(source(), resume=folder)
+    with pytest.raises(DomainError, match="got the empty path; leave it out"):
+        sr.scan(source(), resume="")
     assert measured == []
 
 

@@ -56,6 +56,12 @@ class Store:
         Raises:
             DomainError: It is no folder and cannot be made one, or takes no file.
         """
+        if not str(folder):
+            # Path("") is the current folder, and a shell writes an empty variable so.
+            raise DomainError(
+                "resume names a folder for finished matrices, got the empty path; "
+                "leave it out for none, or write '.' for the current folder"
+            )
         self.folder = Path(folder)
         try:
             self.folder.mkdir(exist_ok=True)
