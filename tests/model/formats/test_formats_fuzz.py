@@ -44,11 +44,20 @@ def onnx_bytes() -> bytes:
         numpy_helper.from_array(rng.standard_normal(s).astype(np.float32), n)
         for n, s in shapes.items()
     ]
+    codes = rng.integers(0, 256, (6, 3, 8), np.uint8)
+    scales = rng.uniform(1, 2, 18).astype(np.float32)
+    tensors += [
+        numpy_helper.from_array(codes, "q"),
+        numpy_helper.from_array(scales, "s"),
+    ]
     nodes = [
         helper.make_node(
             "LSTM", ["x", "w", "r", "b"], ["y"], hidden_size=4, direction="reverse"
         ),
         helper.make_node("MatMul", ["y", "m"], ["z"]),
+        helper.make_node(
+            "MatMulNBits", ["z", "q", "s"], ["p"], K=40, N=6, bits=4, block_size=16
+        ),
     ]
     value = helper.make_tensor_value_info
     ends = [[value(n, onnx.TensorProto.FLOAT, None)] for n in "xz"]
@@ -87,7 +96,7 @@ def test_the_good_files_are_read(scratch: Path, whole: dict[str, bytes]) -> None
         path = scratch / f"good.{kind}"
         path.write_bytes(content)
         counts[kind] = read_all(path)
-    assert counts.pop("onnx") == 17
+    assert counts.pop("onnx") == 18
     assert counts.pop("gguf") == 2
     assert set(counts.values()) == {1}
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from spectrank.errors import CheckpointError
 from spectrank.extras import need
+from spectrank.model.formats.onnx_blocks import Blocks, decode_blocks
 from spectrank.model.formats.onnx_graph import (
     Codes,
     Reading,
@@ -134,6 +135,8 @@ class ONNXFile:
             whole=Verdict(reason=reason) if view and reason else None,
             reason=None if view else reason,
         )
+        if reading.blocks is not None and kind == "UINT8":
+            return self._packed(entry, reading.blocks, tensors)
         if reading.codes is None or kind not in _CODES or len(shape) < 2:
             return entry
         return self._decoding(entry, kind, reading.codes, tensors)
@@ -152,6 +155,39 @@ class ONNXFile:
             dtype=torch.float32,
             load=partial(self._decoded, entry.name, codes),
             note=f"decoded from {kind.lower()} and scales of shape {scales}{blocks}",
+        )
+
+    def _packed(
+        self, entry: Entry, blocks: Blocks, tensors: Mapping[str, Any]
+    ) -> Entry:
+        named = [x for x in (blocks.scale, blocks.zero_point) if x is not None]
+        fits = blocks.fits(entry.shape or ()) and all(x in tensors for x in named)
+        if fits and blocks.bits == 8 and blocks.zero_point is not None:
+            # The runtime has no kernel for codes of 8 bits with numbers to subtract.
+            fits = self._kind(tensors[blocks.zero_point]) == "UINT8"
+        if not fits:
+            # Left to be skipped as the integers that it holds.
+            return entry
+        return replace(
+            entry,
+            shape=(blocks.outputs, blocks.inputs),
+            dtype=torch.float32,
+            view="linear",
+            load=partial(self._unpacked, entry.name, blocks),
+            note=f"decoded from MatMulNBits, {blocks.bits} bits, "
+            f"blocks of {blocks.block}",
+        )
+
+    def _unpacked(self, name: str, blocks: Blocks) -> Tensor:
+        zero = None
+        if blocks.zero_point is not None:
+            zero = self._window.read(self, blocks.zero_point, 0)
+        return decode_blocks(
+            self._window.read(self, name, 0),
+            self._window.read(self, blocks.scale, 0),
+            zero,
+            blocks,
+            name,
         )
 
     def _decoded(self, name: str, codes: Codes) -> Tensor:

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, final
 
+from spectrank.model.formats.onnx_blocks import Blocks, read_blocks
+
 # Operators that hand a tensor on with the same matrix, and those that turn it over.
 _SAME = frozenset({"Identity", "Cast", "CastLike"})
 # The same of their first input only; torch expands the first states of an LSTM.
@@ -56,11 +58,13 @@ class Reading:
         views: Views that its readers prescribe.
         reasons: Why it is no matrix, or not as one piece, by readers that say so.
         codes: Scales, where it is quantised.
+        blocks: The same for the packed weight of a ``MatMulNBits``.
     """
 
     views: set[str] = field(default_factory=set)
     reasons: set[str] = field(default_factory=set)
     codes: Codes | None = None
+    blocks: Blocks | None = None
 
 
 def nodes_of(graph: Any) -> Iterator[Any]:
@@ -192,6 +196,8 @@ def _judge(node: Any, place: int, rank: int, turned: bool, reading: Reading) -> 
         view = _kernel(node, "conv-transposed-unfolded", "conv-transposed-grouped")
     elif rank == 2 and kind == "Gather" and place == 0 and not turned:
         view = "embedding" if _attribute(node, "axis", 0) == 0 else None
+    elif kind == "MatMulNBits" and place == 1:
+        reading.blocks = read_blocks(node, _attribute)
     elif kind in _RECURRENT:
         view = _recurrent(kind, place, rank, reading)
     if view is not None:
