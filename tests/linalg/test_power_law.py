@@ -14,7 +14,7 @@ from tail_samples import samples
 from tolerances import FLOAT64, STANDARD_ERRORS
 
 from spectrank.errors import DomainError, ShapeError
-from spectrank.linalg.power_law import fit_power_law
+from spectrank.linalg.power_law import PowerLawFit, against_exponential, fit_power_law
 
 GOLDEN = json.loads(
     Path(__file__).with_name("random_matrix_golden.json").read_text(encoding="utf-8")
@@ -89,6 +89,54 @@ def test_powerlaw_agrees_where_it_is_installed():
     ours = fit_power_law(torch.from_numpy(x))
     assert ours.alpha == pytest.approx(theirs.alpha, rel=1e-6)
     assert ours.xmin == pytest.approx(theirs.xmin, rel=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["pareto", "lognormal", "exponential", "student"])
+def test_powerlaw_compares_with_an_exponential_alike(kind):
+    powerlaw = pytest.importorskip("powerlaw")
+    x = samples(kind, 150, 3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        theirs = powerlaw.Fit(x, parameter_ranges={"alpha": [1, 50]}, verbose=0)
+        ratio, p = theirs.distribution_compare(
+            "power_law", "exponential", normalized_ratio=True
+        )
+    values = torch.from_numpy(x)
+    ours, error = against_exponential(values, fit_power_law(values))
+    # It searches for the rate of the exponential, and stops near 1/mean.
+    assert ours == pytest.approx(ratio, rel=1e-3, abs=1e-5)
+    assert math.erfc(abs(ours) / math.sqrt(2.0)) == pytest.approx(p, abs=1e-3)
+    assert error == 0.0
+
+
+def test_a_power_law_is_told_from_an_exponential_tail_and_noise_never_is():
+    told = []
+    for seed in range(40):
+        x = torch.from_numpy(np.random.default_rng(seed).pareto(1.5, 400) + 1.0)
+        told.append(against_exponential(x, fit_power_law(x))[0] > 1.645)
+        generator = torch.Generator().manual_seed(seed)
+        W = torch.randn(150, 100, dtype=torch.float64, generator=generator)
+        noise = torch.linalg.svdvals(W).square()
+        assert against_exponential(noise, fit_power_law(noise))[0] < 1.645
+    assert sum(told) >= 36
+
+
+def test_the_error_of_the_ratio_holds_under_noise_of_that_size():
+    x = torch.from_numpy(samples("student", 60, 1))
+    fit = fit_power_law(x)
+    ratio, error = against_exponential(x, fit, error=1e-6)
+    for seed in range(20):
+        noise = np.random.default_rng(seed).uniform(-1e-6, 1e-6, len(x))
+        moved = x * torch.from_numpy(1.0 + noise)
+        again = fit_power_law(moved)
+        assert again.num_tail == fit.num_tail
+        assert abs(against_exponential(moved, again)[0] - ratio) <= error
+    assert error < 1e-3
+
+
+def test_values_without_spread_are_no_evidence():
+    fit = PowerLawFit(alpha=2.0, xmin=1.0, distance=0.0, num_tail=4)
+    assert against_exponential(torch.ones(4), fit)[0] == 0.0
 
 
 def test_a_tail_worked_out_by_hand():

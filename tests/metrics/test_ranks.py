@@ -16,6 +16,14 @@ from spectrank.linalg import spectrum
 
 # sigma = (4, 2, 1, 1): worked out by hand, to the digits printed.
 RANKME_SHARES = [0.5 + 1e-7, 0.25 + 1e-7, 0.125 + 1e-7, 0.125 + 1e-7]
+# Densities of 16, 4, 1, 1: power law of exponent 1 + 4/log 64, exponential of mean 4.5.
+LIKELIER = [
+    math.log(4.0 / math.log(64.0))
+    - (1.0 + 4.0 / math.log(64.0)) * math.log(x)
+    + math.log(4.5)
+    + (x - 1.0) / 4.5
+    for x in (16.0, 4.0, 1.0, 1.0)
+]
 GOLDEN = [
     ("stable_rank", {}, 1.375),
     ("nuclear_rank", {}, 2.0),
@@ -60,6 +68,7 @@ GOLDEN = [
     ("ks_distance", {}, 0.25),
     ("xmin", {}, 1.0),
     ("num_tail", {}, 4),
+    ("power_law_ratio", {}, 2.0 * np.mean(LIKELIER) / np.std(LIKELIER)),
     ("rankme", {}, math.exp(-sum(p * math.log(p) for p in RANKME_SHARES))),
 ]
 # Fits have a standard error and tests of their own.

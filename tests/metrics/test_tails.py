@@ -12,7 +12,15 @@ from tolerances import STANDARD_ERRORS
 from spectrank import metrics
 from spectrank.linalg import Spectrum, Value, spectrum
 
-TAILS = ("alpha", "alpha_weighted", "log_alpha_norm", "ks_distance", "xmin", "num_tail")
+TAILS = (
+    "alpha",
+    "alpha_weighted",
+    "log_alpha_norm",
+    "ks_distance",
+    "xmin",
+    "num_tail",
+    "power_law_ratio",
+)
 
 
 def planted(kind, size, seed):
@@ -66,6 +74,23 @@ def test_the_ends_of_an_exponent_are_one_standard_error_away():
     norm = metrics.log_alpha_norm(W)
     top = math.log10((x ** (alpha + stderr)).sum())
     assert norm.upper == pytest.approx(top, rel=1e-6)
+
+
+def test_an_exponent_says_where_no_power_law_is():
+    x = np.sort(np.random.default_rng(0).pareto(1.5, 300) + 1.0)[::-1].copy()
+    law = with_spectrum(torch.from_numpy(np.sqrt(x)), 300, 300)
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(300, 200, generator=generator)
+    # Its values differ by the rounding of its float32 entries alone.
+    flat = torch.linalg.qr(torch.randn(200, 200, generator=generator)).Q
+    few = torch.randn(3, 3, generator=generator)
+    for name in ("alpha", "alpha_weighted", "log_alpha_norm"):
+        metric = metrics.get_metric(name)
+        assert metric(law).reason is None
+        assert "exponential tail fits better" in metric(noise).reason
+        assert metric(noise).status == "ok"
+        for W in (flat, few):
+            assert "no better than an exponential" in metric(W).reason
 
 
 def test_an_exponent_is_recovered():

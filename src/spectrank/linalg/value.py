@@ -42,7 +42,7 @@ class Value:
             ``failure_probability``) or ``stderr``.
         failure_probability: Probability that the enclosure misses, in [0, 1].
         status: ``ok``, ``degenerate``, ``nonfinite``, ``not_converged``, ``skipped``.
-        reason: Why the status is not ``ok``.
+        reason: Why the status is not ``ok``; with ``ok`` what to beware of, or None.
     """
 
     value: float

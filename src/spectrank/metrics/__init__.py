@@ -33,4 +33,5 @@ from spectrank.metrics.tails import alpha_weighted as alpha_weighted
 from spectrank.metrics.tails import ks_distance as ks_distance
 from spectrank.metrics.tails import log_alpha_norm as log_alpha_norm
 from spectrank.metrics.tails import num_tail as num_tail
+from spectrank.metrics.tails import power_law_ratio as power_law_ratio
 from spectrank.metrics.tails import xmin as xmin
