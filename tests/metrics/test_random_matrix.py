@@ -183,6 +183,18 @@ def test_enclosures_hold_what_the_errors_of_the_values_allow():
         assert value.upper > value.lower
 
 
+def test_values_flatter_than_noise_are_said_to_be():
+    g = torch.Generator().manual_seed(0)
+    flat = torch.linalg.qr(torch.randn(60, 60, generator=g)).Q
+    for name in ("mp_sigma", "mp_edge", "mp_softrank"):
+        value = metrics.get_metric(name)(flat)
+        assert value.status == "ok"
+        assert "flatter than noise" in value.reason
+        for shape in ((60, 60), (7, 5), (200, 20)):
+            noise = torch.randn(shape, generator=g)
+            assert metrics.get_metric(name)(noise).reason is None
+
+
 @pytest.mark.parametrize(
     "name", ["mp_sigma", "mp_softrank", "mp_distance", "num_spikes", "tracy_widom_p"]
 )

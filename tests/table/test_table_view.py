@@ -111,6 +111,25 @@ def test_a_status_stands_in_place_of_the_number_and_is_explained(scan):
     )
 
 
+def test_what_to_beware_of_stands_below_the_numbers():
+    row = {"kind": "measurement", "metric": "alpha", "value": 2.0, "status": "ok"}
+    doubt = "fits no better"
+    rows = [
+        {**row, "subject": "a", "reason": doubt},
+        {**row, "subject": "b", "reason": doubt},
+        {**row, "subject": "b", "metric": "xmin", "reason": None},
+        *(
+            {**row, "subject": "c", "metric": f"m{i}", "reason": f"r{i}"}
+            for i in range(6)
+        ),
+    ]
+    text = str(Table.from_rows(rows, provenance={}))
+    assert "alpha of 2 matrices: fits no better" in text
+    assert "m0 of c: r0" in text
+    assert "2 more such notes" in text
+    assert "xmin of" not in text
+
+
 def test_what_was_skipped_is_counted_by_reason_the_commonest_first(scan):
     assert "4 skipped: a vector (3); an integer buffer (1)" in show(scan, 80)
 

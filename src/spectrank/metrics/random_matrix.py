@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -28,6 +29,9 @@ _NO_SCALE = ("transpose", "orthogonal")
 # Routes of matrices with zeros or repetitions by construction: no law of noise is
 # theirs.
 _STRUCTURED = ("block-", "fft-", "padded-", "qr-")
+# Widths below the edge: Tracy-Widom's law has 2e-12 of its mass beyond.
+_FAR_BELOW = 8.0
+_FLAT = "the values are flatter than noise of any scale: no Marchenko-Pastur bulk"
 _FITS: Mapping[str | None, NoiseFit] = {
     None: "bulk",
     "median": "median",
@@ -89,7 +93,10 @@ def _noise(s: Spectrum, method: NoiseFit) -> Value:
         reason = "more than half of the values lie above the noise: there is no bulk"
         return Value.undefined("degenerate", reason)
     # One more value above the noise makes the scale fall, so either end may be lowest.
-    return Value(value, min(low, value, high), max(low, value, high))
+    found = Value(value, min(low, value, high), max(low, value, high))
+    centre, width = largest_eigenvalue_law(*s.shape)
+    flat = (s.sigma_max / found).value ** 2 < centre - _FAR_BELOW * width
+    return replace(found, reason=_FLAT) if flat else found
 
 
 @register(

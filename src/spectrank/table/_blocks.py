@@ -13,6 +13,7 @@ from typing import Any
 import polars as pl
 
 from spectrank.errors import TableError
+from spectrank.table._notes import cautions, counted, is_ok, troubles
 from spectrank.table._order import leading, ordered_columns
 from spectrank.table._text import enclosure_text, number_text, printable
 from spectrank.table._wide import Matrix, grid
@@ -92,7 +93,7 @@ def blocks(frame: pl.DataFrame) -> tuple[list[Block], list[str]]:
         notes.append(_count_line("spectrum", by_kind["spectrum"]))
     if "skip" in quiet:
         reasons = Counter(row["reason"] for row in by_kind["skip"])
-        notes.append(f"{len(by_kind['skip'])} skipped: {_counted(reasons)}")
+        notes.append(f"{len(by_kind['skip'])} skipped: {counted(reasons)}")
     return shown, notes
 
 
@@ -152,7 +153,8 @@ def _wide_block(
         f"{num} {'matrix' if num == 1 else 'matrices'}, "
         f"{num_metrics} {'metric' if num_metrics == 1 else 'metrics'}"
     )
-    return Block(title, "matrices", columns, num - len(shown), _troubles(rows))
+    notes = [*troubles(rows), *cautions(rows)]
+    return Block(title, "matrices", columns, num - len(shown), notes)
 
 
 def _long_block(kind: str, rows: Sequence[Row], names: Iterable[str]) -> Block:
@@ -167,7 +169,7 @@ def _long_block(kind: str, rows: Sequence[Row], names: Iterable[str]) -> Block:
     counted = ", ".join(f"{n} {word}" for word, n in verdicts.most_common())
     title = f"{len(rows)} {_noun(kind, len(rows))}" + (counted and f": {counted}")
     hidden = max(0, len(rows) - MAX_ROWS)
-    notes = _troubles(rows) if kind == "measurement" else ()
+    notes = troubles(rows) if kind == "measurement" else ()
     return Block(title, _PLURAL[kind], columns, hidden, notes)
 
 
@@ -207,9 +209,7 @@ def _plain(value: Any, *, whole: bool) -> str:
 
 def _metric_cells(found: Sequence[Row | None]) -> list[Cell]:
     values = [
-        row["value"]
-        for row in found
-        if row and row["value"] is not None and _is_ok(row)
+        row["value"] for row in found if row and row["value"] is not None and is_ok(row)
     ]
     finite = [value for value in values if math.isfinite(value)]
     whole = bool(finite) and all(v.is_integer() and abs(v) < 1e6 for v in finite)
@@ -221,7 +221,7 @@ def _metric_cells(found: Sequence[Row | None]) -> list[Cell]:
     for row, mark in zip(shown, marks, strict=True):
         if row is None:
             cells.append(Cell())
-        elif not _is_ok(row):
+        elif not is_ok(row):
             cells.append(Cell(row["status"], _WARN))
         elif row["value"] is None:
             cells.append(Cell("-" + " " * width))
@@ -232,13 +232,9 @@ def _metric_cells(found: Sequence[Row | None]) -> list[Cell]:
 
 
 def _mark(row: Row | None) -> str:
-    if row is None or row["value"] is None or not _is_ok(row):
+    if row is None or row["value"] is None or not is_ok(row):
         return ""
     return enclosure_text(row["value"], row["lower"], row["upper"])
-
-
-def _is_ok(row: Row) -> bool:
-    return row["status"] in {None, "ok"}
 
 
 def _shape(cells: Mapping[str, Row]) -> Cell:
@@ -248,35 +244,10 @@ def _shape(cells: Mapping[str, Row]) -> Cell:
     return Cell()
 
 
-def _troubles(rows: Sequence[Row]) -> list[str]:
-    # A line per status other than ok, with the matrices it concerns.
-    lines = []
-    for status in dict.fromkeys(row["status"] for row in rows if not _is_ok(row)):
-        bad = [row for row in rows if row["status"] == status]
-        names = list(dict.fromkeys(printable(row["subject"]) for row in bad))
-        where = names[0] if len(names) == 1 else f"{len(names)} matrices"
-        reasons = Counter(row["reason"] for row in bad if row["reason"])
-        why = f" ({_counted(reasons)})" if reasons else ""
-        numbers = "number" if len(bad) == 1 else "numbers"
-        lines.append(f"{status}: {len(bad)} {numbers} of {where}{why}")
-    return lines
-
-
 def _count_line(kind: str, rows: Sequence[Row]) -> str:
-    states = Counter(row["status"] for row in rows if not _is_ok(row))
+    states = Counter(row["status"] for row in rows if not is_ok(row))
     odd = ", ".join(f"{n} {status}" for status, n in states.items())
     return f"{len(rows)} {_noun(kind, len(rows))}" + (odd and f" ({odd})")
-
-
-def _counted(reasons: Mapping[str | None, int], most: int = 5) -> str:
-    # The commonest first; a count only where it says something.
-    ranked = sorted(reasons.items(), key=lambda item: -item[1])
-    texts = [printable(reason or "no reason given") for reason, _ in ranked[:most]]
-    if len(ranked) == 1:
-        return texts[0]
-    texts = [f"{text} ({n})" for text, (_, n) in zip(texts, ranked, strict=False)]
-    rest = len(ranked) - most
-    return "; ".join(texts) + (f"; {rest} more reasons" if rest > 0 else "")
 
 
 def _noun(kind: str, num: int) -> str:
