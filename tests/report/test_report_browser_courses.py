@@ -88,6 +88,11 @@ def test_a_trend_shows_every_matrix_over_the_steps(matrix, table, opened):
     assert 2.0 ** grid["z"][1][2] == pytest.approx(truth[1][2] / truth[1][0])
     assert "(step 200)" in page.text("#shown")
     assert page.visible("#trend-table tbody th button") == ["0 · w", "1 · w"]
+    cells = page.visible("#trend-table tbody tr:nth-child(2) td")
+    assert [x.replace("step", " step") for x in cells[-2:]] == [
+        f"{truth[1][2]:.3f} step 200",
+        "2 step 0",
+    ]
     page.click("#trend-table tbody tr:nth-child(2) button")
     assert page.text("#card .remark").startswith("step 200 ·")
     assert page.text("#card h3") == "h.1.w"
@@ -255,6 +260,13 @@ def test_figures_of_claims_are_drawn_with_error_bars_and_predictions(opened):
     assert page.count("#claim-1 path.point") == 9
     assert page.count("#claim-1 path.yerror") == 9
     assert page.count("#claim-1 path.js-line") == 3
+    # From 0.8 to 1.3 of the number, of three rising series.
+    ends = page.run(
+        "return document.querySelector('#claim-1 .js-plotly-plot').data"
+        ".filter((t) => t.error_y?.array)"
+        ".map((t) => [t.error_y.arrayminus[1], t.error_y.array[1]])"
+    )
+    assert ends == [pytest.approx([2.0 * k, 3.0 * k]) for k in (1, 2, 3)]
     caption = page.text("#claim-1 figcaption")
     assert "3 points not positive cannot stand on a logarithmic axis" in caption
     assert "Both axes are logarithmic" in caption
@@ -336,6 +348,14 @@ def test_checks_are_filtered_and_references_stay_in_the_table(opened):
     before = len(page.visible("#table thead th"))
     page.set("#references", True)
     assert len(page.visible("#table thead th")) == before + 1
+    # References are sorted by z, 0 to -5, though all their numbers are 9.
+    column = page.visible("#table thead th").index("stable rank (gaussian)") + 1
+    orders = []
+    for _ in range(2):
+        page.click(f"#table thead th:nth-child({column}) button")
+        found = page.visible("#table tbody tr th .full")
+        orders.append([names.index(name) for name in found])
+    assert orders == [[0, 1, 2], [2, 1, 0]]
     for opened_too in (True, False):
         page.set("#check-reasons", opened_too)
         assert page.count("details.why[open]") == 6 * opened_too

@@ -127,13 +127,20 @@ class Page:
             chart,
         )
 
+    def frames(self, count):
+        """Until the browser has drawn so often."""
+        self.driver.execute_async_script(
+            "const [count, done] = arguments;"
+            "const next = (left) => (left ? requestAnimationFrame(() => next(left - 1))"
+            " : done());"
+            "next(count);",
+            count,
+        )
+
     def settle(self, width):
         """Until the page has been laid out anew, and drawn twice after that."""
         self.wait(lambda: self.run("return window.innerWidth") == width)
-        self.driver.execute_async_script(
-            "const frame = requestAnimationFrame;"
-            "frame(() => frame(() => frame(() => arguments[0]())));"
-        )
+        self.frames(3)
 
     def complaints(self):
         return [entry["message"] for entry in self.driver.get_log("browser")]
