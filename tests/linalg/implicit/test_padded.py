@@ -81,6 +81,20 @@ def test_values_and_norms_are_those_of_the_matrix_written_out(
 
 
 @pytest.mark.parametrize("case", CASES)
+def test_a_matrix_that_is_formed_in_pieces_is_the_same(
+    case: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shape, size, pads, stride, dilation, groups = case
+    kernel = drawn(shape)
+    op = PaddedConvolution(kernel, size, pads, stride, dilation, groups)
+    monkeypatch.setattr(padded, "_IMAGE_ENTRIES", 7 * op.shape[1])
+    whole = explicit(kernel, size, pads, stride, dilation, groups)
+    torch.testing.assert_close(op.dense(), whole, rtol=1e-13, atol=1e-13)
+    monkeypatch.setattr(padded, "_IMAGE_ENTRIES", 1)
+    torch.testing.assert_close(op.dense(), whole, rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize("case", CASES)
 def test_norms_without_forming_are_those_of_the_matrix(
     case: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -119,8 +119,9 @@ def damaged(path, how):
     if how == "cut":
         return raw[: len(raw) // 2]
     if how == "flipped":
-        middle = len(raw) // 2
-        return raw[:middle] + bytes([raw[middle] ^ 1]) + raw[middle + 1 :]
+        # Of a number: what comes of it is as good a file as before.
+        digit = raw.index(b'"value": ') + len(b'"value": ')
+        return raw[:digit] + bytes([raw[digit] ^ 1]) + raw[digit + 1 :]
     return b"0" * 64 + b"\n{}"
 
 
