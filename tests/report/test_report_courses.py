@@ -1,7 +1,9 @@
 """Slices, comparisons, trends and laws of a page; histograms; static figures."""
 
 import math
+import random
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -65,6 +67,18 @@ def test_a_histogram_counts_every_value_once(scale):
     for j, count in enumerate(found["counts"]):
         inside = [x for x in kept if edges[j] * (1 + 1e-9) <= x < edges[j + 1] * 0.999]
         assert count >= len(inside)
+
+
+@pytest.mark.parametrize("num", [7, 200])
+def test_a_histogram_has_the_counts_of_bins_of_equal_ratio(num):
+    numbers = random.Random(7)
+    values = [numbers.uniform(0.01, 3.0) for _ in range(num)]
+    found = histogram(values)
+    assert found is not None
+    edges = np.geomspace(min(values), max(values), len(found["counts"]) + 1)
+    # The ends are the values themselves, which geomspace may round past.
+    edges[0], edges[-1] = min(values), max(values)
+    assert found["counts"] == np.histogram(values, edges)[0].tolist()
 
 
 def test_what_does_not_spread_has_no_histogram():
