@@ -153,7 +153,41 @@ def compressed(packages: Path) -> Tensors:
         found[f"{case}/a.weight_shape"] = torch.tensor(codes.shape)
         shifted = unpacked.float() - zeros[:, places]
         found[f"{case}/truth"] = shifted * scales[:, places]
-    return found | floats(stem)
+    return found | floats(stem) | eight_bits(stem)
+
+
+def eight_bits(stem: str) -> Tensors:
+    quantization = importlib.import_module("compressed_tensors.quantization")
+    compressors = importlib.import_module(stem)
+    weight = torch.randn(6, 96, generator=torch.Generator().manual_seed(0))
+    found: Tensors = {}
+    for case, compressor, options in (
+        (
+            "int8-groups",
+            compressors.IntQuantizationCompressor,
+            {"type": "int", "symmetric": False},
+        ),
+        (
+            "mxfp8",
+            compressors.MXFP8QuantizationCompressor,
+            {"type": "float", "scale_dtype": torch.uint8},
+        ),
+    ):
+        args = quantization.QuantizationArgs(
+            num_bits=8, strategy="group", group_size=32, **options
+        )
+        scheme = quantization.QuantizationScheme(targets=["Linear"], weights=args)
+        largest = weight.reshape(6, 3, 32).abs().amax(-1)
+        state = {"weight": weight.clone(), "weight_scale": largest / 100}
+        if case == "mxfp8":
+            state["weight_scale"] = 2.0 ** torch.floor(torch.log2(largest / 448))
+        else:
+            zero = integers(6, 3, low=-20, high=20, seed=0).to(torch.int8)
+            state["weight_zero_point"] = zero
+        packed = compressor.compress(state, scheme)
+        found |= {f"{case}/a.{name}": tensor for name, tensor in packed.items()}
+        found[f"{case}/truth"] = compressor.decompress(packed, scheme)["weight"].float()
+    return found
 
 
 def floats(stem: str) -> Tensors:

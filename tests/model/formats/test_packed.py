@@ -52,8 +52,7 @@ def test_a_file_is_decoded_as_the_tensors_in_memory(case, tmp_path):
     save_file(packed, path)
     assert torch.equal(matrix_of(path).tensor(), matrix_of(packed).tensor())
     # Parameters are those of the weight, not its bytes.
-    beside = packed["a.SCB"].numel() if "a.SCB" in packed else 0
-    assert describe(path).num_parameters == truth.numel() + beside
+    assert describe(path).num_parameters == truth.numel()
     assert describe(path).num_tensors == len(packed)
 
 

@@ -25,11 +25,13 @@ from torch import Tensor
 from spectrank.errors import CheckpointError
 from spectrank.model.formats.bits import look_up
 from spectrank.model.formats.packing import (
+    EXPONENTS,
     ByName,
     Config,
     Found,
     Packing,
     Refused,
+    powers_of_two,
     way_out,
 )
 from spectrank.model.slices import Slices
@@ -37,8 +39,6 @@ from spectrank.model.weights import Entry
 
 Load = Callable[[], Tensor]
 _E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
-# torch knows exponents as bytes or, from 2.7 on, as a dtype of their own.
-_EXPONENTS = frozenset({torch.uint8, getattr(torch, "float8_e8m0fnu", torch.uint8)})
 _GROUP = 32
 _NV_GROUP = 16
 
@@ -64,7 +64,7 @@ def experts_in_blocks(entry: Entry, by_name: ByName, config: Config) -> Found:
     shape = entry.shape or ()
     if len(shape) != 4 or shape[3] != _GROUP // 2 or scales.shape != shape[:3]:
         return Refused(way_out("blocks that are no stack of experts"), parts)
-    if scales.dtype not in _EXPONENTS:
+    if scales.dtype not in EXPONENTS:
         return Refused(way_out("scales of another type"), parts)
     experts, outputs, groups, _ = shape
     stored = (entry.load, scales.load, name)
@@ -85,13 +85,13 @@ def _load_experts(codes: Load, scales: Load, name: str) -> Tensor:
     found = raw.new_empty(sides, dtype=torch.bfloat16)
     for expert in range(experts):
         # One at a time bounds what is held beside the result.
-        found[expert] = _scaled(raw[expert].flatten(1), _factors(powers[expert]))
+        found[expert] = _scaled(raw[expert].flatten(1), powers_of_two(powers[expert]))
     return found.mT
 
 
 def _load_expert(codes: Load, scales: Load, name: str, expert: int) -> Tensor:
     raw, powers = _read_stack(codes, scales, name)
-    values = _scaled(raw[expert].flatten(1), _factors(powers[expert]))
+    values = _scaled(raw[expert].flatten(1), powers_of_two(powers[expert]))
     return values.to(torch.bfloat16).mT
 
 
@@ -129,7 +129,7 @@ def packed_floats(entry: Entry, by_name: ByName, config: Config) -> Found:
     groups = scale.shape or ()
     fine = scale.dtype == torch.float8_e4m3fn and overall is not None
     group = _NV_GROUP if fine else _GROUP
-    known = fine or (scale.dtype in _EXPONENTS and overall is None)
+    known = fine or (scale.dtype in EXPONENTS and overall is None)
     if not known or groups != (outputs, inputs // group) or inputs % group:
         return Refused(way_out("scales of no known type or shape"), parts)
     if overall is not None and math.prod(overall.shape or ()) != 1:
@@ -146,15 +146,9 @@ def packed_floats(entry: Entry, by_name: ByName, config: Config) -> Found:
 def _load_floats(codes: Load, scales: Load, overall: Load | None) -> Tensor:
     raw, scale = codes().detach(), scales().detach()
     if overall is None:
-        return _scaled(raw, _factors(scale)).to(torch.bfloat16)
+        return _scaled(raw, powers_of_two(scale)).to(torch.bfloat16)
     whole = overall().detach().to(torch.float32).reshape(())
     return _scaled(raw, scale.to(torch.float32) / whole)
-
-
-def _factors(powers: Tensor) -> Tensor:
-    """Exponents (out, groups) as powers of two; 255 stands for no number."""
-    table = torch.tensor([2.0 ** (power - 127) for power in range(255)] + [math.nan])
-    return table.to(powers.device)[powers.view(torch.uint8).to(torch.int32)]
 
 
 def _scaled(raw: Tensor, factors: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, final
@@ -15,6 +16,8 @@ Config = Mapping[str, Any]
 ByName = Mapping[str, Entry]
 REAL = frozenset({torch.float64, torch.float32, torch.float16, torch.bfloat16})
 """Dtypes of scales that are plain numbers."""
+EXPONENTS = frozenset({torch.uint8, getattr(torch, "float8_e8m0fnu", torch.uint8)})
+"""Dtypes of scales that are powers of two; torch 2.6 has bytes alone for them."""
 
 
 @final
@@ -72,3 +75,18 @@ def way_out(what: str) -> str:
         f"packed codes, not decoded: {what}; save the model dequantised by the "
         "library that packed it"
     )
+
+
+def powers_of_two(exponents: Tensor) -> Tensor:
+    """Scales 2^(e - 127) of exponents stored in bytes; 255 stands for no number.
+
+    Source (stated): OCP Microscaling Formats (MX) v1.0, section 5.4.1.
+
+    Args:
+        exponents: One of ``EXPONENTS``.
+
+    Returns:
+        float32, of the same shape.
+    """
+    table = torch.tensor([2.0 ** (power - 127) for power in range(255)] + [math.nan])
+    return table.to(exponents.device)[exponents.view(torch.uint8).to(torch.int32)]

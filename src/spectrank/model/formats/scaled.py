@@ -1,7 +1,8 @@
 """Codes in 8 bits with their scales beside them, decoded: fp8 and int8 checkpoints.
 
     N and N_scale_inv    DeepSeek: values times the scale of their block
-    N and N_scale        compressed-tensors: times one scale, or one a row
+    N and N_scale        compressed-tensors: times one scale, one a row, or one a group
+                         of inputs; MXFP8 where the scales are exponents
     S.qweight, S.scale   times one scale a row
     S.weight, S.SCB      LLM.int8 of bitsandbytes: times the largest of the row / 127
 
@@ -17,6 +18,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from spectrank.model.formats.packing import EXPONENTS, REAL, powers_of_two
 from spectrank.model.weights import Entry
 
 _CODES = frozenset(
@@ -39,7 +41,14 @@ def decode_scaled(
         As many entries, in order; what is not understood is left as it was.
     """
     by_name = {entry.name: entry for entry in entries}
-    return [_decoded(entry, by_name, block) for entry in entries]
+    decoded = [_decoded(entry, by_name, block) for entry in entries]
+    used: set[str] = set()
+    for before, after in zip(entries, decoded, strict=True):
+        scale = None if after is before else _scale_of(before, by_name)
+        if scale is not None:
+            used |= {scale.name, f"{before.name}_zero_point"}
+    # Scales are no parameters of the model.
+    return [replace(e, role="beside") if e.name in used else e for e in decoded]
 
 
 def _decoded(
@@ -86,8 +95,11 @@ def _scale_of(entry: Entry, by_name: Mapping[str, Entry]) -> Entry | None:
         names.append(entry.name.removesuffix("weight") + "SCB")
     found = (by_name[name] for name in names if name in by_name)
     scale = next(found, None)
-    fits = scale is not None and scale.dtype is not None
-    return scale if fits and scale is not None and _is_real(scale.dtype) else None
+    if scale is None:
+        return None
+    # Exponents scale floats alone: beside integers bytes are something else.
+    exponents = entry.dtype != torch.int8 and scale.dtype in EXPONENTS
+    return scale if scale.dtype in REAL or exponents else None
 
 
 def _by_rows(entry: Entry, by_name: Mapping[str, Entry]) -> bool:
@@ -96,11 +108,6 @@ def _by_rows(entry: Entry, by_name: Mapping[str, Entry]) -> bool:
     if form is None:
         return True
     return form.shape == () and form.refusal is None and int(form.load()) == 0
-
-
-def _is_real(dtype: torch.dtype | None) -> bool:
-    # Powers of two (e8m0) scale other packings.
-    return dtype in {torch.float64, torch.float32, torch.float16, torch.bfloat16}
 
 
 _Spread = Callable[[Tensor], Tensor]
@@ -117,12 +124,21 @@ def _spreading(
     same = len(scale) == len(shape)
     if same and all(a in {1, b} for a, b in zip(scale, shape, strict=True)):
         return _as_it_is
+    if len(shape) == 2 and _in_groups(scale, shape):
+        return partial(_blockwise, rows=1, columns=shape[1] // scale[1], shape=shape)
     # A block that is larger than the matrix is the matrix.
     given = block or (_BLOCK, _BLOCK)
     rows, columns = (max(1, min(pair)) for pair in zip(given, shape, strict=False))
     if len(shape) == 2 and scale == (-(-shape[0] // rows), -(-shape[1] // columns)):
         return partial(_blockwise, rows=rows, columns=columns, shape=shape)
     return None
+
+
+def _in_groups(scale: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    """One scale per row and group of inputs."""
+    if len(scale) != 2 or scale[0] != shape[0] or scale[1] == 0:
+        return False
+    return shape[1] % scale[1] == 0
 
 
 def _as_it_is(scale: Tensor) -> Tensor:
@@ -146,5 +162,11 @@ def _load(
     values = codes().detach().to(torch.float32)
     if zero is not None:
         values = values - spread(zero().detach().to(torch.float32))
-    factor = spread(scale().detach().to(torch.float32))
+    factor = spread(_numbers(scale().detach()))
     return values * (factor / steps) if steps != 1.0 else values * factor
+
+
+def _numbers(scale: Tensor) -> Tensor:
+    if scale.dtype in EXPONENTS:
+        return powers_of_two(scale)
+    return scale.to(torch.float32)
