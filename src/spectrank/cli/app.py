@@ -1,15 +1,17 @@
 """``spectrank``: entry point, exit codes and the way errors are told.
 
-Exit codes: 0 done, 1 a gate failed, 2 unusable input or options.
+Exit codes: 0 done, 1 a gate failed, 2 unusable input or options, 70 a defect of ours,
+130 interrupted.
 """
 
 from __future__ import annotations
 
 import io
 import sys
+import traceback
 import warnings
 from importlib.metadata import version
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -21,6 +23,12 @@ from spectrank.cli.scan import scan_command
 from spectrank.cli.trend import trend_command
 from spectrank.errors import SpectrankError, SpectrankWarning
 
+DEFECT = 70
+"""Exit code of an error that nobody foresaw: EX_SOFTWARE of sysexits.h.
+
+Python's own is 1, which would pass for the verdict of a gate.
+"""
+
 app = typer.Typer(
     name="spectrank",
     no_args_is_help=True,
@@ -29,7 +37,8 @@ app = typer.Typer(
     rich_markup_mode="rich",
     help=(
         "Measure the rank of the layers of a deep network, with an error on each "
-        "number."
+        "number. Exit codes of every command: 0 done, 1 a gate failed, 2 unusable "
+        "input or options, 70 a defect of spectrank, 130 interrupted."
     ),
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -102,11 +111,29 @@ def main() -> None:
     try:
         app()
     except SpectrankError as error:
-        typer.secho(f"error: {error}", fg="red", err=True)
-        sys.exit(2)
+        _fail(str(error), 2)
     except OSError as error:
-        typer.secho(f"error: output cannot be written: {error}", fg="red", err=True)
-        sys.exit(2)
+        # Most often of the standard output, which is written without a check first.
+        what = "the output" if error.filename is None else repr(error.filename)
+        _fail(
+            "files and folders must be there and have room and permissions, got "
+            f"{what} that cannot be used ({error.strerror or error}); free space, or "
+            "choose another path",
+            2,
+        )
+    except Exception as error:
+        traceback.print_exc()
+        _fail(
+            "a mistake in input or options is told with exit code 2, got an error that "
+            f"nobody foresaw ({type(error).__name__}): a defect of spectrank; report "
+            "the lines above and the output of `spectrank --version`",
+            DEFECT,
+        )
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    typer.secho(f"error: {message}", fg="red", err=True)
+    sys.exit(code)
 
 
 def _show_warning(

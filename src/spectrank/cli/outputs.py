@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from os.path import realpath
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -121,12 +122,13 @@ def check_targets(
         )
     if html is not None:
         _check_place(html)
-    targets = [path.resolve() for path in [*out, *([html] if html else [])]]
-    clash = source is not None and Path(source).resolve() in targets
+    # Path.resolve raises at a loop of links; this goes as far as there is a way.
+    targets = [realpath(path) for path in [*out, *([html] if html else [])]]
+    clash = source is not None and realpath(source) in targets
     if len(set(targets)) < len(targets) or clash:
         raise TableError(
             "each output is a file of its own and none is the source, got "
-            f"{', '.join(map(str, targets))}; choose other names"
+            f"{', '.join(targets)}; choose other names"
         )
 
 
