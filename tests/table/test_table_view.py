@@ -351,9 +351,13 @@ def test_names_stay_different_while_a_number_fits_beside_them():
         for side in ("encoder", "decoder")
         for kind in ("in", "out")
     ]
-    rows = [measurement(name, "stable_rank", 30.5, m=8, n=8) for name in names]
+    rows = [
+        measurement(name, metric, 30.5, m=8, n=8)
+        for name in names
+        for metric in METRICS
+    ]
     table = Table.from_rows(rows, columns={"m": pl.Int64, "n": pl.Int64})
-    for width in (56, 60, 80):
+    for width in (56, 60, 70):
         lines = [x for x in show(table, width).splitlines() if "30.50" in x]
         assert len({line.split()[0] for line in lines}) == 4, width
     assert max(map(cell_len, show(table, 56).splitlines())) <= 56
