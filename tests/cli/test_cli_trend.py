@@ -30,8 +30,11 @@ def shown(action, table, width):
     return capture.get().splitlines()
 
 
-def trend(table, console):
-    print_trend(table, "stable_rank", None, console)
+def trend_of(metric):
+    return lambda table, console: print_trend(table, metric, None, console)
+
+
+trend = trend_of("stable_rank")
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +42,32 @@ def run():
     return sr.scan_steps(
         {100 * i: state(1.0 + i) for i in range(20)}, metrics="stable_rank"
     )
+
+
+@pytest.mark.parametrize("width", [30, 40, 80])
+def test_numbers_are_whole_and_names_differ_before_there_is_a_course(width):
+    names = [f"encoder.layer.{i}.output.dense.weight" for i in range(4)]
+    table = sr.scan_steps(
+        {step: {name: torch.eye(6) * step for name in names} for step in range(1, 9)},
+        metrics="spectral_norm",
+    )
+    shown_lines = shown(trend_of("spectral_norm"), table, width)
+    lines = [line for line in shown_lines if "dense" in line]
+    assert max(map(cell_len, lines)) <= width
+    assert len({line.split()[0] for line in lines}) == 4
+    for line in lines:
+        assert line.split()[1] == "1"
+        assert line.split()[-1] == "8"
+    assert ("█" in lines[0]) == (width > 30)
+
+
+def test_a_matrix_without_a_number_says_why_and_steps_without_one_are_dots():
+    state = {"a": torch.eye(3), "bad": torch.full((2, 2), float("nan"))}
+    steps = {1: state, 2: {"bad": state["bad"]}, 3: state}
+    lines = shown(trend, sr.scan_steps(steps, metrics="stable_rank"), 60)
+    assert "█·█" in lines[2]
+    assert "···" in lines[3]
+    assert "bad: nonfinite, the matrix has NaN entries" in lines
 
 
 @pytest.mark.parametrize("width", [40, 80, 200])

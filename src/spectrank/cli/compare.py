@@ -14,7 +14,6 @@ from spectrank.cli.outputs import (
     matrix_names,
     parse_views,
     plain,
-    shorten,
     with_command,
     write_outputs,
 )
@@ -215,13 +214,15 @@ def _grid(
     from rich.table import Table as Grid
     from rich.text import Text
 
+    from spectrank.table import shortened
+
     grid = Grid(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     width = min(max([_LEAST_NAME, *(len(layer["name"]) for layer in layers)]), room - 2)
     grid.add_column("matrix", width=width)
     for title in columns:
         grid.add_column(Text(title), justify="right", no_wrap=True)
     for layer, *cells in zip(layers, *columns.values(), strict=True):
-        grid.add_row(Text(shorten(layer["name"], width)), *cells)
+        grid.add_row(Text(shortened(layer["name"], width)), *cells)
     return grid
 
 
@@ -229,9 +230,11 @@ def _lines(layers: list[dict[str, Any]], label: str, width: int) -> RenderableTy
     from rich.console import Group
     from rich.text import Text
 
+    from spectrank.table import shortened
+
     lines = []
     for layer in layers:
-        lines.append(Text(shorten(layer["name"], max(width, 16)), style="bold"))
+        lines.append(Text(shortened(layer["name"], max(width, 16)), style="bold"))
         lines.append(Text(f"  {layer['shape']}, moved {layer['change']}"))
         if ranks := _ranks(layer):
             gap = " " if len(label) + len(ranks) + 3 <= width else "\n    "

@@ -12,7 +12,6 @@ from spectrank.cli.outputs import (
     counting,
     parse_views,
     plain,
-    shorten,
     with_command,
     write_outputs,
 )
@@ -145,6 +144,8 @@ def _grid(layers: list[dict[str, Any]]) -> RenderableType:
     from rich.table import Table as Grid
     from rich.text import Text
 
+    from spectrank.table import shortened
+
     grid = Grid(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     widest = max(len(layer["name"]) for layer in layers)
     grid.add_column("layer", width=min(widest, 32))
@@ -154,7 +155,7 @@ def _grid(layers: list[dict[str, Any]]) -> RenderableType:
     grid.add_column("beyond its stable rank", ratio=1)
     for layer in layers:
         grid.add_row(
-            Text(shorten(layer["name"], min(widest, 32))),
+            Text(shortened(layer["name"], min(widest, 32))),
             layer["shape"],
             layer["stable_rank"],
             layer["fresh"],
@@ -168,8 +169,10 @@ def _print_block(layer: dict[str, Any], console: Console) -> None:
     from rich.padding import Padding
     from rich.text import Text
 
+    from spectrank.table import shortened
+
     room = console.width - len(layer["shape"]) - 2
-    name = shorten(layer["name"], max(room, 8))
+    name = shortened(layer["name"], max(room, 8))
     console.print(Text.assemble((name, "bold"), f"  {layer['shape']}"))
     ranks = f"stable rank {layer['stable_rank']}"
     if layer["fresh"]:

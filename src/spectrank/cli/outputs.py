@@ -252,19 +252,6 @@ def matrix_names(keys: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
     }
 
 
-def shorten(name: str, width: int) -> str:
-    """Cut a name from the left, where it says least.
-
-    Args:
-        name: Of a matrix.
-        width: Columns.
-
-    Returns:
-        At most ``width`` characters.
-    """
-    return name if len(name) <= width else "…" + name[1 - width :]
-
-
 def plain(text: str) -> str:
     """Text of a file, such that it cannot steer a terminal.
 

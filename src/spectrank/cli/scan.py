@@ -14,7 +14,6 @@ from spectrank.cli.outputs import (
     interruptible,
     parse_views,
     plain,
-    shorten,
     with_command,
     write_outputs,
 )
@@ -199,9 +198,11 @@ class _ProgressBar:
         self._last = p
         task = self._bar.tasks[0]
         rate = p.entries_done / task.elapsed if task.elapsed else 0.0
+        from spectrank.table import shortened
+
         self._bar.update(
             self._task,
-            description=shorten(plain(p.name or "done"), 36),
+            description=shortened(plain(p.name or "done"), 36),
             total=p.num_entries,
             completed=p.entries_done,
             count=f"{p.num_done}/{p.num_matrices}",

@@ -4,6 +4,7 @@ Lengths are terminal cells (a CJK character takes two), never code points.
 """
 
 import math
+import re
 from collections.abc import Sequence
 
 from rich.cells import cell_len
@@ -100,7 +101,8 @@ def shortened(name: str, width: int) -> str:
     """
     if cell_len(name) <= width:
         return name
-    parts = name.split(".")
+    # The dots of a view in brackets, ``in_proj_weight[qkv.q]``, join no parts.
+    parts = re.split(r"\.(?![^\[]*\])", name)
     kept = {len(parts) - 1} | {i for i, part in enumerate(parts) if part.isdigit()}
     if cell_len(_with_gaps(parts, kept)) > width:
         return _cut(name, width)
