@@ -5,8 +5,9 @@ import re
 
 import pytest
 
-from spectrank.errors import ArgumentTypeError, TableError
+from spectrank.errors import ArgumentTypeError, DomainError, TableError
 from spectrank.report import render_html, write_html
+from spectrank.table import Table
 
 TIMES = "\N{MULTIPLICATION SIGN}"
 EVIL = "</script><img src=x onerror=alert(1)>"
@@ -199,4 +200,28 @@ def test_four_hundred_matrices_with_spectra_stay_under_ten_megabytes_of_data(
 def test_what_is_no_table_is_refused(tmp_path):
     with pytest.raises(ArgumentTypeError, match="a page shows a Table, got dict"):
         write_html({"value": 1.0}, tmp_path / "page.html")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("wrong", [3, None, b"r.html"])
+def test_what_is_no_path_takes_no_page(wrong, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        ArgumentTypeError, match=r"a page is a path, got .*report\.html"
+    ):
+        write_html(Table.from_rows([]), wrong)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_page_needs_a_name_and_its_title_is_text(tmp_path):
+    empty = Table.from_rows([])
+    with pytest.raises(DomainError, match="without null bytes"):
+        write_html(empty, "a\0.html")
+    for nameless in ("", "/"):
+        with pytest.raises(TableError, match=r"writable folder, .*another path"):
+            write_html(empty, nameless)
+    with pytest.raises(
+        ArgumentTypeError, match="title of a page is text, got 3; leave"
+    ):
+        write_html(empty, tmp_path / "r.html", title=3)
     assert list(tmp_path.iterdir()) == []

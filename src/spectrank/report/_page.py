@@ -22,7 +22,7 @@ from spectrank.report._laws import laws
 from spectrank.report._overview import default_title, overview
 from spectrank.report._payload import payload
 from spectrank.report._wiring import wiring, without_unknowns
-from spectrank.table import Table, write_whole
+from spectrank.table import Table, as_path, write_whole
 
 _SCAN_SCRIPTS = (
     *("sorting.js", "report.js", "slices.js", "charts.js", "depth.js", "fits.js"),
@@ -149,12 +149,17 @@ def render_html(table: Table, *, title: str | None = None) -> str:
         An HTML document.
 
     Raises:
-        ArgumentTypeError: It is no Table.
+        ArgumentTypeError: It is no Table, or the title no text.
     """
     if not isinstance(table, Table):
         raise ArgumentTypeError(
             f"a page shows a Table, got {type(table).__name__}; make one first, "
             "e.g. spectrank.scan(model)"
+        )
+    if title is not None and not isinstance(title, str):
+        raise ArgumentTypeError(
+            f"the title of a page is text, got {title!r:.80}; leave it out for the "
+            "name of the model"
         )
     page = _claims_page if has_claims(table.frame) else _scan_page
     return page(table, title)
@@ -174,17 +179,19 @@ def write_html(table: Table, path: str | Path, *, title: str | None = None) -> P
         The path written.
 
     Raises:
-        ArgumentTypeError: It is no Table.
+        ArgumentTypeError: It is no Table, or no path.
         TableError: The file cannot be written.
     """  # noqa: DOC502 - raised by render_html
-    target = Path(path)
+    target = as_path(path, name="the file of a page", example="report.html")
     # A path in the input may hold bytes that are no UTF-8.
     content = render_html(table, title=title).encode("utf-8", "replace")
     try:
         write_whole({target: content})
-    except OSError as error:
+    # The empty path and the root have no name to write under: a ValueError.
+    except (OSError, ValueError) as error:
         raise TableError(
             f"a page is written into an existing, writable folder, got {target} "
-            f"({error.strerror or error}); create the folder or choose another path"
+            f"({getattr(error, 'strerror', None) or error}); create the folder or "
+            "choose another path"
         ) from error
     return target

@@ -5,6 +5,7 @@ and the route that produced it; ``Table`` writes, reads and shows such rows.
 """
 
 from spectrank.table._files import check_target as check_target
+from spectrank.table._path import as_path as as_path
 from spectrank.table._schema import SCHEMA_VERSION as SCHEMA_VERSION
 from spectrank.table._table import Table as Table
 from spectrank.table._text import name_width as name_width

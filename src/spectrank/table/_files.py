@@ -17,6 +17,7 @@ import polars as pl
 from spectrank.errors import TableError
 from spectrank.table._csv import csv_bytes, read_csv
 from spectrank.table._json import Content, json_bytes, read_json
+from spectrank.table._path import as_path
 from spectrank.table._provenance import check_version
 from spectrank.table._schema import SCHEMA_VERSION
 from spectrank.table._whole import write_whole
@@ -29,7 +30,7 @@ _SEAL_SIZE = len(_SEAL) + hashlib.sha256().digest_size
 
 
 def write_file(
-    frame: pl.DataFrame, provenance: Mapping[str, Any], path: Path
+    frame: pl.DataFrame, provenance: Mapping[str, Any], path: str | Path
 ) -> list[Path]:
     """Write a frame and its provenance in the format that the suffix names.
 
@@ -42,8 +43,10 @@ def write_file(
         The files written, ``path`` first.
 
     Raises:
+        ArgumentTypeError: It is no path.
         TableError: The suffix is unknown or a file cannot be written.
-    """
+    """  # noqa: DOC502
+    path = _as_path(path)
     files = _contents(frame, provenance, path)
     try:
         write_whole(files)
@@ -62,9 +65,10 @@ def check_target(path: str | Path) -> None:
         path: Where a table is to be written.
 
     Raises:
+        ArgumentTypeError: It is no path.
         TableError: The suffix is unknown or the folder does not exist.
-    """
-    path = Path(path)
+    """  # noqa: DOC502
+    path = _as_path(path)
     _format(path)
     if not path.parent.is_dir():
         raise TableError(
@@ -73,7 +77,7 @@ def check_target(path: str | Path) -> None:
         )
 
 
-def read_file(path: Path) -> Content:
+def read_file(path: str | Path) -> Content:
     """Read the frame and provenance of a file that ``write_file`` wrote.
 
     Args:
@@ -83,8 +87,10 @@ def read_file(path: Path) -> Content:
         Frame and provenance, whose agreement with the schema is not yet checked.
 
     Raises:
+        ArgumentTypeError: It is no path.
         TableError: The file is absent, damaged, foreign or of another version.
-    """
+    """  # noqa: DOC502
+    path = _as_path(path)
     read = {".parquet": _read_parquet, ".json": read_json, ".csv": read_csv}
     try:
         return read[_format(path)](path)
@@ -93,6 +99,10 @@ def read_file(path: Path) -> Content:
             f"a table is read from a file, got {path} ({error.strerror or error}); "
             "check the path"
         ) from error
+
+
+def _as_path(path: str | Path) -> Path:
+    return as_path(path, name="the file of a table", example="scan.parquet")
 
 
 def _contents(

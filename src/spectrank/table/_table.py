@@ -240,10 +240,11 @@ class Table:
             The files written, the named one first.
 
         Raises:
+            ArgumentTypeError: It is no path.
             TableError: The suffix is none of the three, or the file cannot be
                 written.
         """  # noqa: DOC502
-        return write_file(self.frame, self.provenance, Path(path))
+        return write_file(self.frame, self.provenance, path)
 
     @classmethod
     def read(cls, path: str | Path) -> "Table":
@@ -258,10 +259,11 @@ class Table:
             included.
 
         Raises:
+            ArgumentTypeError: It is no path.
             TableError: The file is absent, damaged, not written by spectrank, or of
                 another schema version.
-        """
-        frame, provenance = read_file(Path(path))
+        """  # noqa: DOC502
+        frame, provenance = read_file(path)
         try:
             return cls(frame, provenance)
         except TableError as error:
