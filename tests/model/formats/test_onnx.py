@@ -321,6 +321,17 @@ def test_a_module_exported_by_torch_has_its_own_gates(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
+def test_a_name_that_is_no_text_is_a_clear_error(tmp_path):
+    w = np.ones((5, 3), dtype=np.float32)
+    node = helper.make_node("MatMul", ["x", "w"], ["y"])
+    model = model_of([node], {"weight_of_it": w}, {"x": (2, 5)}, ["y"])
+    content = model.SerializeToString().replace(b"weight_of_it", b"weight_of_\xf1t")
+    path = tmp_path / "m.onnx"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match="must be a model"):
+        iter_weights(path)
+
+
 def test_an_empty_file_says_so(tmp_path):
     path = tmp_path / "m.onnx"
     path.write_bytes(b"")

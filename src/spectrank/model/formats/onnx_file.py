@@ -7,7 +7,7 @@ external data are read a tensor at a time.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -82,12 +82,14 @@ class ONNXFile:
             )
         try:
             model = self._onnx.load(self.path, load_external_data=False)
+            handle = _Handle(self._onnx, model, self.path.parent)
+            _check_names(handle.tensors)
         except Exception as error:
             raise CheckpointError(
                 f"an .onnx file must be a model, {self.path} is not "
                 f"({first_line(error)}); {content_hint(self.path)}"
             ) from error
-        return _Handle(self._onnx, model, self.path.parent)
+        return handle
 
     def entries(self) -> list[Entry]:
         """Every initialiser and constant with at least one value.
@@ -205,6 +207,12 @@ class ONNXFile:
         return str(self._onnx.TensorProto.DataType.Name(tensor.data_type))
 
 
+def _check_names(names: Iterable[Any]) -> None:
+    # protobuf gives names that are no UTF-8 as bytes.
+    if not all(isinstance(name, str) for name in names):
+        raise ValueError("the name of a tensor is no text")
+
+
 def _spread(factor: Tensor, values: Tensor, codes: Codes) -> Tensor:
     """Scales or zero points in a shape that broadcasts over the values."""
     if factor.numel() == 1:
@@ -232,7 +240,9 @@ class _Handle:
             entry.value
             for tensor in self.tensors.values()
             for entry in tensor.external_data
-            if entry.key == "location" and is_inside(self._folder, entry.value)
+            if entry.key == "location"
+            and isinstance(entry.value, str)
+            and is_inside(self._folder, entry.value)
         }
         files = (self._folder / name for name in sorted(named))
         return tuple(file for file in files if file.is_file())
