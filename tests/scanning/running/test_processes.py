@@ -102,6 +102,27 @@ class Fatal(Reading):
         return replace(weight, load=load)
 
 
+class Listening(Reading):
+    """A source that writes down which signals its process lets through."""
+
+    def weights(self):
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+        Path(self.options["note"]).write_text(str(signal.SIGINT in blocked))
+        return list(iter_weights(self.path))
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="has no masks")
+def test_a_worker_is_deaf_to_ctrl_c_from_its_first_instruction(tmp_path):
+    path, note = tmp_path / "m.safetensors", tmp_path / "note"
+    save_file({"w": torch.randn(150, 140)}, path)
+    jobs = plan_jobs(list(iter_weights(path)), SETTINGS)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    forked(jobs, workers=1, reading=Listening(str(path), {"note": str(note)}))
+    # As it was started, before it could say so of itself; we still hear it.
+    assert note.read_text() == "True"
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
+
+
 @pytest.fixture
 def deadly(tmp_path):
     generator = torch.Generator().manual_seed(4)
