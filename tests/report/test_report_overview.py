@@ -26,6 +26,17 @@ def test_one_reason_of_many_matrices_is_said_once(num, matrix, table, read_page)
     assert (f"{num} matrices h.0.w" in words) == (num > 3)
 
 
+def test_what_to_beware_of_stands_with_what_to_trust_and_is_no_trouble(
+    matrix, table, read_page
+):
+    doubtful = {"metric": "alpha", "reason": "an exponential tail fits as well"}
+    rows = [row | doubtful for k in range(5) for row in matrix(f"h.{k}.w", [1.0])[:1]]
+    _, words = read_page(render_html(table([*rows, *matrix("plain", [2.0])])))
+    assert "Needs attention" not in words
+    assert words.count("an exponential tail fits as well") == 1
+    assert "To beware of an exponential tail fits as well · alpha 5 matrices" in words
+
+
 def test_long_lists_of_metrics_are_counted_and_one_more_is_named(matrix, table):
     bad = {"kind": "measurement", "status": "skipped", "reason": "no", "subject": "w"}
     for num, text in (

@@ -67,16 +67,17 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join([*shown, *([f"{more} more metrics"] if more > 1 else [])])
 
 
-def _troubles(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Rows that are not ok, grouped by status and reason, with their matrices."""
+def _grouped(rows: Sequence[Row], *, ok: bool) -> list[dict[str, Any]]:
+    """Matrices of one reason: not ok, or else ok with something to beware of."""
     groups: dict[tuple[Any, ...], dict[tuple[Any, Any], None]] = {}
     columns: dict[tuple[Any, ...], dict[str, None]] = {}
     still = identical(rows)
     for row in rows:
         if row.get("run") in _MOVEMENTS and (row["subject"], row.get("view")) in still:
             continue
-        if (status := effective_status(row)) != "ok":
-            key = (status, row.get("reason"))
+        status, reason = effective_status(row), row.get("reason")
+        if reason if ok and status == "ok" else not ok and status != "ok":
+            key = (status, reason)
             groups.setdefault(key, {})[row["subject"], row.get("view")] = None
             columns.setdefault(key, {})[column_label(row)] = None
     return [
@@ -205,7 +206,8 @@ def overview(
         "figures": headline(rows, frame, provenance, num_skipped),
         "skips": skips,
         "num_skipped": num_skipped,
-        "troubles": _troubles(rows),
+        "troubles": _grouped(rows, ok=False),
+        "cautions": _grouped(measured, ok=True),
         "statuses": Counter(map(effective_status, measured)).most_common(),
         "errors": _errors(measured),
         "lowest": _lowest(shown),

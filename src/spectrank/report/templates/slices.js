@@ -35,8 +35,9 @@ const things = () => COURSES.map((members) => members.find((i) => VIEW.place.has
 // Groups in the order of the model; the rarest beyond the palette share the grey.
 function groups(key) {
   const counts = new Map();
+  const unnamed = MATRICES.some((matrix) => matrix[key]) ? "not known" : "all matrices";
   for (const members of COURSES) {
-    const name = MATRICES[members[0]][key] ?? "not known";
+    const name = MATRICES[members[0]][key] ?? unnamed;
     counts.set(name, (counts.get(name) ?? 0) + 1);
   }
   let names = [...counts.keys()];
@@ -46,7 +47,7 @@ function groups(key) {
     names = names.filter((name) => common.includes(name));
   }
   const of = MATRICES.map((matrix) => {
-    const at = names.indexOf(matrix[key] ?? "not known");
+    const at = names.indexOf(matrix[key] ?? unnamed);
     return at < 0 ? names.length : at;
   });
   const others = counts.size > names.length;
