@@ -206,6 +206,7 @@ def test_the_operator_of_a_parametrised_kernel_is_that_of_its_value() -> None:
     [
         ("conv-operator:ax3", "size of conv-operator .* got 'ax3'; e.g. size=32x32"),
         ("conv-operator:8:stride=two", "stride .* got 'two'"),
+        ("conv-operator:0x8:padding=0", "numbers of at least 1 .* got '0x8'"),
         ("conv-operator:8:padding=reflect", "between, or circular, got 'reflect'"),
         ("conv-operator:8:padding=1-", "padding .* got '1-'"),
         ("conv-operator:8:dilation=-1", "dilation .* got '-1'"),

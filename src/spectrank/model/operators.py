@@ -203,11 +203,14 @@ def check_operator(options: Options) -> None:
     """
     for name, text in options.items():
         pairs = name in {"padding", "around"} and _PAIRS.fullmatch(text)
-        if pairs or _AXES.fullmatch(text) or (name, text) == ("padding", "circular"):
+        counts = "0" not in text.split("x") or "padding" in name
+        plain = counts and _AXES.fullmatch(text)
+        if pairs or plain or (name, text) == ("padding", "circular"):
             continue
         also = ", or circular" if name == "padding" else ""
+        least = "" if "padding" in name else " of at least 1"
         raise DomainError(
-            f"{name} of {VIEW} is written as numbers with x between{also}, got "
+            f"{name} of {VIEW} is written as numbers{least} with x between{also}, got "
             f"{text!r}; e.g. {name}={_EXAMPLES.get(name, '1x1')}"
         )
 

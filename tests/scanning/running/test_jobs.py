@@ -137,3 +137,44 @@ def test_views_of_one_tensor_and_grouped_kernels_keep_their_order_in_every_route
     assert len(set(keys)) == len(keys) > 10
     named = sr.scan(net, metrics="stable_rank", device="cpu")
     assert named.frame.equals(table.frame)
+
+
+ALLOCATOR = (
+    "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate "
+    "memory: you tried to allocate 80000000000 bytes.\nException raised from ..."
+)
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError(ALLOCATOR), MemoryError(), torch.OutOfMemoryError("CUDA")]
+)
+def test_a_matrix_that_memory_is_too_small_for_costs_no_other(
+    monkeypatch, tmp_path, error
+):
+    real = jobs.operand_rows
+
+    def measured(weight, *rest):
+        if weight.name == "huge":
+            raise error
+        return real(weight, *rest)
+
+    monkeypatch.setattr(jobs, "operand_rows", measured)
+    both = {"huge": torch.ones(200, 190), "fc": torch.eye(180)}
+    with pytest.warns(sr.errors.SpectrankWarning, match="first huge"):
+        table = sr.scan(both, metrics="stable_rank", resume=tmp_path)
+    (row,) = table.where(subject="huge")
+    assert row["kind"] == "skip"
+    assert "memory ran out" in row["reason"]
+    assert "Exception raised" not in row["reason"]
+    assert table.value("fc", "stable_rank") == pytest.approx(180.0)
+    # Another time there may be more of it.
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_what_else_fails_is_not_taken_for_memory(monkeypatch):
+    def measured(*_):
+        raise RuntimeError("planted")
+
+    monkeypatch.setattr(jobs, "operand_rows", measured)
+    with pytest.raises(RuntimeError, match="planted"):
+        sr.scan({"w": torch.ones(200, 190)})

@@ -4,6 +4,7 @@ Most workers here are forked: a spawned one imports torch for seconds. One test 
 """
 
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import spectrank as sr
-from spectrank.errors import CheckpointError, SpectrankWarning
+from spectrank.errors import SpectrankWarning
 from spectrank.model import iter_weights
 from spectrank.scanning.measure import Settings
 from spectrank.scanning.running.child import Reading
@@ -174,18 +175,31 @@ def test_workers_that_cannot_start_are_an_error(deadly):
         forked(jobs, reading=Stillborn("x", {}))
 
 
-def test_a_file_that_workers_cannot_open_is_told_in_their_own_words(deadly, tmp_path):
-    _, jobs = deadly
-    with pytest.raises(CheckpointError, match=r"gone\.safetensors"):
-        forked(jobs, reading=Reading(str(tmp_path / "gone.safetensors"), {}))
-
-
-def test_a_file_that_changed_on_the_way_is_an_error(deadly, tmp_path):
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (None, r"could not be read: .*other\.safetensors"),
+        ({"deadly": (150, 140), "x": (3, 3)}, "must not change while it is read"),
+    ],
+)
+def test_a_file_that_changed_on_the_way_is_rows_that_say_so(
+    deadly, tmp_path, content, reason
+):
+    # As in one process: what is still there is measured, or all of it is told.
     _, jobs = deadly
     other = tmp_path / "other.safetensors"
-    save_file({"first": torch.ones(3, 3), "second": torch.ones(3, 3)}, other)
-    with pytest.raises(CheckpointError, match="must not change while it is read"):
-        forked(jobs, reading=Reading(str(other), {}))
+    if content is not None:
+        save_file({name: torch.ones(shape) for name, shape in content.items()}, other)
+    found = forked(jobs, reading=Reading(str(other), {}))
+    rows = {job.weights[0].name: outcome.rows[0] for job, outcome in found.items()}
+    assert set(rows) == {"first", "deadly", "last"}
+    for name, measured in rows.items():
+        if content is not None and name == "deadly":
+            assert len(measured) > 1
+            continue
+        (row,) = measured
+        assert (row["kind"], row["m"]) == ("skip", 150)
+        assert re.search(reason, row["reason"])
 
 
 class Broken(Reading):

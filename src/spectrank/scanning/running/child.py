@@ -75,7 +75,7 @@ def serve(
     with contextlib.suppress(EOFError, OSError):
         try:
             store = None if folder is None else Store(folder, settings)
-            weights = None if reading is None else reading.weights()
+            weights = None if reading is None else _weights(reading)
         except Exception as error:
             connection.send(Failure(portable(error)))
             return
@@ -88,16 +88,19 @@ def serve(
 def answer(
     job: Job,
     values: Values | None,
-    weights: list[WeightMatrix | Skip] | None,
+    weights: list[WeightMatrix | Skip] | CheckpointError | None,
     settings: Settings,
     store: Store | None,
 ) -> Outcome | Failure:
     """Run a job, whatever becomes of it.
 
+    A source that changed since the parent opened it has rows that say so, as in one
+    process.
+
     Args:
         job: What to measure.
         values: Its matrices; None to read them here.
-        weights: Tensors of the source, where they are read here.
+        weights: Tensors of the source, where they are read here; or why they cannot.
         settings: How to measure.
         store: Of finished matrices.
 
@@ -106,10 +109,28 @@ def answer(
     """
     try:
         if values is None:
-            values = read(Job(job.positions, _found(job, weights or [])))
+            values = _read_here(job, weights or [])
         return run(job, values, settings, store=store)
     except Exception as error:
         return Failure(portable(error))
+
+
+def _weights(reading: Reading) -> list[WeightMatrix | Skip] | CheckpointError:
+    try:
+        return reading.weights()
+    except CheckpointError as error:
+        return error
+
+
+def _read_here(
+    job: Job, weights: list[WeightMatrix | Skip] | CheckpointError
+) -> Values:
+    try:
+        if isinstance(weights, CheckpointError):
+            raise weights
+        return read(Job(job.positions, _found(job, weights)))
+    except CheckpointError as error:
+        return [error for _ in job.weights]
 
 
 def _found(job: Job, weights: list[WeightMatrix | Skip]) -> tuple[WeightMatrix, ...]:

@@ -20,7 +20,7 @@ from spectrank.scanning.measure import (
     operand_rows,
     spectrum_rows,
 )
-from spectrank.scanning.rows import unread_row
+from spectrank.scanning.rows import lost_row, unread_row
 from spectrank.scanning.running.store import Store
 
 # Below this order and size one call of LAPACK costs less than what is around it.
@@ -171,7 +171,11 @@ def run(
         if part is None:
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
-                measured = _measure(weights, values, settings, device)
+                try:
+                    measured = _measure(weights, values, settings, device)
+                except (MemoryError, RuntimeError) as error:
+                    # The other matrices need less; next time there may be more.
+                    store, measured = None, _out_of_memory(weights, error)
             told = tuple(dict.fromkeys(str(w.message) for w in caught))
             if store and key:
                 store.put(key, measured, told)
@@ -185,6 +189,16 @@ def run(
         for weight, operand in zip(job.weights, operands, strict=True)
     )
     return Outcome(rows, told)
+
+
+def _out_of_memory(weights: Sequence[WeightMatrix], error: Exception) -> list[Rows]:
+    """Rows of matrices that memory was too small for; any other error is one."""
+    kinds = (MemoryError, torch.OutOfMemoryError)
+    if not isinstance(error, kinds) and "allocate" not in str(error):
+        raise error
+    first = next(iter(str(error).splitlines()), type(error).__name__)
+    reason = f"could not be measured: memory ran out ({first}); give it more"
+    return [[lost_row(weight, reason)] for weight in weights]
 
 
 def _measure(
