@@ -160,3 +160,17 @@ def test_a_metric_of_a_comparison_is_that_of_what_came_after():
     assert Gate.parse("stable_rank>1.8").failures(table) == []
     (line,) = Gate.parse("stable_rank.before>3.9").failures(table)
     assert line.startswith("w: stable_rank.before = 4")
+
+
+def test_a_gate_on_twins_says_what_too_few_of_them_can_tell(table):
+    with pytest.raises(UnknownNameError, match="scan with null='permuted'"):
+        Gate.parse("null_p>0.05").failures(table)
+    with pytest.raises(UnknownNameError, match="scan with compat='weightwatcher'"):
+        Gate.parse("alpha[weightwatcher]<2").failures(table)
+    W = {"w": torch.randn(20, 15, generator=torch.Generator().manual_seed(0))}
+    W["w"][0] += 5.0
+    few = sr.scan(W, metrics="stable_rank", null="permuted")
+    (line,) = Gate.parse("null_p>0.05").failures(few)
+    assert line == "w: null_p[permuted] = 0.5 (with 1 of them it is at least 0.5)"
+    enough = sr.scan(W, metrics="stable_rank", null="permuted", num_null=24)
+    assert Gate.parse("null_p>0.05").failures(enough) == []

@@ -10,6 +10,7 @@ import torch
 from weightwatcher_layers import synthetic_layers
 
 import spectrank as sr
+from spectrank.errors import TableError
 from spectrank.linalg import spectrum
 from spectrank.scanning.weightwatcher import (
     COLUMNS,
@@ -176,3 +177,9 @@ def test_a_norm_to_the_power_of_alpha_is_summed_by_its_logarithm(scale):
         )
     )
     assert rows["log_alpha_norm"]["value"] == pytest.approx(float(truth), rel=1e-9)
+
+
+def test_a_scan_without_its_columns_has_no_frame_of_them():
+    table = sr.scan({"w": torch.eye(3)}, metrics="stable_rank")
+    with pytest.raises(TableError, match="has none; scan with compat="):
+        weightwatcher_frame(table)

@@ -167,12 +167,24 @@ class Gate:
             among += f"[{self.view}]" if self.view else ""
             raise UnknownNameError(
                 f"the gate {self.text!r} needs rows of {looked}{among}, the table has "
-                "none; add it to the metrics, or mend the pattern"
+                f"none; {self._way_out()}, or mend the pattern"
             )
         # Of the whole table: one part of a tensor is not the tensor.
         matrices = table.frame.select("subject", "view").drop_nulls().unique()
         several = {x for x, num in Counter(matrices["subject"]).items() if num > 1}
-        return [line for row in rows if (line := self._failure(row, several))]
+        lines = [line for row in rows if (line := self._failure(row, several))]
+        num_null = table.provenance.get("settings", {}).get("num_null")
+        if self.metric == "null_p" and num_null and self.bound < 1 / (1 + num_null):
+            least = f"with {num_null} of them it is at least {1 / (1 + num_null):.3g}"
+            lines = [f"{line} ({least})" for line in lines]
+        return lines
+
+    def _way_out(self) -> str:
+        if self.metric in NULL_METRICS:
+            return "scan with null='permuted', and several draws for most of them"
+        if self.variant == WEIGHTWATCHER:
+            return f"scan with compat={WEIGHTWATCHER!r}"
+        return "add it to the metrics"
 
     def _chooses(self, row: dict[str, Any]) -> bool:
         view = row["view"]

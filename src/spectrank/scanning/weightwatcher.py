@@ -17,6 +17,7 @@ import numpy as np
 import polars as pl
 from torch import Tensor
 
+from spectrank.errors import TableError
 from spectrank.linalg import Need, Spectrum
 from spectrank.linalg.power_law import PowerLawFit, fit_power_law
 from spectrank.table import Table
@@ -117,8 +118,16 @@ def weightwatcher_frame(table: Table) -> pl.DataFrame:
         Frame with ``layer_id`` (from 0), ``name``, ``layer_type``, the columns of
         `COLUMNS`, ``status`` (``success`` or ``failed``) and ``warning``
         (``over-trained`` for alpha below 2, ``under-trained`` above 6, else empty).
+
+    Raises:
+        TableError: If the scan was without it.
     """
     rows = table.where(kind="measurement", variant=VARIANT).frame
+    if rows.is_empty():
+        raise TableError(
+            "the columns of WeightWatcher are rows of variant 'weightwatcher', the "
+            "table has none; scan with compat='weightwatcher'"
+        )
     keys = ["subject", "view", "layer_type"]
     wide = rows.select(*keys, "metric", "value").pivot(
         "metric", index=keys, values="value", maintain_order=True
