@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -97,3 +98,27 @@ def test_endless_names_are_an_error() -> None:
 
 def test_a_long_history_of_numbers_is_harmless() -> None:
     assert names({"losses": [0.1] * 300_000, "net": {"a": W}}) == ["a"]
+
+
+def test_arrays_of_numpy_are_tensors_without_a_copy_where_that_can_be():
+    plain = np.arange(6.0).reshape(2, 3)
+    frozen = plain.copy()
+    frozen.flags.writeable = False
+    arrays = {
+        "plain": plain,
+        "swapped": plain.astype(">f4"),
+        "turned": plain.T,
+        "frozen": frozen,
+        "half": plain.astype(np.float16),
+        "wide": plain.astype(np.longdouble),
+    }
+    found = {item.name: item.tensor for item in flatten_checkpoint(arrays)}
+    assert found.keys() == arrays.keys()
+    for name, x in arrays.items():
+        assert np.array_equal(found[name].numpy(), x.astype(found[name].numpy().dtype))
+    assert found["plain"].data_ptr() == plain.ctypes.data
+    assert found["half"].dtype == torch.float16
+    assert flatten_checkpoint({"words": np.array(["a"]), "n": np.float64(1.0)}) == []
+    assert [item.name for item in flatten_checkpoint(plain)] == ["tensor"]
+    mixed = {"w": plain, "model": {"a": torch.ones(2, 2)}}
+    assert [item.name for item in flatten_checkpoint(mixed)] == ["w", "model.a"]

@@ -11,6 +11,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from spectrank.errors import CheckpointError
@@ -47,7 +49,8 @@ def flatten_checkpoint(loaded: object) -> list[Named]:
     """Every tensor in nested mappings and sequences, in order.
 
     Args:
-        loaded: A tensor, mapping or sequence; everything else holds no tensor.
+        loaded: A tensor, mapping or sequence, arrays of NumPy among them; everything
+            else holds no tensor.
 
     Returns:
         Tensors with unique names.
@@ -55,7 +58,7 @@ def flatten_checkpoint(loaded: object) -> list[Named]:
     Raises:
         CheckpointError: Two tensors get one name, or the nesting has no end.
     """
-    found = list(_top(loaded))
+    found = list(_top(_tensor_of(loaded)))
     seen: set[str] = set()
     for item in found:
         if item.name in seen:
@@ -100,7 +103,7 @@ def _container(loaded: object, walk: _Walk) -> str | None:
     """
     if not isinstance(loaded, Mapping):
         return None
-    if any(isinstance(value, Tensor) for value in loaded.values()):
+    if any(isinstance(value, Tensor) for _, value in _items(loaded)):
         return None
     holders = [
         key
@@ -142,7 +145,21 @@ class _Walk:
 def _items(value: Any) -> Iterator[tuple[str, object]]:
     if isinstance(value, Mapping):
         for key, item in value.items():
-            yield str(key), item
+            yield str(key), _tensor_of(item)
     elif isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray):
         for index, item in enumerate(value):
-            yield str(index), item
+            yield str(index), _tensor_of(item)
+
+
+def _tensor_of(value: object) -> object:
+    """An array of numbers as a tensor, everything else as it is."""
+    if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiubc":
+        return value
+    own = value.dtype.isnative and value.flags.writeable and value.flags.c_contiguous
+    if not own:
+        value = value.astype(value.dtype.newbyteorder("="), order="C")
+    try:
+        return torch.from_numpy(value)
+    except TypeError:
+        # Such as 128-bit floats, which torch has no type for.
+        return torch.from_numpy(value.astype(np.float64))

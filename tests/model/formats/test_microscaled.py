@@ -30,15 +30,15 @@ def test_microscaling_blocks_are_powers_of_two_times_a_table():
     assert [r.view for r in rows] == ["expert.0", "expert.1"]
     assert {r.name for r in rows} == {"moe.experts.w"}
     for e, row in enumerate(rows):
-        # Stored (inputs, outputs); without a partner that says so it stays as it is.
+        # The packing has the outputs first, so the matrix has, whatever it is named.
         W = row.tensor().double()
-        assert tuple(W.shape) == (64, 3)
+        assert tuple(W.shape) == (3, 64)
         for o in range(3):
             for k in range(64):
                 byte = int(blocks[e, o, k // 32, k % 32 // 2])
                 code = byte >> 4 if k % 2 else byte & 15
                 truth = mx_value(code, int(scales[e, o, k // 32]))
-                value = float(W[k, o])
+                value = float(W[o, k])
                 assert value == truth or (math.isnan(value) and math.isnan(truth))
 
 
@@ -55,7 +55,7 @@ def test_an_expert_is_decoded_without_the_others(monkeypatch):
     monkeypatch.setattr(
         microscaled, "_scaled", lambda raw, by: decoded.append(raw) or scaled(raw, by)
     )
-    assert torch.equal(rows[2].tensor(), whole[2])
+    assert torch.equal(rows[2].tensor(), whole[2].T)
     assert [raw.shape for raw in decoded] == [(2, 32)]
     # The pair of a byte, by hand: 0b1011 0b1010 of byte 0xBA are -1.5 and -1.
     assert [int(b) for b in blocks[2, 1, 1, -6:-4]] == [0xBA, 0xBB]
@@ -96,3 +96,18 @@ def test_experts_of_gpt_oss_are_those_that_transformers_unpacks(tmp_path):
         assert torch.equal(found["gate_up_proj", f"expert.{e}.gate"], gate)
         assert torch.equal(found["gate_up_proj", f"expert.{e}.up"], up)
         assert torch.equal(found["down_proj", f"expert.{e}"], down[e].T)
+
+
+@pytest.mark.parametrize("name", ["gate_up_proj", "down_proj"])
+def test_experts_of_one_shard_alone_have_their_outputs_first(name):
+    generator = torch.Generator().manual_seed(2)
+    codes = torch.randint(0, 256, (2, 40, 2, 16), generator=generator)
+    packed = {
+        f"mlp.experts.{name}_blocks": codes.to(torch.uint8),
+        f"mlp.experts.{name}_scales": torch.full((2, 40, 2), 127, dtype=torch.uint8),
+    }
+    rows = [r for r in iter_weights(packed) if isinstance(r, WeightMatrix)]
+    assert [(row.view, row.shape) for row in rows] == [
+        ("expert.0", (40, 64)),
+        ("expert.1", (40, 64)),
+    ]

@@ -41,6 +41,7 @@ Load = Callable[[], Tensor]
 _E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 _GROUP = 32
 _NV_GROUP = 16
+_GATE_UP, _DOWN = "gate_up_proj", "down_proj"
 
 
 def experts_in_blocks(entry: Entry, by_name: ByName, config: Config) -> Found:
@@ -75,7 +76,11 @@ def experts_in_blocks(entry: Entry, by_name: ByName, config: Config) -> Found:
     )
     note = f"decoded from MXFP4, groups of {_GROUP}"
     sides = (experts, groups * _GROUP, outputs)
-    return Packing(name, sides, torch.bfloat16, load, note, parts)
+    # Gate and up projection are told apart by what lies beside them, the side of the
+    # outputs by the packing.
+    both = _GATE_UP in name and name.replace(_GATE_UP, _DOWN) + "_blocks" in by_name
+    view = None if both else "experts-transposed"
+    return Packing(name, sides, torch.bfloat16, load, note, parts, view)
 
 
 def _load_experts(codes: Load, scales: Load, name: str) -> Tensor:
