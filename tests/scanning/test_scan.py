@@ -189,9 +189,9 @@ def test_a_source_without_tensors_is_refused(source):
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"metrics": 5}, "metrics are names or Metric objects, got int"),
-        ({"select": 5}, "select is a pattern or a list of them, got int"),
-        ({"views": ["linear"]}, "views maps patterns to views, got list"),
+        ({"metrics": 5}, "metrics are names or Metric objects, got 5 of type int"),
+        ({"select": 5}, "select is a pattern or a list of them, got 5 of type int"),
+        ({"views": ["linear"]}, r"views maps patterns to views, got \['linear'\] of t"),
     ],
 )
 def test_options_of_a_wrong_type_are_refused(options, match):

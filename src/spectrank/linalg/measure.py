@@ -146,7 +146,7 @@ def _check(
         raise ArgumentTypeError(
             f"seed is a whole number, got {seed!r}; any integer will do"
         )
-    if certify not in {"probabilistic", "deterministic"}:
+    if certify not in ("probabilistic", "deterministic"):
         raise UnknownNameError(
             f"certify is 'probabilistic' or 'deterministic', got {certify!r}; "
             "the first is the fast one"

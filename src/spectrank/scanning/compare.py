@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import polars as pl
@@ -17,17 +18,16 @@ from spectrank.linalg import (
     DEFAULT_RTOL,
     Certify,
     FactorProduct,
-    Need,
     spectrum,
     spectrum_and_subspaces,
 )
 from spectrank.metrics import Metric
 from spectrank.model import Source, Views, describe, iter_weights
+from spectrank.scanning.measure import Settings
 from spectrank.scanning.movement import Measure, moved_rows
 from spectrank.scanning.pairs import Pair, match
-from spectrank.scanning.patterns import check_patterns, check_types
+from spectrank.scanning.patterns import check_callback, check_patterns, check_types
 from spectrank.scanning.provenance import InputHash, defined, described, environment
-from spectrank.scanning.requests import parse_metrics
 from spectrank.scanning.rows import COLUMNS, matrix_key, skip_row
 from spectrank.table import Table
 
@@ -96,30 +96,30 @@ def compare(
         >>> table = sr.compare({"w": W}, {"w": 2 * W}, metrics="spectral_norm")
         >>> table.where(metric="relative_change").frame["value"].item()
         1.0
-    """
-    requests = parse_metrics(DEFAULT_METRICS if metrics is None else metrics)
+    """  # noqa: DOC502 - raised by the functions called
+    asked = Settings.of(
+        DEFAULT_METRICS if metrics is None else metrics,
+        rtol=rtol,
+        certify=certify,
+        failure_probability=failure_probability,
+        seed=seed,
+        spectra=spectra,
+    )
     if not isinstance(top, int) or isinstance(top, bool) or top < 1:
         raise DomainError(f"top is a whole number from 1, got {top!r}; e.g. top=8")
-    if rename is not None and not isinstance(rename, Mapping):
-        raise ArgumentTypeError(
-            "rename maps names of the second source to the first, got "
-            f"{type(rename).__name__}; e.g. rename={{'encoder.': 'model.'}}"
-        )
-    started = time.perf_counter()
+    _check_rename(rename)
     check_types(select, views)
+    check_callback(progress)
+    started = time.perf_counter()
     old = list(iter_weights(before, select=select, views=views))
     check_patterns(old, select, views, what="a comparison")
     matching = match(old, list(iter_weights(after, views=views)), rename, select)
-    wanted = frozenset[Need]().union(*(request.needs for request in requests))
     settings: dict[str, Any] = {
-        "needs": wanted | {"sigma", "frobenius", "sigma_max"},
-        "rtol": rtol,
-        "certify": certify,
-        "failure_probability": failure_probability,
-        "seed": seed,
+        "needs": asked.needs | {"sigma", "frobenius", "sigma_max"},
+        **asked.of_spectra,
     }
     measure = Measure(
-        requests=requests,
+        requests=asked.requests,
         spectrum=partial(spectrum, **settings),
         leading=partial(spectrum_and_subspaces, k=top, **settings),
         spectra=spectra,
@@ -136,12 +136,12 @@ def compare(
         **environment(),
         **described(describe(after), digests[1].result(), "cpu"),
         "before": described(describe(before), digests[0].result(), "cpu"),
-        **defined(requests),
+        **defined(asked.requests),
         "comparison": True,
         "prefix": matching.prefix,
         "seed": seed,
         "settings": {
-            "metrics": [request.text for request in requests],
+            "metrics": [request.text for request in asked.requests],
             "select": [select] if isinstance(select, str) else select,
             "views": dict(views) if isinstance(views, Mapping) else views,
             "rename": dict(rename) if rename else None,
@@ -153,6 +153,19 @@ def compare(
         "seconds": round(time.perf_counter() - started, 3),
     }
     return Table.from_rows(rows, provenance=provenance, columns=_COLUMNS)
+
+
+def _check_rename(rename: object) -> None:
+    wrong: list[object] = [] if rename is None else [rename]
+    if isinstance(rename, Mapping):
+        names = chain.from_iterable(rename.items())
+        wrong = [name for name in names if not isinstance(name, str)]
+    if wrong:
+        raise ArgumentTypeError(
+            "rename maps names of the second source to the first, got "
+            f"{wrong[0]!r:.80} of type {type(wrong[0]).__name__}; "
+            "e.g. rename={'encoder.': 'model.'}"
+        )
 
 
 _COLUMNS: Mapping[str, Any] = {**COLUMNS, "partner": pl.String, "place": pl.Int64}

@@ -12,13 +12,14 @@ from typing import Any, Literal, get_args
 import polars as pl
 from torch import Tensor, nn
 
-from spectrank.errors import DomainError, UnknownNameError
+from spectrank.errors import ArgumentTypeError, DomainError, UnknownNameError
 from spectrank.linalg.covariance import spectrum_of_rows
 from spectrank.linalg.moments import Moments
 from spectrank.metrics import Metric
 from spectrank.model import LayerBatch, capture
 from spectrank.model.capture import Batch
 from spectrank.model.capture.choose import Choices
+from spectrank.scanning.patterns import check_known
 from spectrank.scanning.provenance import defined, environment
 from spectrank.scanning.requests import MetricRequest, parse_metrics
 from spectrank.scanning.rows import measured_rows
@@ -36,6 +37,13 @@ DEFAULT_METRICS = (
     "alpha_req",
 )
 """What is measured of features when nothing is asked for."""
+
+# What `capture` is asked for here: no gradients, so no loss.
+_CAPTURING = (
+    *("mode", "autocast", "device", "dtype"),
+    *("unpack", "forward", "batch_axis"),
+)
+_OWN = ("layers", "at", "rows", "centred", "metrics", "memory", "spectra")
 
 _COLUMNS: Mapping[str, Any] = {
     "m": pl.Int64,
@@ -93,6 +101,8 @@ def scan_features(
         n is d.
 
     Raises:
+        ArgumentTypeError: If an argument is of another type, or an option of another
+            function.
         DomainError: If the scatters do not fit into ``memory``, the samples of a
             layer's tensors cannot be told, or its rows differ in length.
         UnknownNameError: If ``at`` or ``rows`` is none of the words above.
@@ -111,6 +121,13 @@ def scan_features(
                 f"{name} is one of {', '.join(get_args(known))}, got {word!r}; "
                 f"leave it out for {get_args(known)[0]!r}"
             )
+    _check_options(centred, memory, spectra)
+    check_known(
+        capturing,
+        [*_OWN, *_CAPTURING],
+        what="scan_features",
+        instead={"select": "layers"},
+    )
     requests = parse_metrics(DEFAULT_METRICS if metrics is None else metrics)
     started = time.perf_counter()
     found: dict[str, Moments] = {}
@@ -147,6 +164,18 @@ def scan_features(
         "seconds": round(time.perf_counter() - started, 3),
     }
     return Table.from_rows(table_rows, provenance=provenance, columns=_COLUMNS)
+
+
+def _check_options(centred: object, memory: object, spectra: object) -> None:
+    for name, x, missing in (("centred", centred, None), ("spectra", spectra, True)):
+        if x is not missing and not isinstance(x, bool):
+            raise ArgumentTypeError(
+                f"{name} is True or False, got {x!r:.80}; leave it out for the default"
+            )
+    if not isinstance(memory, int | float) or isinstance(memory, bool):
+        raise ArgumentTypeError(
+            f"memory is a number of bytes, got {memory!r:.80}; e.g. memory=2**30"
+        )
 
 
 def _rows_of(batch: Batch, at: At, rows: Rows) -> Iterator[tuple[str, Tensor]]:

@@ -71,7 +71,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name, known in (("null", get_args(Null)), ("compat", get_args(Compat))):
-            if getattr(self, name) not in {None, *known}:
+            # In a tuple: what cannot be hashed is refused as well.
+            if getattr(self, name) not in (None, *known):
                 raise UnknownNameError(
                     f"{name} is None or one of {', '.join(known)}, got "
                     f"{getattr(self, name)!r}; leave it out for none"
@@ -84,6 +85,11 @@ class Settings:
             raise DomainError(
                 f"num_null is at least 1, got {self.num_null}; leave null out for no "
                 "comparison"
+            )
+        if not isinstance(self.spectra, bool):
+            raise ArgumentTypeError(
+                f"spectra is True or False, got {self.spectra!r:.80}; leave it out to "
+                "keep them"
             )
         if self.null is None and self.num_null != DEFAULT_NUM_NULL:
             raise DomainError(

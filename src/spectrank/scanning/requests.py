@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeGuard
+
+from torch import Tensor
 
 from spectrank.errors import ArgumentTypeError, DomainError, UnknownNameError
 from spectrank.linalg import Need
@@ -81,15 +83,17 @@ def parse_metrics(
         items: list[str | Metric] = list(DEFAULT_METRICS)
     elif isinstance(metrics, str):
         items = [part.strip() for part in metrics.split(",") if part.strip()]
-    elif isinstance(metrics, Metric):
-        items = [metrics]
-    elif isinstance(metrics, Iterable):
-        items = list(metrics)
+    elif isinstance(metrics, Metric) or not _is_list(metrics):
+        # What is no metric at all is refused below, as an entry of a list is.
+        items = [metrics]  # type: ignore[list-item]
     else:
-        raise ArgumentTypeError(
-            f"metrics are names or Metric objects, got {type(metrics).__name__}; "
-            "e.g. metrics='stable_rank'"
-        )
+        items = list(metrics)
+    for item in items:
+        if not isinstance(item, str | Metric):
+            raise ArgumentTypeError(
+                f"metrics are names or Metric objects, got {item!r:.80} of type "
+                f"{type(item).__name__}; e.g. metrics='stable_rank'"
+            )
     if not items:
         raise DomainError(
             "a scan computes at least one metric, got an empty list; "
@@ -98,6 +102,11 @@ def parse_metrics(
     named = [list_metrics() if item == "all" else [item] for item in items]
     requests = [_parse(item) for group in named for item in group]
     return tuple({request.text: request for request in requests}.values())
+
+
+def _is_list(metrics: object) -> TypeGuard[Iterable[Any]]:
+    # Bytes and tensors can be iterated, at times, and are no lists of metrics.
+    return isinstance(metrics, Iterable) and not isinstance(metrics, bytes | Tensor)
 
 
 def _parse(item: str | Metric) -> MetricRequest:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,12 @@ from spectrank.scanning.measure import (
     Settings,
 )
 from spectrank.scanning.null_rows import NULL_METRICS
-from spectrank.scanning.patterns import check_patterns, check_types
+from spectrank.scanning.patterns import (
+    check_callback,
+    check_known,
+    check_patterns,
+    check_types,
+)
 from spectrank.scanning.provenance import (
     InputHash,
     defined,
@@ -128,10 +134,11 @@ def scan(
         compat=compat,
     )
     resources = Resources(workers, resume, ray, memory, device)
+    check_types(select, views)
+    check_callback(progress)
     started = time.perf_counter()
     provenance = environment()
     # Descriptions only; the tensors come one by one.
-    check_types(select, views)
     wiring = _wiring(source, example_input)
     options: dict[str, Any] = {
         "select": select,
@@ -163,6 +170,25 @@ def scan(
     }
     rows = chain.from_iterable(found)
     return Table.from_rows(rows, provenance=provenance, columns=COLUMNS)
+
+
+def check_options(options: Mapping[str, Any]) -> None:
+    """Refuse options that `scan` would refuse, before anything is read.
+
+    Args:
+        options: By name, without the source and the progress.
+
+    Raises:
+        ArgumentTypeError: An option is of another type, or is none of a scan.
+        DomainError: An option is out of range.
+    """  # noqa: DOC502
+    names = [[f.name for f in fields(kind)] for kind in (Settings, Resources)]
+    known = [*names[0], *names[1], "select", "views", "example_input"]
+    check_known(options, known, what="a scan")
+    settings, resources = ({k: options[k] for k in x if k in options} for x in names)
+    Settings.of(settings.pop("metrics", None), **settings)
+    Resources(**resources)
+    check_types(options.get("select"), options.get("views"))
 
 
 def _wiring(source: Source, example_input: Any) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,10 @@ from spectrank.errors import (
 )
 from spectrank.model import Source, describe
 from spectrank.model.paths import FORMAT_SUFFIXES, PICKLE_SUFFIXES
+from spectrank.scanning.patterns import check_callback
 from spectrank.scanning.provenance import InputHash
-from spectrank.scanning.scan import scan
-from spectrank.table import Table
+from spectrank.scanning.scan import check_options, scan
+from spectrank.table import Table, as_path
 
 # What counts, the surest first: epoch=3-step=400 is step 400.
 _COUNTERS = ("step", "iter(?:ation)?", "checkpoint", "ckpt", "update", "epoch")
@@ -65,6 +66,9 @@ def scan_steps(
         ``skip``.
 
     Raises:
+        ArgumentTypeError: If an argument is of another type.
+        DomainError: If ``steps`` is no expression with a group, or there is no name
+            to read it from.
         CheckpointError: If no checkpoint can be read.
 
     Example:
@@ -75,6 +79,12 @@ def scan_steps(
         >>> last.frame["value"].round(6).to_list()
         [1.0]
     """  # noqa: DOC502 - raised by the functions called
+    if isinstance(scanning.get("metrics"), Iterator):
+        # Each checkpoint goes through them.
+        scanning["metrics"] = list(scanning["metrics"])
+    check_options(scanning)
+    check_callback(progress)
+    _check_expression(source, steps)
     found: Mapping[int, Source] = (
         _checked_steps(source)
         if isinstance(source, Mapping)
@@ -126,16 +136,18 @@ def find_steps(folder: str | Path, steps: str | None = None) -> dict[int, Path]:
         Step to path.
 
     Raises:
+        ArgumentTypeError: If it is no path.
         CheckpointError: If there are none, or two have one step.
-    """
+    """  # noqa: DOC502
     step_of = _step_of if steps is None else _reader(steps)
-    path = Path(folder)
-    if not path.is_dir():
+    path = as_path(folder, name="the folder of a run", example="runs/1")
+    try:
+        names = sorted(entry for entry in path.iterdir() if _is_checkpoint(entry))
+    except OSError as error:
         raise CheckpointError(
-            f"the checkpoints of a run lie in a folder, got {path}; "
-            "use `scan` for one of them"
-        )
-    names = sorted(entry for entry in path.iterdir() if _is_checkpoint(entry))
+            f"the checkpoints of a run lie in a folder, got {path} "
+            f"({error.strerror or error}); use `scan` for one of them"
+        ) from error
     found: dict[int, Path] = {}
     for entry in names:
         step = step_of(entry.stem if entry.is_file() else entry.name)
@@ -165,6 +177,21 @@ def _step_of(name: str) -> int | None:
             return int(number) * _TIMES[unit.lower()]
     whole = _LAST.findall(name)
     return int(whole[-1]) if whole else None
+
+
+def _check_expression(source: object, steps: object) -> None:
+    if steps is None:
+        return
+    if not isinstance(steps, str):
+        raise ArgumentTypeError(
+            f"steps is a regular expression, got {steps!r:.80} of type "
+            f"{type(steps).__name__}; e.g. 'step_(\\d+)'"
+        )
+    if isinstance(source, Mapping):
+        raise DomainError(
+            "steps reads the names of files, the keys of a mapping are its steps, got "
+            f"both, {steps!r} and a {type(source).__name__}; leave steps out"
+        )
 
 
 def _reader(steps: str) -> Callable[[str], int | None]:

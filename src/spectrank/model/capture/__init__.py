@@ -79,7 +79,7 @@ def capture(
 
     Raises:
         DomainError: An option outside its range, or gradients of a loss without one.
-        ArgumentTypeError: ``model`` is no module.
+        ArgumentTypeError: ``model`` is no module, or an option of another type.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
@@ -100,6 +100,7 @@ def capture(
     _check("mode", mode, (None, "eval", "train"))
     _check("batch_axis", batch_axis, (None, 0, 1))
     _check("autocast", autocast, (None, torch.bfloat16, torch.float16))
+    _check_types(dtype=dtype, unpack=unpack, forward=forward)
     if gradients == "loss" and loss is None:
         raise DomainError(
             "gradients='loss' needs a loss, got None; pass loss='cross_entropy', an "
@@ -108,12 +109,19 @@ def capture(
     if device is None:
         held = (*model.parameters(), *model.buffers())
         device = next((tensor.device for tensor in held), torch.device("cpu"))
+    try:
+        device = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise DomainError(
+            f"device names one that torch can use, got {device!r:.80}; leave it out "
+            "for the device of the model"
+        ) from error
     options = Options(
         gradients=gradients,
         objective=None if loss is None else make_objective(loss, model),
         mode=mode,
         autocast=autocast,
-        device=torch.device(device),
+        device=device,
         dtype=dtype,
         unpack=unpack,
         forward=forward,
@@ -128,3 +136,16 @@ def _check(name: str, value: object, allowed: tuple[object, ...]) -> None:
             f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}; "
             "leave it out for the default"
         )
+
+
+def _check_types(*, dtype: object, unpack: object, forward: object) -> None:
+    if dtype is not None and not isinstance(dtype, torch.dtype):
+        raise ArgumentTypeError(
+            f"dtype is one of torch, got {dtype!r:.80}; e.g. dtype=torch.float32"
+        )
+    for name, function in (("unpack", unpack), ("forward", forward)):
+        if function is not None and not callable(function):
+            raise ArgumentTypeError(
+                f"{name} is a function, got {function!r:.80}; leave it out for the "
+                "default"
+            )

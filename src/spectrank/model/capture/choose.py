@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
@@ -75,7 +75,8 @@ def choose_layers(model: nn.Module, layers: Choices) -> tuple[Layer, ...]:
     if layers is None:
         chosen = {n for n, m in modules.items() if is_weight_layer(m)}
     else:
-        items = [layers] if isinstance(layers, str | type) else list(layers)
+        items = list(layers) if isinstance(layers, Iterable) else [layers]
+        items = [layers] if isinstance(layers, str | type) else items
         chosen = set().union(*(_matches(item, modules) for item in items))
     if not chosen:
         raise DomainError(

@@ -21,6 +21,7 @@ from spectrank.scanning.running.jobs import Job, Outcome, plan_jobs, read, run
 from spectrank.scanning.running.memory import admitted
 from spectrank.scanning.running.processes import Processes
 from spectrank.scanning.running.store import Store
+from spectrank.table import as_path
 
 
 @final
@@ -63,6 +64,7 @@ class Resources:
     device: str | torch.device | None = None
 
     def __post_init__(self) -> None:
+        self._check_types()
         for name, least in (("workers", 1), ("memory", 1)):
             x = getattr(self, name)
             if x is None:
@@ -87,6 +89,21 @@ class Resources:
                 f"a cluster has its own workers, got workers={self.workers} with "
                 f"ray={self.ray!r}; leave workers out"
             )
+        _find_device(self.device)
+
+    def _check_types(self) -> None:
+        for name, kinds, example in (
+            ("ray", str, "local"),
+            ("device", str | torch.device, "cuda"),
+        ):
+            x = getattr(self, name)
+            if x is not None and not isinstance(x, kinds):
+                raise ArgumentTypeError(
+                    f"{name} is text, got {x!r:.80} of type {type(x).__name__}; "
+                    f"e.g. {name}={example!r}"
+                )
+        if self.resume is not None:
+            as_path(self.resume, name="resume", example="finished")
 
     @property
     def remote(self) -> bool:
@@ -96,17 +113,22 @@ class Resources:
     @property
     def torch_device(self) -> torch.device | None:
         """The device, looked up."""
-        if self.device is None:
-            return None
-        try:
-            device = torch.device(self.device)
-            torch.empty(1, device=device)
-        except (RuntimeError, AssertionError) as error:
-            raise DomainError(
-                f"device names one that torch can use here, got {str(self.device)!r} "
-                f"({str(error).splitlines()[0]}); e.g. device='cpu'"
-            ) from error
-        return device
+        return _find_device(self.device)
+
+
+def _find_device(name: str | torch.device | None) -> torch.device | None:
+    if name is None:
+        return None
+    try:
+        device = torch.device(name)
+        # Looks at it, and at whether it holds numbers: "meta" knows shapes alone.
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError) as error:
+        raise DomainError(
+            f"device names one that torch can use here, got {str(name)!r} "
+            f"({str(error).splitlines()[0]}); e.g. device='cpu'"
+        ) from error
+    return device
 
 
 def run_all(

@@ -26,7 +26,7 @@ from spectrank.scanning.measure import Rows, Settings
 from spectrank.scanning.provenance import defined, installed
 from spectrank.scanning.rows import matrix_key
 from spectrank.scanning.running.packing import digest
-from spectrank.table import write_whole
+from spectrank.table import as_path, write_whole
 
 # Raised when rows change for the same settings.
 _FORMAT = 3
@@ -54,15 +54,16 @@ class Store:
             device: Where, if it was asked for.
 
         Raises:
+            ArgumentTypeError: It is no path.
             DomainError: It is no folder and cannot be made one, or takes no file.
-        """
+        """  # noqa: DOC502
+        self.folder = as_path(folder, name="resume", example="finished")
         if not str(folder):
             # Path("") is the current folder, and a shell writes an empty variable so.
             raise DomainError(
                 "resume names a folder for finished matrices, got the empty path; "
                 "leave it out for none, or write '.' for the current folder"
             )
-        self.folder = Path(folder)
         try:
             self.folder.mkdir(exist_ok=True)
             # Before anything is measured: permissions do not tell all.
@@ -150,10 +151,11 @@ class Store:
             # checksum, and one flush costs as much as measuring a small matrix.
             write_whole({self._path(key): checksum + b"\n" + body}, sync=False)
         except OSError as error:
+            way = "free space in it" if self.folder.is_dir() else "leave it where it is"
             raise DomainError(
                 "finished matrices are kept in a folder that can be written, got "
-                f"{self.folder} ({error.strerror or error}); free space in it and scan "
-                "again: what is there already is not measured twice"
+                f"{self.folder} ({error.strerror or error}); {way} and scan again: "
+                "what is there already is not measured twice"
             ) from error
 
     def _path(self, key: str) -> Path:
