@@ -9,7 +9,6 @@ _HINTS = (
         b"version https://git-lfs",
         "it is a git-lfs pointer, not the file itself: run `git lfs pull`",
     ),
-    (b"GGUF", "it looks like GGUF: name it .gguf"),
     (b"\x89HDF\r\n", "it looks like HDF5, which is not read"),
     (b"<!DOCTYPE", "it is a web page: the download went wrong, fetch it again"),
     (b"<html", "it is a web page: the download went wrong, fetch it again"),
@@ -35,10 +34,27 @@ def content_hint(path: Path) -> str:
     for magic, hint in _HINTS:
         if start.startswith(magic):
             return hint
-    if start.startswith(b"PK\x03\x04") and path.suffix == ".safetensors":
-        return "it looks like a zip archive, as torch.save writes: name it .pt"
-    if len(start) > 9 and start[8:9] == b"{" and path.suffix != ".safetensors":
-        return "it looks like a safetensors file: name it .safetensors"
+    if named := _other_name(start, path.suffix):
+        return named
     if all(byte in b"\t\n\r" or 32 <= byte < 127 for byte in start):
         return "it looks like plain text: check what was downloaded"
     return "it is cut short, damaged or of another format: fetch it again"
+
+
+def _other_name(start: bytes, suffix: str) -> str | None:
+    """Way out for a file of another format than its name says; None if it is not."""
+    # Not at the top: there, hints are asked for.
+    from spectrank.model.paths import PICKLE_SUFFIXES
+
+    if start.startswith(b"GGUF") and suffix != ".gguf":
+        return "it looks like GGUF: name it .gguf"
+    # Before pickles: the length of a header may begin as one of these does.
+    if len(start) > 9 and start[8:9] == b"{" and suffix != ".safetensors":
+        return "it looks like a safetensors file: name it .safetensors"
+    if suffix in PICKLE_SUFFIXES:
+        return None
+    if start.startswith(b"PK\x03\x04"):
+        return "it looks like a zip archive, as torch.save writes: name it .pt"
+    if start[:1] == b"\x80" and start[1:2] in {b"\x02", b"\x03", b"\x04", b"\x05"}:
+        return "it looks like a pickle, as torch.save once wrote: name it .pt"
+    return None

@@ -1,6 +1,7 @@
 """Resumed scans: a kill at any write loses nothing, a bad part is measured again."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -237,3 +238,17 @@ def test_one_matrix_under_two_views_is_two_parts(tmp_path):
         assert table.frame.equals(plain.frame)
     rows = plain.where(subject="conv.weight", variant="weightwatcher").frame
     assert set(rows["status"]) == {"skipped"}
+
+
+def test_a_folder_that_goes_during_the_scan_is_said_to_be_gone(tmp_path):
+    folder = tmp_path / "finished"
+
+    def remove(progress):
+        if progress.num_done == 1:
+            shutil.rmtree(folder)
+
+    state = {"a": torch.eye(3), "b": torch.ones(2, 2)}
+    with pytest.raises(
+        DomainError, match=r"No such file.*leave it where it is and scan"
+    ):
+        sr.scan(state, metrics="stable_rank", resume=folder, progress=remove)
