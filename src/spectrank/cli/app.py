@@ -21,6 +21,7 @@ from spectrank.cli.metrics import metrics_command
 from spectrank.cli.reproduce import reproduce_command
 from spectrank.cli.scan import scan_command
 from spectrank.cli.trend import trend_command
+from spectrank.cli.views import views_command
 from spectrank.errors import SpectrankError, SpectrankWarning
 
 DEFECT = 70
@@ -72,6 +73,7 @@ app.command(
     ),
 )(trend_command)
 app.command("metrics")(metrics_command)
+app.command("views")(views_command)
 app.command(
     "reproduce",
     help=(

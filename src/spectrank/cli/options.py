@@ -11,7 +11,8 @@ Source = Annotated[
     str,
     typer.Argument(
         help="A .safetensors, .pt, .pth, .bin, .ckpt, .onnx or .gguf file, a "
-        "CTranslate2 model.bin, or a folder with weights."
+        "CTranslate2 model.bin, a model.json of TensorFlow.js, or a folder with "
+        "weights."
     ),
 ]
 Select = Annotated[
@@ -20,7 +21,9 @@ Select = Annotated[
 ]
 View = Annotated[
     list[str] | None,
-    typer.Option(help="PATTERN=VIEW, or a VIEW for all. Repeatable."),
+    typer.Option(
+        help="PATTERN=VIEW, or a VIEW for all; see `spectrank views`. Repeatable."
+    ),
 ]
 Out = Annotated[
     list[Path] | None,
