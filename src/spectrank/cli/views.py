@@ -81,7 +81,8 @@ def _print(entries: list[dict[str, Any]]) -> None:
     console = Console()
     legend = (
         "--view 'PATTERN=VIEW', or one VIEW for all that it fits; options behind "
-        "colons: qkv:heads=12:each=head. [-transposed]: the same stored (inputs, outputs)."
+        "colons: qkv:heads=12:each=head. [-transposed]: the same stored (inputs, "
+        "outputs)."
     )
     console.print(Text(legend, style="dim"))
     for entry in entries:
