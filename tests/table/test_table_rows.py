@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 import torch
 
-from spectrank.errors import TableError
+from spectrank.errors import ArgumentTypeError, TableError
 from spectrank.table import SCHEMA_VERSION, Table
 from spectrank.table._rows import series
 
@@ -297,3 +297,11 @@ def test_plain_values_make_the_column_that_numpy_values_make(dtype, values):
 def test_one_value_that_does_not_fit_among_plain_ones_is_named(dtype, bad):
     with pytest.raises(TableError, match=r"column .x. .*row 1"):
         series("x", [None, bad], dtype)
+
+
+def test_what_holds_no_rows_is_refused_by_its_type():
+    with pytest.raises(
+        ArgumentTypeError, match=r"rows are mappings .*got 3 of type int"
+    ):
+        Table.from_rows(3)
+    assert len(Table.from_rows(iter([]))) == 0

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spectrank.errors import TableError
+from spectrank.errors import ArgumentTypeError, TableError
 from spectrank.table import Table
 
 
@@ -285,3 +285,18 @@ def test_to_pandas_without_pandas_names_the_extra(mixed, monkeypatch):
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(TableError, match=r"pip install 'spectrank\[pandas\]'"):
         mixed.to_pandas()
+
+
+@pytest.mark.parametrize("wrong", [3, [3], [Table.from_rows([]), None], iter([])])
+def test_what_is_no_list_of_tables_is_not_stacked(wrong):
+    with pytest.raises(
+        ArgumentTypeError, match=r"a list of tables, got .*; pass Tables"
+    ):
+        Table.concat(wrong)
+
+
+def test_metrics_of_a_wide_table_are_a_list():
+    with pytest.raises(
+        ArgumentTypeError, match="list of names, got 3 of type int; lea"
+    ):
+        Table.from_rows([]).wide(3)

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import polars as pl
 
-from spectrank.errors import TableError
+from spectrank.errors import ArgumentTypeError, TableError
 from spectrank.table._schema import DTYPES, Dtype, dtype_name, shorten
 
 _NONE = type(None)
@@ -31,8 +31,14 @@ def build_frame(
         The frame with exactly these columns.
 
     Raises:
+        ArgumentTypeError: The rows are nothing to go through.
         TableError: A row is no mapping, has an unknown key, or a value does not fit.
     """
+    if not isinstance(rows, Iterable):
+        raise ArgumentTypeError(
+            f"rows are mappings from column to value, got {rows!r:.80} of type "
+            f"{type(rows).__name__}; pass a list of them"
+        )
     known = schema.keys()
     kept = list(rows)
     for number, row in enumerate(kept):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 from rich.console import Console, ConsoleOptions, RenderResult
 
-from spectrank.errors import TableError
+from spectrank.errors import ArgumentTypeError, TableError
 from spectrank.table._blocks import summary
 from spectrank.table._convert import to_pandas
 from spectrank.table._files import read_file, write_file
@@ -109,8 +109,14 @@ class Table:
             All rows, in order.
 
         Raises:
+            ArgumentTypeError: It is no list of tables.
             TableError: There is no table, or a producer column differs in dtype.
         """
+        listed = isinstance(tables, Sequence)
+        if not listed or not all(isinstance(table, Table) for table in tables):
+            raise ArgumentTypeError(
+                f"concat takes a list of tables, got {tables!r:.80}; pass Tables alone"
+            )
         if not tables:
             raise TableError(
                 "concat needs at least one table, got none; "

@@ -6,12 +6,12 @@ occurs with several variants; ``metric[index]`` where one matrix has it at sever
 indices.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import polars as pl
 
-from spectrank.errors import TableError
+from spectrank.errors import ArgumentTypeError, TableError
 from spectrank.table._schema import CORE
 
 Matrix = tuple[str, str | None]
@@ -117,6 +117,11 @@ def _choose(labels: Sequence[str], metrics: Sequence[str]) -> list[str]:
         raise TableError(
             f"metrics must be a list of names, got the text {metrics!r}; "
             f"write metrics=[{metrics!r}]"
+        )
+    if not isinstance(metrics, Iterable):
+        raise ArgumentTypeError(
+            f"metrics are a list of names, got {metrics!r:.80} of type "
+            f"{type(metrics).__name__}; leave them out for all"
         )
     chosen: dict[str, None] = {}
     for metric in metrics:
