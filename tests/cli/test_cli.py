@@ -3,11 +3,13 @@
 import inspect
 import json
 import math
+import os
 import subprocess
 import sys
 
 import pytest
 import torch
+from command import run
 from safetensors.torch import save_file
 
 import spectrank as sr
@@ -15,10 +17,8 @@ from spectrank.cli.scan import parse_bytes, scan_command
 from spectrank.errors import DomainError
 
 
-def run(*arguments, cwd=None, columns="100"):
+def process(*arguments, cwd=None, columns="100"):
     """Run the real process, as a user does."""
-    import os
-
     return subprocess.run(
         [sys.executable, "-m", "spectrank", *map(str, arguments)],
         capture_output=True,
@@ -49,7 +49,7 @@ def test_a_scan_prints_a_table_and_writes_what_was_asked(checkpoint, tmp_path):
     outputs = [tmp_path / name for name in ("t.parquet", "t.json", "t.csv")]
     options = [x for path in outputs for x in ("--out", path)]
     html = tmp_path / "r.html"
-    result = run("scan", checkpoint, *options, "--html", html)
+    result = process("scan", checkpoint, *options, "--html", html)
     assert result.returncode == 0, result.stderr
     assert "fc1.weight" in result.stdout
     assert "stable" in result.stdout

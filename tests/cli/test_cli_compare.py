@@ -1,30 +1,16 @@
 """``spectrank compare``: what it prints at any width, writes, gates and refuses."""
 
-import sys
-import warnings
-
+import command
 import pytest
 import torch
 from safetensors.torch import save_file
 
 import spectrank as sr
-from spectrank.cli.app import main
 
 
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """The entry point in this process: a new one costs seconds."""
-
-    def runner(*arguments, columns="120"):
-        monkeypatch.setenv("COLUMNS", columns)
-        monkeypatch.setenv("NO_COLOR", "1")
-        monkeypatch.setattr(sys, "argv", ["spectrank", "compare", *map(str, arguments)])
-        with warnings.catch_warnings(), pytest.raises(SystemExit) as left:
-            main()
-        out, err = capsys.readouterr()
-        return left.value.code or 0, out, err
-
-    return runner
+def run(*arguments, columns=120):
+    result = command.run("compare", *arguments, columns=columns)
+    return result.returncode, result.stdout, result.stderr
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +32,7 @@ def pair(tmp_path_factory):
 
 
 @pytest.mark.parametrize("columns", ["40", "80", "120", "200"])
-def test_the_matrix_that_moved_most_comes_first_at_any_width(run, pair, columns):
+def test_the_matrix_that_moved_most_comes_first_at_any_width(pair, columns):
     code, out, _ = run(*pair, columns=columns)
     assert code == 0
     assert max(map(len, out.splitlines())) <= int(columns)
@@ -57,7 +43,7 @@ def test_the_matrix_that_moved_most_comes_first_at_any_width(run, pair, columns)
     assert "kept.weight" not in out
 
 
-def test_a_gate_that_fails_is_exit_code_1_and_names_the_matrix(run, pair):
+def test_a_gate_that_fails_is_exit_code_1_and_names_the_matrix(pair):
     code, _, err = run(*pair, "--fail-if", "relative_change>0.1", "-q")
     assert code == 1
     assert "much.weight: relative_change = " in err
@@ -66,7 +52,7 @@ def test_a_gate_that_fails_is_exit_code_1_and_names_the_matrix(run, pair):
     assert (code, err) == (0, "")
 
 
-def test_what_is_asked_is_written(run, pair, tmp_path):
+def test_what_is_asked_is_written(pair, tmp_path):
     out, page = tmp_path / "c.parquet", tmp_path / "c.html"
     code, _, err = run(*pair, "--out", out, "--html", page, "--metrics", "stable_rank")
     assert code == 0
@@ -88,18 +74,13 @@ def test_what_is_asked_is_written(run, pair, tmp_path):
         (["--select", "zzz*"], "'zzz*' matches none"),
     ],
 )
-def test_what_cannot_be_is_exit_code_2(run, pair, arguments, message):
+def test_what_cannot_be_is_exit_code_2(pair, arguments, message):
     code, _, err = run(*pair, *arguments)
     assert code == 2
     assert message in " ".join(err.split())
 
 
-def test_a_scan_refuses_the_gate_of_a_comparison(monkeypatch, capsys, pair):
-    text = "relative_change>0.1"
-    monkeypatch.setattr(
-        sys, "argv", ["spectrank", "scan", str(pair[0]), "--fail-if", text]
-    )
-    with warnings.catch_warnings(), pytest.raises(SystemExit) as left:
-        main()
-    assert left.value.code == 2
-    assert "use `spectrank compare`" in " ".join(capsys.readouterr().err.split())
+def test_a_scan_refuses_the_gate_of_a_comparison(pair):
+    result = command.run("scan", pair[0], "--fail-if", "relative_change>0.1")
+    assert result.returncode == 2
+    assert "use `spectrank compare`" in " ".join(result.stderr.split())

@@ -4,51 +4,25 @@ import inspect
 import re
 import subprocess
 import sys
-import warnings
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from html import unescape
-from typing import final
 
+import command
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
 
 import spectrank as sr
-from spectrank.cli.app import main
 from spectrank.cli.init_report import init_report_command
 from spectrank.init.closeness import closeness, report
 
 LONG = "encoder.layers.11.self_attention.query_projection.weight"
 
 
-@final
-@dataclass(frozen=True)
-class Result:
-    """What a run left behind."""
-
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """The entry point in this process: a new one costs seconds."""
-
-    def runner(*arguments, columns="100"):
-        monkeypatch.setenv("COLUMNS", columns)
-        monkeypatch.setenv("NO_COLOR", "1")
-        monkeypatch.setattr(
-            sys, "argv", ["spectrank", "init-report", *map(str, arguments)]
-        )
-        with warnings.catch_warnings(), pytest.raises(SystemExit) as left:
-            main()
-        out, err = capsys.readouterr()
-        return Result(left.value.code or 0, out, err)
-
-    return runner
+def run(*arguments, columns=100):
+    return command.run("init-report", *arguments, columns=columns)
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +43,7 @@ def checkpoint(tmp_path_factory):
 
 
 @pytest.mark.parametrize("columns", [60, 160])
-def test_every_layer_has_its_verdict_in_words_at_any_width(run, checkpoint, columns):
+def test_every_layer_has_its_verdict_in_words_at_any_width(checkpoint, columns):
     result = run(checkpoint, columns=str(columns))
     assert result.returncode == 0, result.stderr
     lines = result.stdout.splitlines()
@@ -88,7 +62,7 @@ def test_every_layer_has_its_verdict_in_words_at_any_width(run, checkpoint, colu
     ) in words
 
 
-def test_options_reach_the_report_and_the_table_is_written(run, checkpoint, tmp_path):
+def test_options_reach_the_report_and_the_table_is_written(checkpoint, tmp_path):
     out = tmp_path / "t.parquet"
     result = run(
         *(checkpoint, "--select", "a.*", "--level", "0.01", "--num-draws", "500"),
@@ -111,9 +85,7 @@ def test_options_reach_the_report_and_the_table_is_written(run, checkpoint, tmp_
     assert "--level 0.01" in table.provenance["command"]
 
 
-def test_the_page_holds_every_check_with_its_verdict_and_reason(
-    run, checkpoint, tmp_path
-):
+def test_the_page_holds_every_check_with_its_verdict_and_reason(checkpoint, tmp_path):
     out, page = tmp_path / "t.parquet", tmp_path / "page.html"
     result = run(checkpoint, "--html", page, "--out", out)
     assert result.returncode == 0
@@ -142,7 +114,7 @@ def test_the_page_holds_every_check_with_its_verdict_and_reason(
         (["{}", "--out", "{}"], ".safetensors"),
     ],
 )
-def test_a_mistake_is_one_message_and_exit_code_2(run, checkpoint, options, message):
+def test_a_mistake_is_one_message_and_exit_code_2(checkpoint, options, message):
     result = run(*(text.format(checkpoint) for text in options))
     assert result.returncode == 2
     assert message in result.stderr
@@ -164,7 +136,7 @@ def test_a_damaged_file_is_one_message_and_exit_code_2_of_the_process(tmp_path):
     assert "Traceback" not in result.stderr
 
 
-def test_factors_of_parametrised_weights_say_how_to_save_them(run, tmp_path):
+def test_factors_of_parametrised_weights_say_how_to_save_them(tmp_path):
     model = nn.Sequential(
         nn.utils.parametrizations.weight_norm(nn.Linear(8, 8)),
         nn.utils.parametrizations.spectral_norm(nn.Linear(8, 8)),
@@ -185,7 +157,7 @@ def test_factors_of_parametrised_weights_say_how_to_save_them(run, tmp_path):
 
 
 def test_without_the_bulk_a_large_rest_is_judged_by_its_participation_ratio(
-    run, tmp_path, monkeypatch
+    tmp_path, monkeypatch
 ):
     path = tmp_path / "m.safetensors"
     W = torch.diag(torch.cat([torch.tensor([3.0]), 1.0 / torch.arange(1.0, 64.0)]))
@@ -208,7 +180,7 @@ def test_without_the_bulk_a_large_rest_is_judged_by_its_participation_ratio(
     assert "norms alone for large matrices" in help_text
 
 
-def test_a_name_cannot_steer_the_terminal(run, tmp_path):
+def test_a_name_cannot_steer_the_terminal(tmp_path):
     path = tmp_path / "m.safetensors"
     save_file({"w\x1b[31m.weight": torch.eye(5)}, path)
     for columns in ("60", "160"):

@@ -132,7 +132,7 @@ class CTranslate2File:
         )
 
     def _fused(self, name: str, shape: tuple[int, ...]) -> str | None:
-        """Layout of a projection that `MultiHeadAttentionSpec` stacks; None for others."""
+        """Layout of what `MultiHeadAttentionSpec` stacks; None for the others."""
         # Self-attention has query, key and value in linear_0, cross-attention key and
         # value in linear_1, with the output behind them in linear_2.
         if len(shape) != 2:
