@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from dataclasses import replace
 
 import optuna
 import pytest
@@ -476,6 +477,22 @@ def test_a_silent_machines_trial_is_given_up_after_the_time_stated(tmp_path):
     other.tell(number, 0.5)
     storage.close()
     assert other.trials()[number].state == "failed"
+
+
+def test_a_trial_that_goes_stale_after_the_last_question_leaves_no_place_empty(
+    tmp_path,
+):
+    storage = open_storage(tmp_path / "s.db")
+    other = opened(storage)
+    _, number = other.ask(1)
+    elsewhere = claim_mark() | {"import": "another", "host": "elsewhere"}
+    other._asked[number].set_user_attr("spectrank_claim", elsewhere)
+    ours = opened(storage)
+    assert ours.ask(1) is None
+    ours = replace(ours, stale_after=1e-9)
+    assert not ours.is_settled()
+    assert ours.ask(1) is not None
+    storage.close()
 
 
 def test_a_study_keeps_its_range(tmp_path):

@@ -164,9 +164,10 @@ class ArmStudy:
         """Return whether nobody is running a trial of this arm.
 
         Returns:
-            Whether all are done or their processes gone.
+            Whether all are done or given up. A trial whose process is gone is given
+            up by the next `ask`, which then has its place to fill: given up here, its
+            place would be left empty.
         """
-        self._fail_stale()
         return all(t.state.is_finished() for t in self._trials())
 
     def trials(self) -> list[TrialRecord]:
