@@ -4,27 +4,22 @@ import importlib
 import os
 import subprocess
 import sys
-import warnings
 from pathlib import Path
 
 import pytest
 import torch
+from command import run
 from safetensors.torch import save_file
 
-from spectrank.cli.app import DEFECT, main
+from spectrank.cli.app import DEFECT
 from spectrank.cli.outputs import check_targets
 from spectrank.errors import TableError
 
 
-@pytest.fixture
-def command(monkeypatch, capsys):
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["spectrank", *map(str, arguments)])
-        with warnings.catch_warnings(), pytest.raises(SystemExit) as ended:
-            main()
-        return ended.value.code or 0, capsys.readouterr().err
-
-    return call
+def failed(*arguments):
+    """Exit code and messages of a command."""
+    result = run(*arguments)
+    return result.returncode, result.stderr
 
 
 @pytest.fixture
@@ -42,33 +37,33 @@ def loop(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["scan", "trend", "init-report"])
-def test_a_loop_of_links_is_an_unusable_source(command, loop, name):
-    code, told = command(name, loop, "--quiet")
+def test_a_loop_of_links_is_an_unusable_source(loop, name):
+    code, told = failed(name, loop, "--quiet")
     assert code == 2
     assert told.startswith("error: ")
     assert str(loop) in told.replace("\n", "")
 
 
 @pytest.mark.parametrize("first", [True, False])
-def test_a_loop_of_links_is_no_side_of_a_comparison(command, checkpoint, loop, first):
+def test_a_loop_of_links_is_no_side_of_a_comparison(checkpoint, loop, first):
     sides = (loop, checkpoint) if first else (checkpoint, loop)
-    code, told = command("compare", *sides, "--quiet")
+    code, told = failed("compare", *sides, "--quiet")
     assert (code, told[:7]) == (2, "error: ")
 
 
 @pytest.mark.parametrize("name", ["scan", "trend", "init-report"])
-def test_a_name_too_long_for_the_file_system_is_an_unusable_source(command, name):
-    code, told = command(name, "a" * 300, "--quiet")
+def test_a_name_too_long_for_the_file_system_is_an_unusable_source(name):
+    code, told = failed(name, "a" * 300, "--quiet")
     assert (code, told[:7]) == (2, "error: ")
     assert "Traceback" not in told
 
 
-def test_a_loop_of_links_is_no_place_for_outputs(command, checkpoint, loop):
+def test_a_loop_of_links_is_no_place_for_outputs(checkpoint, loop):
     for target in (loop / "t.csv", loop / "t.html"):
         option = "--html" if target.suffix == ".html" else "--out"
-        code, told = command("scan", checkpoint, "--quiet", option, target)
+        code, told = failed("scan", checkpoint, "--quiet", option, target)
         assert (code, told[:7]) == (2, "error: ")
-    code, told = command("scan", checkpoint, "--quiet", "--resume", loop)
+    code, told = failed("scan", checkpoint, "--quiet", "--resume", loop)
     assert code == 2
     assert "resume names a writable folder" in told
 
@@ -84,13 +79,13 @@ def test_outputs_that_meet_behind_links_are_one(tmp_path):
         )
 
 
-def test_an_error_that_nobody_foresaw_is_no_verdict(command, checkpoint, monkeypatch):
+def test_an_error_that_nobody_foresaw_is_no_verdict(checkpoint, monkeypatch):
     def broken(*_, **__):
         raise ZeroDivisionError("7 of 9")
 
     scanning = importlib.import_module("spectrank.scanning")
     monkeypatch.setattr(scanning, "scan", broken)
-    code, told = command("scan", checkpoint, "--fail-if", "stable_rank<2")
+    code, told = failed("scan", checkpoint, "--fail-if", "stable_rank<2")
     assert code == DEFECT
     assert code not in {0, 1, 2, 130}
     # The traceback is for the report of it, the last line for who reads.
@@ -99,13 +94,13 @@ def test_an_error_that_nobody_foresaw_is_no_verdict(command, checkpoint, monkeyp
     assert "a defect of spectrank" in told.splitlines()[-1]
 
 
-def test_a_file_that_the_system_refuses_is_named(command, checkpoint, monkeypatch):
+def test_a_file_that_the_system_refuses_is_named(checkpoint, monkeypatch):
     def refused(*_, **__):
         raise PermissionError(13, "Permission denied", "/some/where")
 
     scanning = importlib.import_module("spectrank.scanning")
     monkeypatch.setattr(scanning, "scan", refused)
-    code, told = command("scan", checkpoint)
+    code, told = failed("scan", checkpoint)
     assert code == 2
     assert "'/some/where' that cannot be used (Permission denied)" in told
 

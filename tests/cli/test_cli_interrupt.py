@@ -10,12 +10,13 @@ from pathlib import Path
 import interrupted_scan
 import pytest
 import torch
+from counted_measures import counted
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 import spectrank as sr
 from spectrank.cli.app import app
-from spectrank.scanning.running import jobs, run
+from spectrank.scanning.running import run
 
 NUM = 6
 
@@ -32,15 +33,7 @@ def checkpoint(tmp_path):
 
 @pytest.fixture
 def measured(monkeypatch):
-    names = []
-    real = jobs._measure
-
-    def counted(weights, *rest):
-        names.extend(weight.name for weight in weights)
-        return real(weights, *rest)
-
-    monkeypatch.setattr(jobs, "_measure", counted)
-    return names
+    return counted(monkeypatch)
 
 
 def living(group):

@@ -8,10 +8,8 @@ all entries. All of it is asymptotic: below a few dozen values it says little.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,19 +17,14 @@ import torch
 from spectrank.errors import DomainError, UnknownNameError
 from spectrank.linalg import Spectrum, Value
 from spectrank.linalg.marchenko_pastur import MarchenkoPastur
-from spectrank.linalg.noise import NoiseFit, noise_scale, noise_threshold
+from spectrank.linalg.noise import NoiseFit, noise_threshold
 from spectrank.linalg.tracy_widom import largest_eigenvalue_law, tracy_widom_sf
+from spectrank.metrics.noise import noise_of
 from spectrank.metrics.norms import sigma_of
 from spectrank.metrics.registry import register
 
 _ALL = ("scale", "transpose", "orthogonal")
 _NO_SCALE = ("transpose", "orthogonal")
-# Routes of matrices with zeros or repetitions by construction: no law of noise is
-# theirs.
-_STRUCTURED = ("block-", "fft-", "padded-", "qr-")
-# Widths below the edge: Tracy-Widom's law has 2e-12 of its mass beyond.
-_FAR_BELOW = 8.0
-_FLAT = "the values are flatter than noise of any scale: no Marchenko-Pastur bulk"
 _FITS: Mapping[str | None, NoiseFit] = {
     None: "bulk",
     "median": "median",
@@ -66,39 +59,6 @@ def _check_level(options: Mapping[str, Any]) -> None:
         )
 
 
-# The six metrics of one matrix share its fit.
-@functools.lru_cache(maxsize=2)
-def _noise(s: Spectrum, method: NoiseFit) -> Value:
-    """Scale of the noise, or why there is none."""
-    if s.route.startswith(_STRUCTURED):
-        reason = (
-            f"noise has independent entries everywhere, a matrix by {s.route} has "
-            "zeros or repetitions by construction; take a dense view"
-        )
-        return Value.undefined("skipped", reason)
-    if min(s.shape) == 1:
-        reason = "a single singular value is no bulk: the noise would be fitted to it"
-        return Value.undefined("degenerate", reason)
-    if method == "entries":
-        return s.frobenius / math.sqrt(s.shape[0] * s.shape[1])
-    sigma, error = sigma_of(s)
-    middle = len(sigma) // 2
-    if float(sigma[middle]) <= float(error[middle]):
-        reason = "the median singular value cannot be told from zero: no noise to fit"
-        return Value.undefined("degenerate", reason)
-    value = noise_scale(sigma, s.shape, method)
-    low = noise_scale((sigma - error).clamp_min(0.0), s.shape, method)
-    high = noise_scale(sigma + error, s.shape, method)
-    if not all(map(math.isfinite, (value, low, high))):
-        reason = "more than half of the values lie above the noise: there is no bulk"
-        return Value.undefined("degenerate", reason)
-    # One more value above the noise makes the scale fall, so either end may be lowest.
-    found = Value(value, min(low, value, high), max(low, value, high))
-    centre, width = largest_eigenvalue_law(*s.shape)
-    flat = (s.sigma_max / found).value ** 2 < centre - _FAR_BELOW * width
-    return replace(found, reason=_FLAT) if flat else found
-
-
 @register(
     needs=["sigma"],
     formula=(
@@ -128,7 +88,7 @@ def mp_sigma(s: Spectrum, variant: str | None = None) -> Value:
     Returns:
         Value with the enclosure of the values it is made of.
     """
-    return _noise(s, _FITS[variant])
+    return noise_of(s, _FITS[variant])
 
 
 @register(

@@ -7,13 +7,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 from spectrank.errors import CheckpointError
 from spectrank.model.formats.ctranslate2_file import is_ctranslate2
 from spectrank.model.formats.tfjs_file import is_tfjs, shards_of
 from spectrank.model.inside import is_inside
 from spectrank.model.sniff import content_hint
+from spectrank.model.weights import FileKind
 from spectrank.model.window import first_line
 
 PICKLE_SUFFIXES = frozenset({".pt", ".pth", ".bin", ".ckpt"})
@@ -42,16 +42,7 @@ class Plan:
         lenient: A file that cannot be read becomes a skip while others can be read.
     """
 
-    kind: Literal[
-        "safetensors",
-        "sharded",
-        "pickle",
-        "folder",
-        "ctranslate2",
-        "gguf",
-        "onnx",
-        "tfjs",
-    ]
+    kind: FileKind
     files: tuple[Path, ...]
     left: tuple[tuple[str, str], ...] = ()
     weight_map: Mapping[str, Path] | None = None

@@ -17,9 +17,7 @@ from spectrank.model.products import Product
 from spectrank.model.slices import Slices
 from spectrank.model.views import get_view
 
-Kind = Literal[
-    "module",
-    "state_dict",
+FileKind = Literal[
     "safetensors",
     "sharded",
     "pickle",
@@ -29,6 +27,7 @@ Kind = Literal[
     "onnx",
     "tfjs",
 ]
+Kind = Literal["module", "state_dict"] | FileKind
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ from pathlib import Path
 import killed_scans
 import pytest
 import torch
+from counted_measures import counted
 from torch import nn
 
 import spectrank as sr
 from spectrank.errors import DomainError, SpectrankWarning
 from spectrank.metrics.registry import register, unregister
-from spectrank.scanning.running import jobs
 
 NUM_KILLS = 50
 
@@ -44,16 +44,7 @@ def test_a_kill_at_any_write_loses_nothing_and_resumes_equal(tmp_path):
 
 @pytest.fixture
 def measured(monkeypatch):
-    """Names of the matrices that are measured anew."""
-    names = []
-    real = jobs._measure
-
-    def counted(weights, *rest):
-        names.extend(weight.name for weight in weights)
-        return real(weights, *rest)
-
-    monkeypatch.setattr(jobs, "_measure", counted)
-    return names
+    return counted(monkeypatch)
 
 
 def source():
